@@ -9,14 +9,15 @@ first, second, third    partners that take mail in (`Partner`); `first` also sen
 import base64
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from cluster.addons import ADDONS
 from cluster.conftest import Kubectl
-from cluster.partner import Partner, Talk, tls_secret
+from cluster.ledger import LEASE, Break, Verdict, judge
+from cluster.partner import Partner, Run, Talk, tls_secret
 from cluster.release import NAME, Release, image
 from cluster.stage import manifest
 
@@ -92,6 +93,28 @@ class Rail(Release):
         """Alice sends a message."""
         more = {"sender": LOGIN, "login": LOGIN, "password": password, "tls": "starttls"} | more
         return self.first.talk(*self.submission, recipients, **more)
+
+    @contextlib.contextmanager
+    def traffic(self, recipient: str, **more: Any) -> Iterator[Run]:
+        """Strangers hand mail over while the context lasts; `more` are arguments of `testkit.traffic.Sender`."""
+        more = {"sessions": 4, "pace": 0.2} | more
+        run = self.first.send(*self.mx, messages=100_000, recipient=recipient, **more)
+        try:
+            yield run
+        finally:
+            run.enough()
+
+    def counted(
+        self, run: Run, domain: str, breaks: Sequence[Break], *, prefix: str = "", within: float = 180.0
+    ) -> Verdict:
+        """Wait for the end of a run, `within` seconds for what is still handed over, and judge what arrived.
+
+        `prefix`: of the run's local parts, where other runs have the domain, too. Raises AssertionError.
+        """
+        run.finish(within)
+        self.wait_until_empty(LEASE + 90)
+        its = [one for one in self.first.seen(domain) if one.recipients[0].startswith(prefix)]
+        return judge(run.tries(), its, run.messages, breaks)
 
     def recipient(self, address: str) -> dict[str, Any]:
         """A recipient in the queue. Raises LookupError when it is not there."""

@@ -142,6 +142,11 @@ class Release:
         """Wait for `all_ready`."""
         wait_until(self.all_ready, within, lambda: f"every pod is Ready\n{self.tails()}")
 
+    def let_the_kubelet_look(self) -> None:
+        """It brings changed Secrets into a pod within two minutes, or when something about the pod changes."""
+        label = f"app.kubernetes.io/instance={NAME}"
+        self.kubectl("annotate", "pods", "-l", label, "--overwrite", f"test/at={time.time()}")
+
     def kill(self, component: str, name: str = "") -> Break:
         """End a pod of a component, one that is Ready or a named one, and wait until another one is Ready in its place.
 

@@ -5,13 +5,12 @@ import contextlib
 import datetime
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import pytest
 import yaml
 from cluster.addons import needs
-from cluster.ledger import LEASE, Break, judge, silence
-from cluster.partner import Run
+from cluster.ledger import Break, silence
 from cluster.rail import VALUES, Rail
 from cluster.release import NAME, is_ready, merged, restarts
 from cryptography import x509
@@ -90,30 +89,6 @@ def renew(rail: Rail, *names: str) -> None:
     wait_until(lambda: all(revisions()[one] > before[one] for one in names), 60, rail.tails)
 
 
-def let_the_kubelet_look(rail: Rail) -> None:
-    """It brings changed Secrets into a pod within two minutes, or when something about the pod changes."""
-    rail.kubectl(
-        "annotate", "pods", "-l", f"app.kubernetes.io/instance={NAME}", "--overwrite", f"test/at={time.time()}"
-    )
-
-
-@contextlib.contextmanager
-def under_load(rail: Rail, breaks: Iterable[Break]) -> Iterator[Run]:
-    """Mail comes in all the while, and every message is counted afterwards."""
-    run = rail.first.send(
-        *rail.mx, messages=100_000, recipient=f"r{{n}}@{DOMAIN}", sessions=4, per_connection=5, pace=0.2
-    )
-    try:
-        run.wait_for(20, 120)
-        yield run
-    finally:
-        run.enough()
-    run.finish(180)
-    rail.wait_until_empty(LEASE + 90)
-    verdict = judge(run.tries(), rail.first.seen(DOMAIN), run.messages, list(breaks))
-    print(f"\ncertificates: {verdict}; longest time without one accepted: {silence(run.tries()):.1f} s")
-
-
 @contextlib.contextmanager
 def listeners_with(rail: Rail, secret: str) -> Iterator[None]:
     """The gateway's listeners name another Secret while the context lasts."""
@@ -152,7 +127,8 @@ def test_a_release_moves_to_cert_manager_renews_without_a_restart_and_moves_back
     rail.apply(yaml.safe_dump(issuer | {"spec": {"selfSigned": {}}}))
     generated = {role: certificate(rail, f"{NAME}-{role}-tls") for role in ROLES}
     breaks: list[Break] = []
-    with capsys.disabled(), under_load(rail, breaks):
+    with rail.traffic(f"r{{n}}@{DOMAIN}", per_connection=5) as run:
+        run.wait_for(20, 120)
         try:
             breaks.append(moved(rail, "to cert-manager", merged(VALUES, ISSUED)))
             issued = {role: certificate(rail, secret_of(role)) for role in ROLES}
@@ -171,7 +147,7 @@ def test_a_release_moves_to_cert_manager_renews_without_a_restart_and_moves_back
                 renewed = {role: certificate(rail, secret_of(role)) for role in ROLES}
                 assert not set(renewed.values()) & set(issued.values())
                 assert certificate(rail, f"{NAME}-cert-manager-ca").public_key() == authority.public_key()
-                let_the_kubelet_look(rail)
+                rail.let_the_kubelet_look()
                 wait_until(lambda: all_present(rail, renewed), 150, rail.tails)
                 wait_until(lambda: shown_by_mx(rail) == certificate(rail, SMTP) != smtp, 60, rail.tails)
                 assert {one["metadata"]["uid"]: restarts(one) for one in rail.pods()} == before
@@ -184,3 +160,6 @@ def test_a_release_moves_to_cert_manager_renews_without_a_restart_and_moves_back
         finally:
             breaks.append(moved(rail, "back", VALUES))
         wait_until(lambda: all_present(rail, generated), 60, rail.tails)
+    verdict = rail.counted(run, DOMAIN, breaks)
+    with capsys.disabled():
+        print(f"\ncertificates: {verdict}; longest time without one accepted: {silence(run.tries()):.1f} s")

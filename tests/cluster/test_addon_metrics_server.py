@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from cluster.addons import needs
-from cluster.ledger import LEASE, Break, judge
+from cluster.ledger import Break
 from cluster.rail import VALUES, Rail
 from cluster.release import NAME, is_ready, merged
 
@@ -61,7 +61,6 @@ def test_under_load_more_pods_come_and_afterwards_they_go_and_every_message_is_c
         # Kubernetes waits five minutes by default before it ends any.
         "behavior": {"scaleDown": {"stabilizationWindowSeconds": 0}},
     }
-    run = None
     try:
         rail.upgrade(merged(VALUES, {component: {"autoscaling": scaling}}))
         wait_until(
@@ -73,26 +72,19 @@ def test_under_load_more_pods_come_and_afterwards_they_go_and_every_message_is_c
             lambda: told(rail, component),
         )
         before, began = ready(rail, component), time.monotonic()
-        recipient = f"{component}-{{n}}@{DOMAIN}"
-        run = rail.first.send(
-            *rail.mx, messages=100_000, recipient=recipient, sessions=10, per_connection=20, pace=0.02
-        )
-        wait_until(lambda: len(ready(rail, component)) > LEAST, 150, lambda: told(rail, component))
-        took, seen = time.monotonic() - began, cpu(rail, component)
-        if component == "ingress":
-            fresh = ready(rail, component) - before
-            wait_until(lambda: any(accepted(rail, one) for one in fresh), 60, "one that came takes mail in")
+        load = {"sessions": 10, "per_connection": 20, "pace": 0.02}
+        with rail.traffic(f"{component}-{{n}}@{DOMAIN}", **load) as run:
+            wait_until(lambda: len(ready(rail, component)) > LEAST, 150, lambda: told(rail, component))
+            took, seen = time.monotonic() - began, cpu(rail, component)
+            if component == "ingress":
+                fresh = ready(rail, component) - before
+                wait_until(lambda: any(accepted(rail, one) for one in fresh), 60, "one that came takes mail in")
     finally:
-        if run is not None:
-            run.enough()
         at = time.time()
         rail.upgrade(VALUES)
         rail.wait_until_ready()
         back = Break("back to what the values say", at, time.time())
-    run.finish(180)
-    rail.wait_until_empty(LEASE + 90)
-    its = [one for one in rail.first.seen(DOMAIN) if one.recipients[0].startswith(f"{component}-")]
-    verdict = judge(run.tries(), its, run.messages, [back])
+    verdict = rail.counted(run, DOMAIN, [back], prefix=f"{component}-")
     assert verdict.doubled == 0, "nothing was killed: what runs is finished before a pod ends"
     with capsys.disabled():
         print(f"\n{component} of {LEAST} pods had more after {took:.0f} s, at {seen} a pod: {verdict}")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from cluster.conftest import Kubectl
-from cluster.ledger import LEASE, Break, judge
+from cluster.ledger import Break
 from cluster.rail import VALUES, Rail
 from cluster.release import SERVICES, image, image_values, merged, namespace
 from contract import releases
@@ -37,11 +37,8 @@ def test_the_newest_release_is_upgraded_and_rolled_back_under_load_and_loses_not
         rail.begin()
         assert images_of(rail) == {base}
         revision = rail.revision()
-        run = rail.first.send(
-            *rail.mx, messages=100_000, recipient=f"r{{n}}@{DOMAIN}", sessions=4, per_connection=10, pace=0.2
-        )
         breaks = []
-        try:
+        with rail.traffic(f"r{{n}}@{DOMAIN}", per_connection=10) as run:
             run.wait_for(20, 60)
             for action, expected in (("upgrade", newer), ("rollback", base)):
                 began = time.time()
@@ -55,11 +52,7 @@ def test_the_newest_release_is_upgraded_and_rolled_back_under_load_and_loses_not
                 breaks.append(Break(action, began, time.time()))
                 assert images_of(rail) == {expected}
                 run.wait_for(run.accepted() + 20, 60)
-        finally:
-            run.enough()
-        run.finish(300)
-        rail.wait_until_empty(LEASE + 90)
-        verdict = judge(run.tries(), rail.first.seen(DOMAIN), run.messages, breaks)
+        verdict = rail.counted(run, DOMAIN, breaks, within=300)
         refused = [reply for _, fate, reply, _ in run.tries() if fate == "refused" and reply[:1].isdigit()]
     with capsys.disabled():
         took = ", ".join(f"{one.what} {one.back - one.at:.0f} s" for one in breaks)

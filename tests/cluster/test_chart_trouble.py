@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from cluster.ledger import LEASE, Break, judge
+from cluster.ledger import Break
 from cluster.rail import Rail
 from cluster.release import NAME, is_ready, node_processes, restarts
 from cluster.stage import manifest
@@ -32,17 +32,11 @@ with psycopg.connect(host="127.0.0.1", user="mailrail", dbname="mailrail", passw
 @contextlib.contextmanager
 def counted(rail: Rail, name: str, breaks: list[Break]) -> Iterator[None]:
     """Mail comes in while the context lasts, and afterwards every message is counted. `breaks` may grow meanwhile."""
-    run = rail.first.send(*rail.mx, messages=100_000, recipient=f"{name}-{{n}}@{DOMAIN}", sessions=4, pace=0.2)
-    try:
+    with rail.traffic(f"{name}-{{n}}@{DOMAIN}") as run:
         run.wait_for(20, 120)
         yield
         run.wait_for(run.accepted() + 20, 180)
-    finally:
-        run.enough()
-    run.finish(180)
-    rail.wait_until_empty(LEASE + 90)
-    its = [one for one in rail.first.seen(DOMAIN) if one.recipients[0].startswith(f"{name}-")]
-    judge(run.tries(), its, run.messages, breaks)
+    rail.counted(run, DOMAIN, breaks, prefix=f"{name}-")
 
 
 def test_a_rotated_password_of_the_database_is_taken_up_without_a_restart_and_no_mail_is_lost(rail: Rail) -> None:
@@ -55,9 +49,7 @@ def test_a_rotated_password_of_the_database_is_taken_up_without_a_restart_and_no
         alter = f"ALTER ROLE mailrail PASSWORD '{password}'"
         rail.kubectl("exec", f"{NAME}-postgres-0", "--", "python", "-c", SQL, alter, end)
         rail.set_secret(f"{NAME}-postgres", password=password)
-        # The kubelet brings changed Secrets into a pod within two minutes, or when something about the pod changes.
-        label = f"app.kubernetes.io/instance={NAME}"
-        rail.kubectl("annotate", "pods", "-l", label, "--overwrite", f"test/at={time.time()}")
+        rail.let_the_kubelet_look()
         rail.wait_until_ready(180)
         breaks.append(Break("password", at, time.time()))
     assert {one["metadata"]["name"]: restarts(one) for one in rail.pods()} == before

@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 import pytest
-from cluster.ledger import LEASE, Break, judge, silence
+from cluster.ledger import Break, silence
 from cluster.rail import VALUES, Rail
 from cluster.release import SERVICES
 
@@ -14,14 +14,10 @@ DOMAIN = "upgrade.partner.test"
 
 
 def test_helm_upgrade_and_rollback_under_load_lose_nothing(rail: Rail, capsys: pytest.CaptureFixture[str]) -> None:
-
     revision = rail.revision()
     before = {one["metadata"]["name"] for one in rail.pods()}
-    run = rail.first.send(
-        *rail.mx, messages=100_000, recipient=f"r{{n}}@{DOMAIN}", sessions=4, per_connection=10, pace=0.2
-    )
     breaks = []
-    try:
+    with rail.traffic(f"r{{n}}@{DOMAIN}", per_connection=10) as run:
         run.wait_for(20, 180)
         for action in ("upgrade", "rollback"):
             began = time.time()
@@ -36,11 +32,7 @@ def test_helm_upgrade_and_rollback_under_load_lose_nothing(rail: Rail, capsys: p
             kept = before & {one["metadata"]["name"] for one in rail.pods() if is_service(one)}
             assert not kept, kept
             before = {one["metadata"]["name"] for one in rail.pods() if is_service(one)}
-    finally:
-        run.enough()
-    run.finish(300)
-    rail.wait_until_empty(LEASE + 90)
-    verdict = judge(run.tries(), rail.first.seen(DOMAIN), run.messages, breaks)
+    verdict = rail.counted(run, DOMAIN, breaks, within=300)
     refused = [reply for _, fate, reply, _ in run.tries() if fate == "refused" and reply[:1].isdigit()]
     with capsys.disabled():
         took = ", ".join(f"{one.what} {one.back - one.at:.0f} s" for one in breaks)
