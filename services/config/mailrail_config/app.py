@@ -192,9 +192,7 @@ class HeadFollower:
         except UnreadableRevision as error:
             # After a downgrade, or beside newer replicas. Watchers hear that there is a head and keep what they have:
             # an older one would take back what a newer replica gave them.
-            self._log.warning(
-                "revision not served: this version cannot read it", revision=number, reason=str(error)[:500]
-            )
+            self._log.warning("revision not served: this version cannot read it", revision=number, reason=str(error))
             return {}
         deliveries: dict[Role, RoleRevision] = {}
         for role in ROLES:

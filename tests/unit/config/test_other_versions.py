@@ -1,6 +1,7 @@
 """What another version of Mailrail accepted, and this one cannot read, goes on as it runs (CFG-01)."""
 
 import json
+import zlib
 from dataclasses import replace
 from typing import Any
 
@@ -30,12 +31,13 @@ from mailrail.core.config.state import (
     Accepted,
     CompilerState,
     StoredPiece,
+    UnreadableState,
     decode_state,
     encode_state,
     with_bounded_pieces,
 )
 from mailrail.core.resources import canonical
-from mailrail.core.revision.revision import ObjectRef
+from mailrail.core.revision.revision import ObjectRef, UnreadableRevision, decode
 
 SHOP = domain("shop", "shop.example", delivery=by_transport("store"))
 FUTURE: list[dict[str, Any]] = [
@@ -364,6 +366,34 @@ def test_a_state_of_before_pieces_is_read_and_one_with_pieces_by_what_does_not_k
     bare = replace(state, accepted=tuple(replace(a, piece=None) for a in state.accepted))
     assert build(basics(), bare).encoded == build(basics()).encoded
     assert build(basics(), bare).state == state, "the next publish stores them"
+
+
+@pytest.mark.parametrize(
+    ("stored", "words"),
+    [
+        (b"no zlib", "Error -3"),
+        (zlib.compress(json.dumps({"accepted": [{}] * 1000}).encode()), "2000 validation errors"),
+        (zlib.compress(bytes(1000)), "it is too large"),
+    ],
+    ids=["other bytes", "other fields", "too large"],
+)
+def test_why_a_state_cannot_be_read_is_said_once_and_is_no_longer_than_a_status_can_show(
+    monkeypatch: pytest.MonkeyPatch, stored: bytes, words: str
+) -> None:
+    if words == "it is too large":
+        monkeypatch.setattr("mailrail.core.config.state.SIZE_LIMIT", 999)
+    with pytest.raises(UnreadableState, match=words) as raised:
+        decode_state(stored)
+    said = "the state of the last compilation"
+    assert str(raised.value).startswith(f"{said} cannot be read: ")
+    assert str(raised.value).count(said) == 1
+    assert len(str(raised.value)) < 600
+
+
+def test_why_a_revision_cannot_be_read_is_no_longer_than_a_status_can_show() -> None:
+    with pytest.raises(UnreadableRevision, match="validation errors") as raised:
+        decode(json.dumps({"domains": [{}] * 1000}).encode())
+    assert len(str(raised.value)) < 600
 
 
 # --- without its piece ----------------------------------------------------------------------------------------------

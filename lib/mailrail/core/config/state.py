@@ -6,7 +6,6 @@ piece, for a release that cannot read the source. It holds no secret: of a Secre
 from it are kept.
 """
 
-import json
 import zlib
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,7 @@ from typing import Final
 
 from pydantic import TypeAdapter
 
-from mailrail.core.revision.revision import ObjectRef, SecretRef, canonical_json
+from mailrail.core.revision.revision import REASON_LIMIT, ObjectRef, SecretRef, canonical_json
 
 FORMAT: Final = 1
 SIZE_LIMIT: Final = 256 * 1024 * 1024
@@ -119,10 +118,11 @@ def decode_state(packed: bytes) -> CompilerState:
         unpacker = zlib.decompressobj()
         plain = unpacker.decompress(packed, SIZE_LIMIT)
         if unpacker.unconsumed_tail:
-            raise UnreadableState("the state of the last compilation is too large")
+            raise ValueError("it is too large")
         state = _adapter.validate_json(plain)
-    except (zlib.error, json.JSONDecodeError, ValueError) as error:
-        raise UnreadableState(f"the state of the last compilation cannot be read: {error}") from error
+    except (zlib.error, ValueError) as error:
+        reason = str(error)[:REASON_LIMIT]
+        raise UnreadableState(f"the state of the last compilation cannot be read: {reason}") from error
     if state.format > FORMAT:
         raise UnreadableState(f"state format {state.format} is newer than {FORMAT}; upgrade this publisher")
     return state

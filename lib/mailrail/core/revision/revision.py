@@ -13,7 +13,7 @@ import hashlib
 import json
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, Final
 
 from pydantic import TypeAdapter
 
@@ -22,6 +22,8 @@ FORMAT = 1
 DSN_FULL_LIMIT = 1024 * 1024
 """Octets of a message up to which a DSN returns all of it where RET=FULL asks for it, unless the gateway says otherwise
 (design 9)."""
+REASON_LIMIT: Final = 500
+"""Characters of why stored bytes cannot be read: pydantic names each wrong value, and there may be thousands."""
 
 
 class Role(StrEnum):
@@ -454,7 +456,7 @@ def decode(encoded: bytes) -> Revision:
     try:
         revision = _adapter.validate_json(encoded)
     except ValueError as error:
-        raise UnreadableRevision(str(error)) from error
+        raise UnreadableRevision(str(error)[:REASON_LIMIT]) from error
     if revision.format > FORMAT:
         raise UnreadableRevision(f"configuration format {revision.format} is newer than {FORMAT}; upgrade this service")
     return revision
