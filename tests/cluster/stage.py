@@ -280,6 +280,12 @@ def staged(kubectl: Kubectl, database_url: str, folder: Path) -> Iterator[Stage]
         stage.close()
 
 
+def status_writers(kubectl: Kubectl, target: str) -> set[str]:
+    """Field managers of the status of an object (`KIND/NAME`)."""
+    metadata = json.loads(kubectl("get", target, "-o", "json", "--show-managed-fields"))["metadata"]
+    return {entry["manager"] for entry in metadata["managedFields"] if entry.get("subresource") == "status"}
+
+
 def manifest(kind: str, name: str, spec: Mapping[str, Any]) -> str:
     """YAML of one of our resources."""
     body = {"apiVersion": "mailrail.dev/v1alpha1", "kind": kind, "metadata": {"name": name}, "spec": dict(spec)}

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from cluster.conftest import ROOT, Kubectl
-from cluster.stage import Stage, basics, manifest, relay, route, staged
+from cluster.stage import Stage, basics, manifest, relay, route, staged, status_writers
 
 from mailrail.core.resources import KINDS
 from mailrail.core.revision.revision import Revision
@@ -210,12 +210,6 @@ def entries(status: dict[str, Any]) -> dict[str, tuple[str, str, str]]:
     return {p["controllerName"]: (p["kind"], p["namespace"], p["name"]) for p in status.get("parents", ())}
 
 
-def writers(kubectl: Kubectl, kind: str, name: str) -> set[str]:
-    """Field managers of the status of an object."""
-    metadata = json.loads(kubectl("get", kind, name, "-o", "json", "--show-managed-fields"))["metadata"]
-    return {entry["manager"] for entry in metadata["managedFields"] if entry.get("subresource") == "status"}
-
-
 @pytest.mark.parametrize("first", [WIDE, TEAM])
 def test_two_installations_on_one_namespace_write_no_word_over_each_others_CFG_11(
     stage: Stage,
@@ -272,8 +266,8 @@ def test_two_installations_on_one_namespace_write_no_word_over_each_others_CFG_1
         ):
             assert now[target] == (first, {WIDE: parent, TEAM: parent}), "both run it, and the first judges it"
         assert now["mgw/mx1"] == (first, {})
-        assert writers(elsewhere, "mdom", "team") == {WIDE}
-        assert writers(elsewhere, "mdom", "org") == {WIDE, TEAM}
+        assert status_writers(elsewhere, "mdom/team") == {WIDE}
+        assert status_writers(elsewhere, "mdom/org") == {WIDE, TEAM}
 
         before = versions(elsewhere)
         both[TEAM].start()

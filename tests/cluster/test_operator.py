@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from cluster.conftest import CRDS, Kubectl
-from cluster.stage import Stage, basics, manifest, relay, route, staged
+from cluster.stage import Stage, basics, manifest, relay, route, staged, status_writers
 
 from mailrail.core.revision.problem import RevisionProblem
 from mailrail.core.revision.revision import ObjectRef, Revision, Role, RouteLevel
@@ -128,12 +128,10 @@ def test_an_operator_that_gets_another_name_goes_on_and_its_old_name_is_nowhere_
     before = ready()
     old.stop()
     stage.start_operator(controller_name="new.example/mail", former_controller_names="mailrail.dev/operator")
-
-    def writers(target: str) -> set[str]:
-        body = json.loads(stage.kubectl("get", target, "-o", "json", "--show-managed-fields"))
-        return {m["manager"] for m in body["metadata"]["managedFields"] if m.get("subresource") == "status"}
-
-    stage.until(lambda: all(writers(t) == {"new.example/mail"} for t in targets), "all is said under the new name")
+    stage.until(
+        lambda: all(status_writers(stage.kubectl, one) == {"new.example/mail"} for one in targets),
+        "all is said under the new name",
+    )
     assert ready() == before
     (entry,) = stage.get("mroute", "all")["status"]["parents"]
     assert (entry["name"], entry["controllerName"]) == ("mx1", "new.example/mail")
