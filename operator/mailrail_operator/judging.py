@@ -20,7 +20,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from mailrail.core.config.diagnostics import ConditionType, ObjectStatus, Reason, Status
-from mailrail_operator.model import Controller, Observed
+from mailrail_operator.model import Controller, Observed, conditions_of
 
 GONE_SECONDS: Final = 600
 """A judge that has not looked at a generation for so long is gone: a living one does within seconds."""
@@ -43,7 +43,7 @@ def judge_of(
     """`verdict`: what our compiler says of the object as it is now. `unjudged_since`: as found last."""
     by = seen.judged_by
     left = tuple(sorted(name for name in controller.former if name == by or status_fields(seen, name)))
-    if by in ("", controller.name) or by in controller.former:
+    if controller.follows(by):
         return ObjectJudge(True, left)
     if int(seen.status.get("observedGeneration") or 0) < seen.generation:
         since = unjudged_since or now
@@ -73,8 +73,5 @@ def status_fields(seen: Observed, manager: str) -> frozenset[str]:
 
 
 def _says_not_in_use(seen: Observed) -> bool:
-    rows = [row for row in seen.status.get("conditions") or () if isinstance(row, Mapping)]
-    return any(
-        (row.get("type"), row.get("reason")) == (ConditionType.PROGRAMMED.value, Reason.NOT_IN_USE.value)
-        for row in rows
-    )
+    found = conditions_of(seen.status).get(ConditionType.PROGRAMMED.value, {})
+    return found.get("reason") == Reason.NOT_IN_USE.value

@@ -23,6 +23,15 @@ class Controller:
     former: frozenset[str] = frozenset()
     """Names of controllers that are gone for good and whose objects are this one's now."""
 
+    def follows(self, judge: str) -> bool:
+        """Whether an object of that judge (empty: of nobody yet) is this one's without more ado."""
+        return judge in ("", self.name) or judge in self.former
+
+
+def conditions_of(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The conditions by type that a status has, or a part of one."""
+    return {c["type"]: c for c in status.get("conditions") or () if isinstance(c, Mapping) and "type" in c}
+
 
 @dataclass(frozen=True, slots=True)
 class Observed:

@@ -59,6 +59,7 @@ from mailrail_operator.model import (
     SettledObject,
     StatusPlan,
     Tracked,
+    conditions_of,
 )
 from mailrail_operator.transport_health import TransportHealth
 
@@ -135,7 +136,7 @@ def _arriving(view: ClusterView, seen: Observed, verdict: ObjectStatus | None) -
     age = _seconds(view.now) - _seconds(created)
     if not -_SKEW <= age < view.arrival_seconds:
         return False
-    judged = _written(seen.status).get(ConditionType.ACCEPTED.value, {})
+    judged = conditions_of(seen.status).get(ConditionType.ACCEPTED.value, {})
     if judged.get("reason", Reason.PENDING.value) != Reason.PENDING.value:
         return False
     return any(c.status is Status.FALSE and c.reason in _MAY_ARRIVE for c in verdict.conditions)
@@ -209,7 +210,7 @@ def _plan_waiting(
     memory = ObjectMemory(known.tracked if known is not None else None, None, whose.unjudged_since)
     if not whose.ours:
         return _ObjectPlan(None, None, memory)
-    written = _written(seen.status)
+    written = conditions_of(seen.status)
     judged = written.get(ConditionType.ACCEPTED.value, {})
     known_as_it_is = (
         judged.get("observedGeneration") == seen.generation and judged.get("reason") != Reason.PENDING.value
@@ -395,9 +396,9 @@ def _never_more(condition: Condition, listeners: Sequence[_OpenListener]) -> Con
 
 def _own_words(seen: Observed, controller: Controller) -> dict[str, Mapping[str, Any]]:
     """The conditions that this controller wrote of an object: at the top, or for a parent."""
-    if seen.judged_by in ("", controller.name) or seen.judged_by in controller.former:
-        return _written(seen.status)
-    return next((_written(entry) for entry in _entries(seen.status, controller.name)), {})
+    if controller.follows(seen.judged_by):
+        return conditions_of(seen.status)
+    return next((conditions_of(entry) for entry in _entries(seen.status, controller.name)), {})
 
 
 def _entries(status: Mapping[str, Any], controller: str) -> list[Mapping[str, Any]]:
@@ -421,10 +422,6 @@ def _entries_alone(view: ClusterView, seen: Observed, verdict: ObjectStatus, con
 
 
 # --- the whole status --------------------------------------------------------------------------------------------
-
-
-def _written(status: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {c["type"]: c for c in status.get("conditions") or () if isinstance(c, Mapping) and "type" in c}
 
 
 def _row(kind: str, status: str, reason: str, message: str, generation: int, old: Mapping[str, Any], now: str) -> Row:
@@ -460,7 +457,7 @@ def _status(
     """The status as it should be; None when another process judged a newer generation than we read."""
     if _is_older(seen):
         return None
-    written = _written(seen.status)
+    written = conditions_of(seen.status)
     rows = _rows(conditions, seen.generation, written, view.now)
     if seen.ref.kind == "MailDomain":
         rows.insert(-1, _dns_row(seen, facts.dns, written.get(DNS_CONFIGURED, {}), view.now))
@@ -484,7 +481,7 @@ def _status(
 
 def _is_older(seen: Observed) -> bool:
     """Whether a newer generation was judged than we read."""
-    return any((c.get("observedGeneration") or 0) > seen.generation for c in _written(seen.status).values())
+    return any((c.get("observedGeneration") or 0) > seen.generation for c in conditions_of(seen.status).values())
 
 
 def _health_row(seen: Observed, health: TransportHealth, old: Mapping[str, Any], now: str) -> Row:
@@ -507,7 +504,7 @@ def _parent_rows(
     before = {_entry_key(entry): entry for entry in _entries(seen.status, view.controller.name)}
     rows = []
     for parent, conditions in parents:
-        written = _written(before.get((parent.kind, parent.namespace, parent.name), {}))
+        written = conditions_of(before.get((parent.kind, parent.namespace, parent.name), {}))
         rows.append(
             {
                 "kind": parent.kind,
@@ -524,7 +521,7 @@ def _listener_rows(view: ClusterView, seen: Observed, listeners: Sequence[_OpenL
     before = {one["name"]: one for one in seen.status.get("listeners") or ()}
     rows = []
     for one in listeners:
-        written = _written(before.get(one.verdict.name, {}))
+        written = conditions_of(before.get(one.verdict.name, {}))
         row: Row = {"name": one.verdict.name, "port": one.verdict.port}
         if one.open_in is not None:
             row["openIn"] = one.open_in
@@ -613,7 +610,7 @@ def _resolved(seen: Observed, verdict: ObjectStatus | None, controller: str) -> 
             yield parent, next((c.reason for c in conditions if c.type is ConditionType.RESOLVED_REFS), "")
         return
     for entry in _entries(seen.status, controller):
-        reason = _written(entry).get(ConditionType.RESOLVED_REFS.value, {}).get("reason", "")
+        reason = conditions_of(entry).get(ConditionType.RESOLVED_REFS.value, {}).get("reason", "")
         yield ObjectRef(*_entry_key(entry)), str(reason)
 
 
@@ -671,7 +668,7 @@ def unchanged(seen: Observed, status: Mapping[str, Any], controller: str) -> boo
 
 def notes(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[EventRecord, ...]:
     """One event for each condition that became worse or well again."""
-    before, after = _written(old), _written(new)
+    before, after = conditions_of(old), conditions_of(new)
     found: list[EventRecord] = []
     for kind in (*(one.value for one in (*_POSITIVE, *_NEGATIVE)), HEALTHY):
         was, now = before.get(kind, {}), after.get(kind, {})
