@@ -182,11 +182,11 @@ class Api:
                     return answer
                 if response.status == 401:
                     self._token_read = float("-inf")  # rotated
-                wait = response.headers.get("Retry-After", "")
-                again = (response.status in (429, 503) and wait.isascii() and wait.isdigit()) or response.status == 401
+                wait = _seconds(response.headers.get("Retry-After", ""))
+                again = (response.status in (429, 503) and wait is not None) or response.status == 401
                 if not again or attempt == _RETRIES - 1:
                     raise ApiError(response.status, await _reason(response))
-            await asyncio.sleep(min(int(wait or 0), 5) + 0.05 * (attempt + 1))
+            await asyncio.sleep(min(wait or 0, 5) + 0.05 * (attempt + 1))
         raise AssertionError("the last attempt returns or raises")
 
     async def get(self, path: str) -> dict[str, Any] | None:
@@ -265,6 +265,11 @@ class Api:
             params={"fieldManager": manager, "force": "true"},
             content_type="application/apply-patch+yaml",  # JSON is YAML
         )
+
+
+def _seconds(retry_after: str) -> int | None:
+    """None for a date, which is legal too, and for what is no number of seconds at all."""
+    return int(retry_after) if retry_after.isascii() and retry_after.isdigit() and len(retry_after) <= 9 else None
 
 
 async def _reason(response: aiohttp.ClientResponse) -> str:

@@ -251,9 +251,14 @@ async def test_watches_that_fail_while_lists_work_are_tried_ever_more_seldom(mon
         assert server.ended == server.lists == 3
 
 
-async def test_a_wait_that_is_no_number_of_seconds_is_the_refusal_that_it_came_with() -> None:
+@pytest.mark.parametrize(
+    ("status", "wait"),
+    [(429, "²"), (429, "9" * 5000), (401, "Fri, 31 Dec 1999 23:59:59 GMT")],
+    ids=["no digit", "too many digits", "a date"],
+)
+async def test_a_wait_that_is_no_number_of_seconds_is_the_refusal_that_it_came_with(status: int, wait: str) -> None:
     async def busy(_: web.Request) -> web.Response:
-        return web.json_response({"message": "too many requests"}, status=429, headers={"Retry-After": "²"})
+        return web.json_response({"message": "too many requests"}, status=status, headers={"Retry-After": wait})
 
     app = web.Application()
     app.add_routes([web.get("/{path:.*}", busy)])
@@ -262,7 +267,7 @@ async def test_a_wait_that_is_no_number_of_seconds_is_the_refusal_that_it_came_w
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:
         async with connect(ApiCredentials(f"http://127.0.0.1:{runner.addresses[0][1]}")) as api:
-            with pytest.raises(ApiError, match="429: too many requests"):
+            with pytest.raises(ApiError, match=f"{status}: too many requests"):
                 await api.call("GET", "/api")
     finally:
         await runner.cleanup()
