@@ -1,5 +1,6 @@
 """The bundled Postgres: who gets in, and that it keeps its data."""
 
+import contextlib
 import json
 import os
 import re
@@ -12,7 +13,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from testkit.bundled_postgres import running, started, wait_for
+from testkit.bundled_postgres import running, started
 from testkit.conditions import wait_until
 from testkit.ports import free_port
 
@@ -86,30 +87,20 @@ def test_it_tells_the_room_on_its_volume_where_it_is_asked_to(tmp_path: Path) ->
 
 @pytest.mark.parametrize("listen", ["nonsense", "127.0.0.1:99999"])
 def test_metrics_at_no_address_stop_it_with_the_name_of_the_setting(tmp_path: Path, listen: str) -> None:
-    process = started(tmp_path / "data", "secret", free_port(), metrics=listen)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 2
-    assert "MAILRAIL_METRICS_LISTEN" in said
+    with started(tmp_path / "data", "secret", free_port(), metrics=listen) as server:
+        assert server.wait() == 2
+        assert "MAILRAIL_METRICS_LISTEN" in "\n".join(server.lines)
 
 
 def test_a_second_server_on_one_volume_waits_for_the_end_of_the_first(tmp_path: Path) -> None:
-    port = free_port()
-    with running(tmp_path / "data", "secret", port) as url:
-        second = started(tmp_path / "data", "secret", free_port())
-        try:
-            wait_for(second, "waiting until it ends")
+    with contextlib.ExitStack() as first:
+        url = first.enter_context(running(tmp_path / "data", "secret", free_port()))
+        with started(tmp_path / "data", "secret", free_port()) as second:
+            second.wait_for_line("waiting until it ends")
             assert connects(url), "the first one goes on"
-        except BaseException:
-            second.kill()
-            raise
-    try:
-        wait_for(second, "ready on port")
-    finally:
-        second.terminate()
-        assert second.stderr is not None
-        with second.stderr:
-            second.stderr.read()
-        assert second.wait(60) == 0
+            first.close()
+            second.wait_for_line("ready on port", 120)
+            assert second.stop(60) == 0
 
 
 def test_a_volume_that_cannot_be_written_to_is_named_with_what_to_do(tmp_path: Path) -> None:
