@@ -85,7 +85,9 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.UNREADABLE: "The file cannot be parsed, so all its documents count as unchanged.",
     Reason.NOT_SUPPORTED: "This version of Mailrail cannot read an object, neither as it is nor as another version "
     "accepted it. It runs on as that version compiled it. If that cannot be read either, the message says so: then the "
-    "running configuration stays in force, and nothing is published until the object is mended or deleted.",
+    "running configuration stays in force, and nothing is published until the object is mended or deleted. Or the API "
+    "server no longer shows fields of it, because its CRDs are, or were, older: they stay in force, and the message "
+    "names them.",
     Reason.DUPLICATE: "Two documents have the same kind, namespace and name; the first by file and line counts.",
     Reason.CONFLICTED: "Another object has the same domain name, address or login: it claimed it first, or is older. "
     "Names of a deleted object are kept for ten minutes.",
