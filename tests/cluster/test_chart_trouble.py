@@ -4,11 +4,10 @@ Long forms: queue, config and compiler are tested with each of these beside real
 """
 
 import contextlib
-import os
-import signal
 import time
 from collections.abc import Iterator
 
+import psutil
 import pytest
 from cluster.ledger import Break
 from cluster.rail import Rail
@@ -16,6 +15,7 @@ from cluster.release import NAME, is_ready, node_processes, restarts
 from cluster.stage import manifest
 
 from testkit.conditions import wait_until
+from testkit.processes import frozen
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -56,21 +56,19 @@ def test_a_rotated_password_of_the_database_is_taken_up_without_a_restart_and_no
 
 
 def test_a_database_that_hangs_is_noticed_refused_for_and_waited_for_ACC_09(rail: Rail) -> None:
-    processes = node_processes(rail.pods("postgres")[0]["metadata"]["uid"])
-    if not processes:
+    uid = rail.pods("postgres")[0]["metadata"]["uid"]
+    if not node_processes(uid):
         pytest.skip("this machine is not the node, so nothing here can stop the processes of its pods")
     breaks: list[Break] = []
     with counted(rail, "hung", breaks):
         at = time.time()
-        for pid in processes:
-            os.kill(pid, signal.SIGSTOP)
-        try:
+        with contextlib.ExitStack() as hung:
+            for pid in node_processes(uid):
+                with contextlib.suppress(psutil.NoSuchProcess):  # the backend of a session that ended meanwhile
+                    hung.enter_context(frozen(pid, descendants=False))
             wait_until(lambda: not any(map(is_ready, rail.pods("queue"))), 30, rail.tails)
             talk = rail.first.talk(*rail.mx, [f"meanwhile@{DOMAIN}"])
             assert talk.code in (421, 451), talk
-        finally:
-            for pid in processes:
-                os.kill(pid, signal.SIGCONT)
         rail.wait_until_ready(120)
         breaks.append(Break("postgres", at, time.time()))
 
