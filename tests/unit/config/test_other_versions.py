@@ -36,7 +36,7 @@ from mailrail.core.config.state import (
     encode_state,
     with_bounded_pieces,
 )
-from mailrail.core.resources import canonical
+from mailrail.core.resources import AnyResource, canonical, read
 from mailrail.core.revision.revision import ObjectRef, UnreadableRevision, decode
 
 SHOP = domain("shop", "shop.example", delivery=by_transport("store"))
@@ -148,6 +148,25 @@ def test_an_object_that_this_version_cannot_read_runs_on_and_holds_up_no_change_
     assert "spec" in message, "what it is that cannot be read is said too"
     assert condition(compiled, "MailDomain", "shop", ConditionType.PROGRAMMED)[0] is Status.UNKNOWN, "services run it"
     assert any("its last accepted version stays in use" in text for text in words(compiled) if "MailDomain" in text)
+
+
+def test_an_object_that_cannot_be_read_is_tried_once_and_not_at_each_compilation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a rollback that may be every object of a kind (CFG-06)."""
+    tried: list[str] = []
+
+    def counted(source: str, kind: str) -> AnyResource:
+        tried.append(source)
+        return read(source, kind)
+
+    monkeypatch.setattr("mailrail.core.config.pieces.read", counted)
+    seldom = domain("tried-once", "tried-once.example")
+    future = of_another_version(seldom, {"later": {}})
+    compiled = build([*basics(), future], accepted_by_another_version([*basics(), seldom], future))
+    again = build([*basics(), future], compiled)
+    assert tried.count(source_of(future)) == 1
+    assert again.diagnostics == compiled.diagnostics
 
 
 OWN = {"name": "own", "kinds": ["MailDomain", "MailRoute"], "namespaces": {"from": "Same"}}

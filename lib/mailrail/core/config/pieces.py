@@ -26,7 +26,16 @@ from mailrail.core.config.secret_uses import (
     PasswordSource,
 )
 from mailrail.core.config.state import StoredPiece
-from mailrail.core.resources import AnyResource, MailAccount, MailDomain, MailGateway, MailRoute, MailTransport, read
+from mailrail.core.resources import (
+    AnyResource,
+    InvalidResource,
+    MailAccount,
+    MailDomain,
+    MailGateway,
+    MailRoute,
+    MailTransport,
+    read,
+)
 from mailrail.core.resources.attach import AnyAttach
 from mailrail.core.resources.base import LoginSecretRef, NamespacedRef, Retry, TransportTls
 from mailrail.core.resources.gateway import ListenerSpec
@@ -204,10 +213,20 @@ PIECES: Final[dict[str, type[Any]]] = {
 """Of each kind."""
 
 
-@lru_cache(maxsize=16_384)  # a change touches few of thousands of objects
 def piece_of(ref: ObjectRef, source: str) -> tuple[Piece, StoredPiece | None]:
     """The piece of a version, and what is stored of it. Raises InvalidResource with every problem found."""
-    piece = _compiled(ref, read(source, ref.kind))
+    made = _made(ref, source)
+    if isinstance(made, InvalidResource):
+        raise InvalidResource(made.problems)  # a new one: each raise would add to the traceback of the one that is kept
+    return made
+
+
+@lru_cache(maxsize=16_384)  # a change touches few of thousands of objects
+def _made(ref: ObjectRef, source: str) -> tuple[Piece, StoredPiece | None] | InvalidResource:
+    try:
+        piece = _compiled(ref, read(source, ref.kind))
+    except InvalidResource as error:
+        return InvalidResource(error.problems)
     octets = canonical_json(piece)
     return piece, StoredPiece(FORMAT, octets.decode()) if len(octets) <= SIZE_LIMIT else None
 
