@@ -41,7 +41,7 @@ def monitored(rail: Rail) -> Iterator[Rail]:
 
 def scrape_configs(rail: Rail) -> list[dict[str, Any]]:
     """What the operator wrote for the PodMonitors. Raises LookupError while there is none."""
-    data = json.loads(rail.kubectl("get", "secret", f"prometheus-{MONITOR}", "-o", "json"))["data"]
+    data = rail.get("secret", f"prometheus-{MONITOR}")["data"]
     text = gzip.decompress(base64.b64decode(data["prometheus.yaml.gz"])).decode()
     # As the reloader in the pod fills it in.
     found: list[dict[str, Any]] = yaml.safe_load(text.replace("$(SHARD)", "0")).get("scrape_configs")
@@ -52,9 +52,7 @@ def scrape_configs(rail: Rail) -> list[dict[str, Any]]:
 
 def rule_files(rail: Rail) -> dict[str, str]:
     """The rules that the operator found valid, by file. Raises LookupError while there are none."""
-    files: dict[str, str] = json.loads(
-        rail.kubectl("get", "configmap", f"prometheus-{MONITOR}-rulefiles-0", "-o", "json")
-    ).get("data")
+    files: dict[str, str] = rail.get("configmap", f"prometheus-{MONITOR}-rulefiles-0").get("data", {})
     if not files:
         raise LookupError("the operator has taken up no rules yet")
     return files
@@ -133,6 +131,6 @@ def test_every_pod_is_scraped_under_the_labels_that_dashboards_and_alerts_go_by(
 def test_the_operator_takes_the_rules_as_the_chart_writes_them(monitored: Rail) -> None:
     """It leaves out an object with a rule that Prometheus would not load, and says so in an event."""
     rail = monitored
-    written = json.loads(rail.kubectl("get", "prometheusrule", NAME, "-o", "json"))["spec"]["groups"]
+    written = rail.get("prometheusrule", NAME)["spec"]["groups"]
     (taken,) = wait_until(lambda: rule_files(rail), 60, "the PrometheusRule is taken up").values()
     assert yaml.safe_load(taken)["groups"] == written
