@@ -31,6 +31,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, cast
 
 import psycopg
@@ -161,6 +162,7 @@ def needed_version(service: str) -> int:
 _KEY = re.compile(r"\bPRIMARY KEY\b|\bUNIQUE \(|\bCREATE UNIQUE INDEX\b", re.IGNORECASE)
 
 
+@cache  # each connection that is opened asks, and the files are those of this process
 def keys(service: str) -> int:
     """How many unique keys the migrations give to the tables of a service's schema, partitions aside; 0 for a service
     that owns none."""
