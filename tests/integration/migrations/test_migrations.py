@@ -268,6 +268,7 @@ async def test_services_only_check_the_version_DBS_02(empty_database: str, monke
 
     monkeypatch.setattr(migrations, "needed_version", needed)
     monkeypatch.setattr(migrations, "load", lambda _: _steps(LETTERS, INDEX))
+    monkeypatch.setattr(migrations, "keys", migrations.keys.__wrapped__)  # not those of the real files
     async with await psycopg.AsyncConnection.connect(empty_database, autocommit=True) as connection:
         with pytest.raises(migrations.SchemaOutdated, match="queue is at version 0 and this release needs 2"):
             await migrations.check(connection, "queue")
