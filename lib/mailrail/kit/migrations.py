@@ -31,7 +31,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, cast
 
 import psycopg
@@ -162,7 +161,6 @@ def needed_version(service: str) -> int:
 _KEY = re.compile(r"\bPRIMARY KEY\b|\bUNIQUE \(|\bCREATE UNIQUE INDEX\b", re.IGNORECASE)
 
 
-@cache  # each connection that is opened asks, and the files are those of this process
 def keys(service: str) -> int:
     """How many unique keys the migrations give to the tables of a service's schema, partitions aside; 0 for a service
     that owns none."""
@@ -495,14 +493,14 @@ _KEYS = """SELECT count(*) FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid
     WHERE c.relnamespace = to_regnamespace(%s) AND NOT c.relispartition AND i.indisunique AND i.indisvalid"""
 
 
-async def refuse_incomplete(connection: psycopg.AsyncConnection[Any], service: str) -> None:
-    """Raises psycopg.OperationalError while tables of the service's schema lack keys.
+async def refuse_incomplete(connection: psycopg.AsyncConnection[Any], service: str, needed: int) -> None:
+    """Raises psycopg.OperationalError while the tables of the service's schema have fewer than its `keys`.
 
     pg_restore makes the tables, then fills them, then makes their keys: a table that has its key has its rows. Until
     then it would take a row twice, and its highest id is not known.
     """
     row = await (await connection.execute(_KEYS, (service,))).fetchone()
-    found, needed = int(row[0]) if row else 0, keys(service)
+    found = int(row[0]) if row else 0
     if found < needed:
         raise psycopg.OperationalError(
             f"schema {service} has {found} of {needed} keys: it is being restored, or its restore broke off."
@@ -523,5 +521,5 @@ async def check(connection: psycopg.AsyncConnection[tuple[object, ...]], service
     for migration in load(service):
         if recorded.get(migration.number) != migration.checksum:
             raise Unfit(_changed(migration))
-    await refuse_incomplete(connection, service)
+    await refuse_incomplete(connection, service, keys(service))
     return found

@@ -179,12 +179,13 @@ class RevisionStore:
         self._given = [0, 0]
         """The highest epoch, and the highest revision number, that anybody was seen to have."""
         self._log = log.get_logger()
+        keys = migrations.keys("config")  # read once: each connection that opens asks
         self.data_history = History(
             f"{process}/{secrets.token_hex(6)}",
             counters="ARRAY[(SELECT epoch FROM head), (SELECT last_revision FROM head)]",
             given=lambda: self._given,
             behind="((SELECT max(revision) FROM revisions) > (SELECT last_revision FROM head)) IS TRUE",
-            complete=lambda connection: migrations.refuse_incomplete(connection, "config"),
+            complete=lambda connection: migrations.refuse_incomplete(connection, "config", keys),
             raise_counters=self._raise,
             begun=self._report_history,
         )

@@ -29,12 +29,13 @@ class QueueHistory:
 
     def __init__(self, process: str, begun: Callable[[NewHistory], None]) -> None:
         self._given = [0, 0]
+        keys = migrations.keys("queue")  # read once: each connection that opens asks
         self.of = History(
             process,
             counters=_COUNTERS,
             given=lambda: self._given,
             behind=_BEHIND,
-            complete=lambda connection: migrations.refuse_incomplete(connection, "queue"),
+            complete=lambda connection: migrations.refuse_incomplete(connection, "queue", keys),
             raise_counters=self._raise,
             begun=begun,
         )
