@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from mailrail.pb.queue.v1 import types_pb2 as mailrail_dot_queue_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmailrail/queue/v1/lease.proto\x12\x11mailrail.queue.v1\x1a\x1dmailrail/queue/v1/types.proto\"\xb9\x01\n\x0cLeaseRequest\x12,\n\x05hello\x18\x01 \x01(\x0b\x32\x18.mailrail.queue.v1.HelloH\x00\x88\x01\x01\x12\x32\n\x07results\x18\x02 \x03(\x0b\x32!.mailrail.queue.v1.DeliveryResult\x12\r\n\x05\x61live\x18\x03 \x03(\x04\x12\x0e\n\x06\x63redit\x18\x04 \x01(\r\x12\x0f\n\x07go_away\x18\x05 \x01(\x08\x12\r\n\x05\x63lock\x18\x06 \x01(\x01\x42\x08\n\x06_hello\"e\n\x05Hello\x12\x0f\n\x07process\x18\x01 \x01(\t\x12\x17\n\x0f\x63onfig_revision\x18\x02 \x01(\x04\x12\x32\n\x0bin_progress\x18\x03 \x03(\x0b\x32\x1d.mailrail.queue.v1.InProgress\"2\n\nInProgress\x12\r\n\x05token\x18\x01 \x01(\x04\x12\x15\n\rrecipient_ids\x18\x02 \x03(\x04\"\xd3\x01\n\rLeaseResponse\x12/\n\ndeliveries\x18\x01 \x03(\x0b\x32\x1b.mailrail.queue.v1.Delivery\x12\x11\n\tcommitted\x18\x02 \x03(\x04\x12\x0e\n\x06\x63\x61ncel\x18\x03 \x03(\x04\x12,\n\x08renewals\x18\x04 \x03(\x0b\x32\x1a.mailrail.queue.v1.Renewal\x12\x0f\n\x07go_away\x18\x05 \x01(\x08\x12\x14\n\x07history\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05\x63lock\x18\x07 \x01(\x01\x42\n\n\x08_history\"3\n\x07Renewal\x12\r\n\x05token\x18\x01 \x01(\x04\x12\x19\n\x11remaining_seconds\x18\x02 \x01(\x01\"\xe0\x04\n\x08\x44\x65livery\x12\r\n\x05token\x18\x01 \x01(\x04\x12\x12\n\nmessage_id\x18\x02 \x01(\x0c\x12\x19\n\x11remaining_seconds\x18\x03 \x01(\x01\x12\x17\n\x0f\x63onfig_revision\x18\x04 \x01(\x04\x12\x34\n\ttransport\x18\x05 \x01(\x0b\x32\x1c.mailrail.queue.v1.ObjectRefH\x00\x88\x01\x01\x12\x18\n\x10transport_digest\x18\x06 \x01(\t\x12\x0c\n\x04site\x18\x07 \x01(\t\x12\x0e\n\x06\x64omain\x18\x08 \x01(\t\x12-\n\x08\x65nvelope\x18\t \x01(\x0b\x32\x1b.mailrail.queue.v1.Envelope\x12\x38\n\nrecipients\x18\n \x03(\x0b\x32$.mailrail.queue.v1.DeliveryRecipient\x12\x0e\n\x06prefix\x18\x0b \x01(\x0c\x12\x11\n\x04\x62ody\x18\x0c \x01(\x0cH\x01\x88\x01\x01\x12\x0c\n\x04size\x18\r \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x0e \x01(\r\x12\x30\n\x05route\x18\x0f \x01(\x0b\x32\x1c.mailrail.queue.v1.ObjectRefH\x02\x88\x01\x01\x12\x17\n\nrule_index\x18\x10 \x01(\rH\x03\x88\x01\x01\x12\x0c\n\x04rule\x18\x11 \x01(\t\x12\x0e\n\x06reason\x18\x12 \x01(\t\x12\x35\n\rdialled_hosts\x18\x13 \x03(\x0b\x32\x1e.mailrail.queue.v1.DialledHost\x12\x14\n\x0clast_attempt\x18\x14 \x01(\x08\x42\x0c\n\n_transportB\x07\n\x05_bodyB\x08\n\x06_routeB\r\n\x0b_rule_index\"(\n\x0b\x44ialledHost\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0b\n\x03ips\x18\x02 \x03(\t\"\x8a\x01\n\x11\x44\x65liveryRecipient\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x1f\n\x12original_recipient\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06notify\x18\x04 \x03(\t\x12\x10\n\x08simulate\x18\x05 \x01(\tB\x15\n\x13_original_recipient\"\xc2\x01\n\x0e\x44\x65liveryResult\x12\r\n\x05token\x18\x01 \x01(\x04\x12\x12\n\nmessage_id\x18\x02 \x01(\x0c\x12\x36\n\nrecipients\x18\x03 \x03(\x0b\x32\".mailrail.queue.v1.RecipientResult\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\x12\x35\n\rdialled_hosts\x18\x05 \x03(\x0b\x32\x1e.mailrail.queue.v1.DialledHost\x12\x10\n\x08mx_hosts\x18\x06 \x03(\t\"\xec\x01\n\x0fRecipientResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12+\n\x07\x61ttempt\x18\x02 \x01(\x0b\x32\x1a.mailrail.queue.v1.Attempt\x12\x15\n\rdsn_passed_on\x18\x03 \x01(\x08\x12\x14\n\x0csite_failure\x18\x04 \x01(\x08\x12\x19\n\x11transport_failure\x18\x05 \x01(\x08\x12\x11\n\tuncertain\x18\x06 \x01(\x08\x12\x39\n\x07lacking\x18\x07 \x01(\x0b\x32#.mailrail.queue.v1.LackingTransportH\x00\x88\x01\x01\x42\n\n\x08_lacking\"H\n\x13\x46\x65tchContentRequest\x12\r\n\x05token\x18\x01 \x01(\x04\x12\x12\n\nmessage_id\x18\x02 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"$\n\x14\x46\x65tchContentResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xc1\x01\n\x0cLeaseService\x12N\n\x05Lease\x12\x1f.mailrail.queue.v1.LeaseRequest\x1a .mailrail.queue.v1.LeaseResponse(\x01\x30\x01\x12\x61\n\x0c\x46\x65tchContent\x12&.mailrail.queue.v1.FetchContentRequest\x1a\'.mailrail.queue.v1.FetchContentResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmailrail/queue/v1/lease.proto\x12\x11mailrail.queue.v1\x1a\x1dmailrail/queue/v1/types.proto\"\x96\x02\n\x0cLeaseRequest\x12,\n\x05hello\x18\x01 \x01(\x0b\x32\x18.mailrail.queue.v1.HelloH\x00\x88\x01\x01\x12\x32\n\x07results\x18\x02 \x03(\x0b\x32!.mailrail.queue.v1.DeliveryResult\x12\r\n\x05\x61live\x18\x03 \x03(\x04\x12\x0e\n\x06\x63redit\x18\x04 \x01(\r\x12\x0f\n\x07go_away\x18\x05 \x01(\x08\x12\r\n\x05\x63lock\x18\x06 \x01(\x01\x12\x1a\n\rcredit_octets\x18\x07 \x01(\x04H\x01\x88\x01\x01\x12-\n\x08resolved\x18\x08 \x03(\x0b\x32\x1b.mailrail.queue.v1.ResolvedB\x08\n\x06_helloB\x10\n\x0e_credit_octets\"+\n\x08Resolved\x12\r\n\x05token\x18\x01 \x01(\x04\x12\x10\n\x08mx_hosts\x18\x02 \x03(\t\"e\n\x05Hello\x12\x0f\n\x07process\x18\x01 \x01(\t\x12\x17\n\x0f\x63onfig_revision\x18\x02 \x01(\x04\x12\x32\n\x0bin_progress\x18\x03 \x03(\x0b\x32\x1d.mailrail.queue.v1.InProgress\"2\n\nInProgress\x12\r\n\x05token\x18\x01 \x01(\x04\x12\x15\n\rrecipient_ids\x18\x02 \x03(\x04\"\xd3\x01\n\rLeaseResponse\x12/\n\ndeliveries\x18\x01 \x03(\x0b\x32\x1b.mailrail.queue.v1.Delivery\x12\x11\n\tcommitted\x18\x02 \x03(\x04\x12\x0e\n\x06\x63\x61ncel\x18\x03 \x03(\x04\x12,\n\x08renewals\x18\x04 \x03(\x0b\x32\x1a.mailrail.queue.v1.Renewal\x12\x0f\n\x07go_away\x18\x05 \x01(\x08\x12\x14\n\x07history\x18\x06 \x01(\rH\x00\x88\x01\x01\x12\r\n\x05\x63lock\x18\x07 \x01(\x01\x42\n\n\x08_history\"3\n\x07Renewal\x12\r\n\x05token\x18\x01 \x01(\x04\x12\x19\n\x11remaining_seconds\x18\x02 \x01(\x01\"\xe0\x04\n\x08\x44\x65livery\x12\r\n\x05token\x18\x01 \x01(\x04\x12\x12\n\nmessage_id\x18\x02 \x01(\x0c\x12\x19\n\x11remaining_seconds\x18\x03 \x01(\x01\x12\x17\n\x0f\x63onfig_revision\x18\x04 \x01(\x04\x12\x34\n\ttransport\x18\x05 \x01(\x0b\x32\x1c.mailrail.queue.v1.ObjectRefH\x00\x88\x01\x01\x12\x18\n\x10transport_digest\x18\x06 \x01(\t\x12\x0c\n\x04site\x18\x07 \x01(\t\x12\x0e\n\x06\x64omain\x18\x08 \x01(\t\x12-\n\x08\x65nvelope\x18\t \x01(\x0b\x32\x1b.mailrail.queue.v1.Envelope\x12\x38\n\nrecipients\x18\n \x03(\x0b\x32$.mailrail.queue.v1.DeliveryRecipient\x12\x0e\n\x06prefix\x18\x0b \x01(\x0c\x12\x11\n\x04\x62ody\x18\x0c \x01(\x0cH\x01\x88\x01\x01\x12\x0c\n\x04size\x18\r \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x0e \x01(\r\x12\x30\n\x05route\x18\x0f \x01(\x0b\x32\x1c.mailrail.queue.v1.ObjectRefH\x02\x88\x01\x01\x12\x17\n\nrule_index\x18\x10 \x01(\rH\x03\x88\x01\x01\x12\x0c\n\x04rule\x18\x11 \x01(\t\x12\x0e\n\x06reason\x18\x12 \x01(\t\x12\x35\n\rdialled_hosts\x18\x13 \x03(\x0b\x32\x1e.mailrail.queue.v1.DialledHost\x12\x14\n\x0clast_attempt\x18\x14 \x01(\x08\x42\x0c\n\n_transportB\x07\n\x05_bodyB\x08\n\x06_routeB\r\n\x0b_rule_index\"(\n\x0b\x44ialledHost\x12\x0c\n\x04host\x18\x01 \x01(\t\x12\x0b\n\x03ips\x18\x02 \x03(\t\"\x8a\x01\n\x11\x44\x65liveryRecipient\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0f\n\x07\x61\x64\x64ress\x18\x02 \x01(\t\x12\x1f\n\x12original_recipient\x18\x03 \x01(\tH\x00\x88\x01\x01\x12\x0e\n\x06notify\x18\x04 \x03(\t\x12\x10\n\x08simulate\x18\x05 \x01(\tB\x15\n\x13_original_recipient\"\xc2\x01\n\x0e\x44\x65liveryResult\x12\r\n\x05token\x18\x01 \x01(\x04\x12\x12\n\nmessage_id\x18\x02 \x01(\x0c\x12\x36\n\nrecipients\x18\x03 \x03(\x0b\x32\".mailrail.queue.v1.RecipientResult\x12\x0c\n\x04\x64one\x18\x04 \x01(\x08\x12\x35\n\rdialled_hosts\x18\x05 \x03(\x0b\x32\x1e.mailrail.queue.v1.DialledHost\x12\x10\n\x08mx_hosts\x18\x06 \x03(\t\"\xec\x01\n\x0fRecipientResult\x12\n\n\x02id\x18\x01 \x01(\x04\x12+\n\x07\x61ttempt\x18\x02 \x01(\x0b\x32\x1a.mailrail.queue.v1.Attempt\x12\x15\n\rdsn_passed_on\x18\x03 \x01(\x08\x12\x14\n\x0csite_failure\x18\x04 \x01(\x08\x12\x19\n\x11transport_failure\x18\x05 \x01(\x08\x12\x11\n\tuncertain\x18\x06 \x01(\x08\x12\x39\n\x07lacking\x18\x07 \x01(\x0b\x32#.mailrail.queue.v1.LackingTransportH\x00\x88\x01\x01\x42\n\n\x08_lacking\"H\n\x13\x46\x65tchContentRequest\x12\r\n\x05token\x18\x01 \x01(\x04\x12\x12\n\nmessage_id\x18\x02 \x01(\x0c\x12\x0e\n\x06offset\x18\x03 \x01(\x04\"$\n\x14\x46\x65tchContentResponse\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x32\xc1\x01\n\x0cLeaseService\x12N\n\x05Lease\x12\x1f.mailrail.queue.v1.LeaseRequest\x1a .mailrail.queue.v1.LeaseResponse(\x01\x30\x01\x12\x61\n\x0c\x46\x65tchContent\x12&.mailrail.queue.v1.FetchContentRequest\x1a\'.mailrail.queue.v1.FetchContentResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,29 +33,31 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mailrail.pb.queue.v1.lease_
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_LEASEREQUEST']._serialized_start=84
-  _globals['_LEASEREQUEST']._serialized_end=269
-  _globals['_HELLO']._serialized_start=271
-  _globals['_HELLO']._serialized_end=372
-  _globals['_INPROGRESS']._serialized_start=374
-  _globals['_INPROGRESS']._serialized_end=424
-  _globals['_LEASERESPONSE']._serialized_start=427
-  _globals['_LEASERESPONSE']._serialized_end=638
-  _globals['_RENEWAL']._serialized_start=640
-  _globals['_RENEWAL']._serialized_end=691
-  _globals['_DELIVERY']._serialized_start=694
-  _globals['_DELIVERY']._serialized_end=1302
-  _globals['_DIALLEDHOST']._serialized_start=1304
-  _globals['_DIALLEDHOST']._serialized_end=1344
-  _globals['_DELIVERYRECIPIENT']._serialized_start=1347
-  _globals['_DELIVERYRECIPIENT']._serialized_end=1485
-  _globals['_DELIVERYRESULT']._serialized_start=1488
-  _globals['_DELIVERYRESULT']._serialized_end=1682
-  _globals['_RECIPIENTRESULT']._serialized_start=1685
-  _globals['_RECIPIENTRESULT']._serialized_end=1921
-  _globals['_FETCHCONTENTREQUEST']._serialized_start=1923
-  _globals['_FETCHCONTENTREQUEST']._serialized_end=1995
-  _globals['_FETCHCONTENTRESPONSE']._serialized_start=1997
-  _globals['_FETCHCONTENTRESPONSE']._serialized_end=2033
-  _globals['_LEASESERVICE']._serialized_start=2036
-  _globals['_LEASESERVICE']._serialized_end=2229
+  _globals['_LEASEREQUEST']._serialized_end=362
+  _globals['_RESOLVED']._serialized_start=364
+  _globals['_RESOLVED']._serialized_end=407
+  _globals['_HELLO']._serialized_start=409
+  _globals['_HELLO']._serialized_end=510
+  _globals['_INPROGRESS']._serialized_start=512
+  _globals['_INPROGRESS']._serialized_end=562
+  _globals['_LEASERESPONSE']._serialized_start=565
+  _globals['_LEASERESPONSE']._serialized_end=776
+  _globals['_RENEWAL']._serialized_start=778
+  _globals['_RENEWAL']._serialized_end=829
+  _globals['_DELIVERY']._serialized_start=832
+  _globals['_DELIVERY']._serialized_end=1440
+  _globals['_DIALLEDHOST']._serialized_start=1442
+  _globals['_DIALLEDHOST']._serialized_end=1482
+  _globals['_DELIVERYRECIPIENT']._serialized_start=1485
+  _globals['_DELIVERYRECIPIENT']._serialized_end=1623
+  _globals['_DELIVERYRESULT']._serialized_start=1626
+  _globals['_DELIVERYRESULT']._serialized_end=1820
+  _globals['_RECIPIENTRESULT']._serialized_start=1823
+  _globals['_RECIPIENTRESULT']._serialized_end=2059
+  _globals['_FETCHCONTENTREQUEST']._serialized_start=2061
+  _globals['_FETCHCONTENTREQUEST']._serialized_end=2133
+  _globals['_FETCHCONTENTRESPONSE']._serialized_start=2135
+  _globals['_FETCHCONTENTRESPONSE']._serialized_end=2171
+  _globals['_LEASESERVICE']._serialized_start=2174
+  _globals['_LEASESERVICE']._serialized_end=2367
 # @@protoc_insertion_point(module_scope)

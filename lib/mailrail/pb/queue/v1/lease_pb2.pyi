@@ -31,12 +31,18 @@ class LeaseRequest(_message.Message):
     CREDIT_FIELD_NUMBER: _builtins.int
     GO_AWAY_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
+    CREDIT_OCTETS_FIELD_NUMBER: _builtins.int
+    RESOLVED_FIELD_NUMBER: _builtins.int
     credit: _builtins.int
     """How many more deliveries this process will take at once, beyond what it was told before."""
     go_away: _builtins.bool
     """Draining: hand out nothing more."""
     clock: _builtins.float
     """The sender's steady clock in seconds; it comes back in what the queue says afterwards."""
+    credit_octets: _builtins.int
+    """How many more octets of content (prefix and body) this process will hold at once, beyond what it was told before.
+    Deliveries whose body is fetched count with their prefix. Absent where Hello is: 64 KiB for each delivery of credit.
+    """
     @_builtins.property
     def hello(self) -> Global___Hello: ...
     @_builtins.property
@@ -44,6 +50,10 @@ class LeaseRequest(_message.Message):
     @_builtins.property
     def alive(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Deliveries that still run: their leases are renewed (LSE-01). Sent every 20 s."""
+
+    @_builtins.property
+    def resolved(self) -> _containers.RepeatedCompositeFieldContainer[Global___Resolved]:
+        """Deliveries whose MX hosts are found, before any of them is dialled (SHD-03)."""
 
     def __init__(
         self,
@@ -54,16 +64,50 @@ class LeaseRequest(_message.Message):
         credit: _builtins.int = ...,
         go_away: _builtins.bool = ...,
         clock: _builtins.float = ...,
+        credit_octets: _builtins.int | None = ...,
+        resolved: _abc.Iterable[Global___Resolved] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_hello", b"_hello", "hello", b"hello"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_credit_octets", b"_credit_octets", "_hello", b"_hello", "credit_octets", b"credit_octets", "hello", b"hello"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_hello", b"_hello", "alive", b"alive", "clock", b"clock", "credit", b"credit", "go_away", b"go_away", "hello", b"hello", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_credit_octets", b"_credit_octets", "_hello", b"_hello", "alive", b"alive", "clock", b"clock", "credit", b"credit", "credit_octets", b"credit_octets", "go_away", b"go_away", "hello", b"hello", "resolved", b"resolved", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__credit_octets: _TypeAlias = _typing.Literal["credit_octets"]  # noqa: Y015
+    _WhichOneofArgType__credit_octets: _TypeAlias = _typing.Literal["_credit_octets", b"_credit_octets"]  # noqa: Y015
     _WhichOneofReturnType__hello: _TypeAlias = _typing.Literal["hello"]  # noqa: Y015
     _WhichOneofArgType__hello: _TypeAlias = _typing.Literal["_hello", b"_hello"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__credit_octets) -> _WhichOneofReturnType__credit_octets | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__hello) -> _WhichOneofReturnType__hello | None: ...
 
 Global___LeaseRequest: _TypeAlias = LeaseRequest  # noqa: Y015
+
+@_typing.final
+class Resolved(_message.Message):
+    """The MX hosts of a delivery's domain. What the queue counts by MX group must not wait for a first result."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    MX_HOSTS_FIELD_NUMBER: _builtins.int
+    token: _builtins.int
+    @_builtins.property
+    def mx_hosts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """best first"""
+
+    def __init__(
+        self,
+        *,
+        token: _builtins.int = ...,
+        mx_hosts: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mx_hosts", b"mx_hosts", "token", b"token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Resolved: _TypeAlias = Resolved  # noqa: Y015
 
 @_typing.final
 class Hello(_message.Message):
