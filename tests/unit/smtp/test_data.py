@@ -69,6 +69,19 @@ def test_no_split_changes_what_is_read(parts: list[bytes], cuts: list[int]) -> N
     pieces = [wire[a:b] for a, b in pairwise(places)]
     again, other = scan(*pieces)
     assert (again, other.rest, other.bare_line_end) == (whole, scanner.rest, scanner.bare_line_end)
+    assert other.stuffed == scanner.stuffed == (b"\r\n." in (b"\r\n" + wire)[: -len(b"\r\n.\r\n" + other.rest)])
+
+
+@given(st.lists(st.sampled_from([b"\r\n.", b".", b"\r\n", b"\r", b"\n", b"." * 70, b"a" * 1024]), max_size=60))
+def test_a_long_message_is_read_as_plain_searches_read_it_SIN_02(parts: list[bytes]) -> None:
+    wire = b"".join(parts) + b"\r\n.\r\nNOOP\r\n"
+    content, scanner = scan(wire)
+    whole, _, rest = (b"\r\n" + wire).partition(b"\r\n.\r\n")
+    text = whole + b"\r\n"
+    assert scanner.rest == rest
+    assert content == text.replace(b"\r\n.", b"\r\n")[2:]
+    assert scanner.stuffed is (b"\r\n." in text)
+    assert scanner.bare_line_end is (b"\r" in text.replace(b"\r\n", b"") or b"\n" in text.replace(b"\r\n", b""))
 
 
 @given(st.lists(st.sampled_from([b"a", b".", b"..b", b"", b"c.d"]), max_size=12))

@@ -29,7 +29,7 @@ from mailrail.core.smtp.client import (
     StartTls,
 )
 from mailrail.core.smtp.reply import EnhancedCode, Reply
-from mailrail.core.smtp.stuffing import Stuffer, has_bare_line_ends, stuff
+from mailrail.core.smtp.stuffing import Stuffer, find_dot_line, has_bare_line_ends, stuff
 
 PIPELINING = b"250-mx.example\r\n250 PIPELINING\r\n"
 PLAIN_HELLO = b"250 mx.example\r\n"
@@ -991,3 +991,20 @@ def test_the_final_dot_is_the_only_one(text: str) -> None:
 def test_a_bare_line_end_is_a_cr_or_lf_outside_of_their_pair_SOUT_12a(text: str) -> None:
     content = text.encode()
     assert has_bare_line_ends(content) == (re.search(rb"\r(?!\n)|(?<!\r)\n", content) is not None)
+
+
+_PARTS = st.sampled_from([b"\r\n.", b".", b"..", b"\r\n", b"\r", b"\n", b"\r.", b"\n.", b"a", b"." * 70, b"a" * 1024])
+
+
+@given(st.lists(_PARTS, max_size=80))
+def test_a_line_that_begins_with_a_dot_is_found_however_many_dots_come_before_SOUT_12a(parts: list[bytes]) -> None:
+    content = b"".join(parts)
+    assert find_dot_line(content) == content.find(b"\r\n.")
+
+
+@given(st.lists(_PARTS, max_size=80))
+def test_stuffing_is_that_of_a_plain_loop_over_lines_SOUT_12a(parts: list[bytes]) -> None:
+    lines = re.split(rb"\r\n|\r|\n", b"".join(parts))
+    plain = b"\r\n".join(b"." + line if line.startswith(b".") else line for line in lines)
+    plain += b".\r\n" if not lines[-1] else b"\r\n.\r\n"
+    assert stuff(b"".join(parts)) == plain

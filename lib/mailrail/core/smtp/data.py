@@ -6,36 +6,20 @@ anywhere, and the scanner reports it; what to do with such content is the sessio
 sender stuffed are removed (RFC 5321 4.5.2, SIN-04). BDAT counts (RFC 3030 2); its text is watched likewise.
 """
 
-from io import IncrementalNewlineDecoder
 from typing import Final
+
+from mailrail.core.smtp.stuffing import find_dot_line, has_bare_line_ends
 
 _END: Final = b"\r\n.\r\n"
 _STUFFED: Final = b"\r\n."
 
 
-class _LineEnds:
-    """Which line ends octets have. One pass; counting CRLF, CR and LF takes seven times as long."""
-
-    __slots__ = ("_decoder",)
-
-    def __init__(self) -> None:
-        self._decoder = IncrementalNewlineDecoder(None, translate=False)
-
-    def are_whole(self, data: bytes) -> bool:
-        """Whether no CR and no LF stands alone. It is judged by `data` alone: a CR at its end stands alone."""
-        self._decoder.decode(data.decode("latin-1"), final=True)
-        seen = self._decoder.newlines
-        self._decoder.reset()
-        return seen is None or seen == "\r\n"
-
-
 class DataScanner:
     """The content of one DATA command. Feed it until `finished`; it yields the content with dots unstuffed."""
 
-    __slots__ = ("_held", "_line_ends", "_skip", "bare_line_end", "finished", "rest")
+    __slots__ = ("_held", "_skip", "bare_line_end", "finished", "rest", "stuffed")
 
     def __init__(self) -> None:
-        self._line_ends = _LineEnds()
         self.restart()
 
     def restart(self) -> None:
@@ -45,6 +29,8 @@ class DataScanner:
         self._skip = 2
         self.bare_line_end = False
         """A CR or LF stood alone somewhere in what came so far."""
+        self.stuffed = False
+        """A line began with a dot, the final one aside."""
         self.finished = False
         self.rest = b""
         """Octets after the final dot: the next commands of the client."""
@@ -53,7 +39,7 @@ class DataScanner:
         """Take the next octets; returns the content that is certain by now. Holds back at most 4 octets."""
         buffer = self._held + data
         # The first dot at a line's start is the end of most messages: then there is one pass, and nothing to take out.
-        first = buffer.find(_STUFFED)
+        first = find_dot_line(buffer)
         end = first if first < 0 or buffer.startswith(_END, first) else buffer.find(_END, first + 1)
         if end >= 0:
             self.finished = True
@@ -69,9 +55,10 @@ class DataScanner:
                         break
             segment = buffer[: len(buffer) - held] if held else buffer
             self._held = buffer[len(buffer) - held :] if held else b""
-        if not self.bare_line_end and not self._line_ends.are_whole(segment):
+        if not self.bare_line_end and has_bare_line_ends(segment):
             self.bare_line_end = True
-        if first >= 0 and first != end:
+        if 0 <= first <= len(segment) - 3:
+            self.stuffed = True
             content = segment.replace(_STUFFED, b"\r\n")
         else:
             content = segment
@@ -85,11 +72,10 @@ class DataScanner:
 class LineEndWatch:
     """Finds CR or LF that stand alone in content that comes in pieces (BDAT); optionally repairs them to CRLF."""
 
-    __slots__ = ("_carry", "_line_ends", "bare_line_end", "repair")
+    __slots__ = ("_carry", "bare_line_end", "repair")
 
     def __init__(self, *, repair: bool = False) -> None:
         self._carry = b""
-        self._line_ends = _LineEnds()
         self.bare_line_end = False
         self.repair = repair
 
@@ -100,7 +86,7 @@ class LineEndWatch:
             self._carry = b""
         if data.endswith(b"\r"):
             data, self._carry = data[:-1], b"\r"
-        if not self._line_ends.are_whole(data):
+        if has_bare_line_ends(data):
             self.bare_line_end = True
             if self.repair:
                 return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\r\n")
