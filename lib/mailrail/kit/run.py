@@ -17,7 +17,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from typing import Any
 
-from mailrail.kit import log, metrics
+from mailrail.kit import log, malloc, metrics
 from mailrail.kit.settings import BadSettings, S, load
 
 
@@ -50,6 +50,7 @@ async def end(*tasks: asyncio.Task[Any]) -> None:
 def run(service: str, kind: type[S], start: Callable[[S, asyncio.Event], Awaitable[None]]) -> int:
     """Run a service to its end; returns the exit status."""
     leave_without_collecting()
+    malloc.tune()
     try:
         settings = load(kind, service)
         if not settings.node_id:

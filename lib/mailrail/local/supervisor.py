@@ -23,7 +23,7 @@ from pathlib import Path
 
 import psycopg
 
-from mailrail.kit import migrations
+from mailrail.kit import malloc, migrations
 from mailrail.kit.run import new_event_loop
 from mailrail.local import example, pki
 from mailrail.local.children import Child
@@ -70,6 +70,7 @@ class Supervisor:
 
     def run(self) -> None:
         """Start everything, say `ready`, run until told to stop, stop everything. Raises CannotRun."""
+        malloc.tune()
         missing = [s for s in SERVICES if find_spec(f"mailrail_{s}") is None]
         if missing:
             raise CannotRun(f"not installed: {', '.join(missing)}; install the whole of Mailrail (`make install`)")
