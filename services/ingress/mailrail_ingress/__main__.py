@@ -8,6 +8,7 @@ from typing import Any
 from mailrail.core.revision.revision import Role
 from mailrail.kit import log, rpc, run
 from mailrail.kit.config_client import ConfigClient, Configuration, keyring
+from mailrail.kit.open_files import raise_limit
 from mailrail.kit.wheel import Wheel
 from mailrail_ingress import metrics
 from mailrail_ingress.active_config import ActiveConfig
@@ -15,7 +16,7 @@ from mailrail_ingress.checks.domain_dns import DomainDns
 from mailrail_ingress.checks.next_hop import OutboundVerification
 from mailrail_ingress.held_octets import HeldOctets
 from mailrail_ingress.listeners import Listeners
-from mailrail_ingress.open_files import check_limit, raise_limit
+from mailrail_ingress.open_files import check_limit
 from mailrail_ingress.ports import OpenTransactions
 from mailrail_ingress.probe_keys import ProbeKeys
 from mailrail_ingress.queue_stream import EnqueueClient

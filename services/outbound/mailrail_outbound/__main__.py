@@ -6,6 +6,7 @@ import sys
 from mailrail.core.revision.revision import Role
 from mailrail.kit import log, rpc
 from mailrail.kit.config_client import ConfigClient, Configuration
+from mailrail.kit.open_files import raise_limit
 from mailrail.kit.resolver import DnsResolver
 from mailrail.kit.run import rest_collector, run
 from mailrail.pb.outbound.v1 import outbound_pb2_grpc
@@ -13,6 +14,7 @@ from mailrail_outbound import metrics
 from mailrail_outbound.app import Outbound
 from mailrail_outbound.clients import LeaseClient
 from mailrail_outbound.hops import Tables
+from mailrail_outbound.open_files import fitting
 from mailrail_outbound.pool import Pool
 from mailrail_outbound.rpc import SERVICE, OutboundServicer
 from mailrail_outbound.settings import OutboundSettings
@@ -23,6 +25,7 @@ _CALLERS = {SERVICE: frozenset({"ingress", "cli"})}
 async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:
     """Run until `stop` is set, then finish what is under way."""
     logger = log.get_logger()
+    settings = fitting(settings, raise_limit())
     resolver = DnsResolver(settings.resolver, timeout=settings.dns_timeout, count=metrics.DNS.inc)
     pool = Pool(settings)
     app: Outbound | None = None

@@ -47,6 +47,7 @@ _GONE_AFTER = 10.0  # seconds without its replica until a result goes to another
 _FETCH_WITHIN = 10.0  # seconds in which some replica must go on with content that is being fetched
 _PIECE_WITHIN = 30.0  # seconds until the next piece of content that is being fetched
 _BATCH = 500  # results in one gRPC message
+_INLINE_OF_OLD = 65536  # octets of a body that a replica sends at most which does not count octets
 _CLOCK_TOLD = 5.0  # seconds between requests at most: so much too old a lease may seem at most, while all is well
 
 _BODIES = {
@@ -84,7 +85,7 @@ class LeaseClient:
         self._revision = revision
         self._links: dict[str, _Link] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
-        self._link_by_token: dict[int, _Link] = {}  # token → the link that it came by
+        self._origins: dict[int, tuple[_Link, int]] = {}  # token → the link that it came by, and its octets
         self._worker: Worker | None = None
         self._draining = False
         self._acknowledged = asyncio.Event()
@@ -129,7 +130,7 @@ class LeaseClient:
                 self._tasks.pop(endpoint).cancel()
         for endpoint in [e for e in self._links if e not in found and e not in self._tasks]:
             link = self._links[endpoint]  # a pod that went has given its address back
-            if not link.unacknowledged and link not in self._link_by_token.values():
+            if not link.unacknowledged and all(link is not origin for origin, _ in self._origins.values()):
                 del self._links[endpoint]
 
     @property
@@ -139,7 +140,9 @@ class LeaseClient:
 
     def report(self, report: DeliveryReport) -> None:
         """Hand a result to the replica that the delivery came from."""
-        link = self._link_by_token.pop(report.token, None)
+        link, octets = self._origins.pop(report.token, (None, 0))
+        if link is not None:
+            link.give_back(octets)
         if link is None or (not link.connected and self._settled(link)):
             link = next((each for each in self._links.values() if each.connected), link)
         if link is None:
@@ -174,7 +177,7 @@ class LeaseClient:
                 why = error
 
     def _who_has_content(self, token: int, tried: Container["_Link"]) -> "_Link | None":
-        link = self._link_by_token.get(token)
+        link = self.link_of(token)
         links = [link, *self._links.values()] if link is not None else list(self._links.values())
         return next((link for link in links if link.connected and link not in tried), None)
 
@@ -200,9 +203,9 @@ class LeaseClient:
         """Whether new work is refused."""
         return self._draining
 
-    def record_link(self, token: int, link: "_Link") -> None:
-        """A delivery came by this link."""
-        self._link_by_token[token] = link
+    def record_origin(self, token: int, link: "_Link", octets: int) -> None:
+        """A delivery came by this link, with so many octets of content."""
+        self._origins[token] = link, octets
 
     def on_acknowledged(self) -> None:
         """The queue wrote results down."""
@@ -210,7 +213,16 @@ class LeaseClient:
 
     def link_of(self, token: int) -> "_Link | None":
         """The link that a running delivery came by."""
-        return self._link_by_token.get(token)
+        origin = self._origins.get(token)
+        return origin[0] if origin is not None else None
+
+    def origin(self, token: int) -> "tuple[_Link, int] | None":
+        """The link that a running delivery came by, and its octets."""
+        return self._origins.get(token)
+
+    def octets_held(self, link: "_Link") -> int:
+        """Octets of content that came by a link with deliveries that are in progress."""
+        return sum(octets for origin, octets in self._origins.values() if origin is link)
 
     @property
     def revision(self) -> int:
@@ -246,7 +258,9 @@ class _Link:
         self._ready: list[DeliveryReport] = []  # not sent on the present stream
         self._sent: dict[int, DeliveryReport] = {}  # sent, not acknowledged
         self._history: int | None = None  # of the replica's database
-        self._credit = 0  # to give back
+        self._credit = 0  # deliveries to give back
+        self._credit_octets = 0
+        self._held_back = 0  # deliveries of credit for a replica that counts octets
         self._streams = 0  # opened so far
         self._stub: lease_pb2_grpc.LeaseServiceAsyncStub | None = None
         self._log = log.get_logger(queue=endpoint)
@@ -261,8 +275,12 @@ class _Link:
     def add_result(self, report: DeliveryReport) -> None:
         """To be sent with the next batch."""
         self._ready.append(report)
-        self._credit += 1
         self._wake.set()
+
+    def give_back(self, octets: int) -> None:
+        """A delivery that came by this link is over, and what it held is free."""
+        self._credit += 1
+        self._credit_octets += octets
 
     def give_up(self) -> list[DeliveryReport]:
         """Everything unacknowledged, for another link."""
@@ -300,7 +318,6 @@ class _Link:
         # What was sent on the stream before may or may not have been written down: say it again (idempotent by token).
         self._ready = [*self._sent.values(), *self._ready]
         self._sent = {}
-        self._credit = 0
         leaving = asyncio.Event()
         self._streams += 1
         call = stub.Lease(self._requests(replicas, leaving, self._streams), wait_for_ready=True)
@@ -326,26 +343,33 @@ class _Link:
             self._worker.renew(renewal.token, renewal.remaining_seconds - age)
         for token in response.cancel:
             self._worker.cancel(token)
+        if response.counts_octets and self._held_back:
+            self._credit += self._held_back
+            self._held_back = 0
+            self._wake.set()
         if response.HasField("history") and response.history != self._history:
             self._history = response.history
             self._close_other_histories()
         for wire in response.deliveries:
-            link = self._client.link_of(wire.token)
+            known = self._client.origin(wire.token)
             try:
                 delivery = self.delivery_from_wire(wire, now)
-                self._client.record_link(delivery.lease.token, self)
+                self._client.record_origin(delivery.lease.token, self, delivery.held)
                 self._worker.take(delivery)
             except Exception:  # it would break this stream and, leased again, each that follows
                 self._log.exception("cannot read a delivery", token=wire.token)
                 self._defer(wire)
-            if link is not None:  # its token runs already: what runs goes on where it came from
-                self._client.record_link(wire.token, link)
+            if known is not None:  # its token runs already: what runs goes on where it came from
+                other = self._client.origin(wire.token)
+                if other is not None:  # it is not reported
+                    self.give_back(other[1])
+                self._client.record_origin(wire.token, *known)
 
     def _defer(self, wire: lease_pb2.Delivery) -> None:
         verdict = Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 0), INTERNAL_ERROR)
         reports = [RecipientReport(recipient.id, Result.DEFERRED, verdict) for recipient in wire.recipients]
         now = time.time_ns()
-        self._client.record_link(wire.token, self)
+        self._client.record_origin(wire.token, self, len(wire.prefix) + len(wire.body))
         self._client.report(DeliveryReport(wire.token, wire.message_id, now, now, reports, {}, ()))
 
     def _close_other_histories(self) -> None:
@@ -373,12 +397,19 @@ class _Link:
             if client.link_of(token) is self:
                 hello.in_progress.add(token=token, recipient_ids=recipient_ids)
         share = max(1, settings.capacity // replicas)
-        credit = 0 if client.draining else max(0, share - len(hello.in_progress))
+        free = max(0, share - len(hello.in_progress))
+        octets = max(0, settings.held_octets // replicas - client.octets_held(self))
+        credit = min(free, octets // _INLINE_OF_OLD)
+        self._held_back = free - credit
+        self._credit = self._credit_octets = 0
         # A result that was not acknowledged comes next on this stream: the queue must not take its work for lost.
         for report in self._ready:
             ids = [recipient.recipient_id for recipient in report.recipients]
             hello.in_progress.add(token=report.token, recipient_ids=ids)
-        yield lease_pb2.LeaseRequest(hello=hello, credit=credit, go_away=client.draining, clock=clock.now())
+        if client.draining:
+            yield lease_pb2.LeaseRequest(hello=hello, go_away=True, clock=clock.now())
+        else:
+            yield lease_pb2.LeaseRequest(hello=hello, credit=credit, credit_octets=octets, clock=clock.now())
         said_goodbye = client.draining
         alive_at = self._loop.time() + settings.alive_seconds
         while True:
@@ -409,6 +440,7 @@ class _Link:
                 request.go_away = True
             elif not leaving.is_set():
                 request.credit, self._credit = self._credit, 0
+                request.credit_octets, self._credit_octets = self._credit_octets, 0
             if self._loop.time() >= alive_at:
                 alive_at = self._loop.time() + settings.alive_seconds
                 request.alive.extend(token for token in self._worker.running if client.link_of(token) is self)

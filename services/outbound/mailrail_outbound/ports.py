@@ -78,6 +78,12 @@ class Delivery:
     gateway: ObjectRef | None
     dialled: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
+    @property
+    def held(self) -> int:
+        """Octets of content that came with it."""
+        body = self.body
+        return len(self.prefix) + (len(body) if isinstance(body, bytes) else 0)
+
 
 @dataclass(frozen=True, slots=True)
 class TlsReport:

@@ -38,8 +38,11 @@ class OutboundSettings(ServiceSettings):
 
     queue_target: str = "127.0.0.1:7002"
     """Target of the queue's replicas: HOST:PORT, several separated by commas, each name with all its addresses."""
-    capacity: int = 1000
-    """Deliveries worked on at once. Content up to 64 KiB each is in memory, so this bounds it to 64 MiB."""
+    capacity: int = 20_000
+    """Deliveries worked on at once. Most of a large number wait: for DNS, for a connection, for a slow server. What
+    they hold in memory is bounded by `held_octets`, sockets by `connections`."""
+    held_octets: int = 64 * 1024 * 1024
+    """Octets of content that came with deliveries and wait with them. What streams counts by `streamed_content`."""
     streamed_content: int = 64 * 1024 * 1024
     """Octets of memory for content above 64 KiB, which streams: half a MiB a delivery and one more where it may be
     re-encoded. Past it the next one waits before it dials; `capacity` alone would let it grow to gigabytes."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import grpc
+import psutil
 import pytest
 
 from mailrail.core.ids import pack_token
@@ -27,7 +28,7 @@ from mailrail_outbound.settings import OutboundSettings
 
 from testkit.conditions import eventually
 from testkit.outbound import MESSAGE, SETTINGS, OutboundBench, StreamedBody, transport
-from testkit.smtp_peer import Hang, Held, Slow, SmtpPeer
+from testkit.smtp_peer import Action, Hang, Held, Slow, SmtpPeer
 
 
 class FakeConfig(config_pb2_grpc.ConfigServiceServicer):
@@ -68,6 +69,8 @@ class FakeQueue(lease_pb2_grpc.LeaseServiceServicer):
         self.alive: list[int] = []
         self.clocks: list[float] = []
         self.credit = 0
+        self.credit_octets = 0
+        self.counts_octets = True
         self.went_away = False
         self.batches: list[int] = []
         self.commit = True
@@ -85,6 +88,7 @@ class FakeQueue(lease_pb2_grpc.LeaseServiceServicer):
                     self.hellos.append(request.hello)
                 self.clocks.append(request.clock)
                 self.credit += request.credit
+                self.credit_octets += request.credit_octets
                 self.alive += request.alive
                 self.went_away |= request.go_away
                 if request.results:
@@ -96,7 +100,7 @@ class FakeQueue(lease_pb2_grpc.LeaseServiceServicer):
 
         reader = asyncio.create_task(read())
         try:
-            yield lease_pb2.LeaseResponse()
+            yield lease_pb2.LeaseResponse(counts_octets=self.counts_octets)
             while (response := await self.outgoing.get()) is not None:
                 yield response
         finally:
@@ -162,12 +166,17 @@ class World:
 
 @contextlib.asynccontextmanager
 async def world(
-    tmp_path: Path, *transports: Transport, more_queues: Sequence[int] = (), **settings: object
+    tmp_path: Path,
+    *transports: Transport,
+    more_queues: Sequence[int] = (),
+    counts_octets: bool = True,
+    **settings: object,
 ) -> AsyncIterator[World]:
     keys = tmp_path / "keys"
     keys.mkdir()
     (keys / "k1").write_bytes(base64.b64encode(b"k" * 32))
     config, queue = FakeConfig(), FakeQueue()  # type: ignore[abstract]
+    queue.counts_octets = counts_octets
     await config.publish(Revision(transports=transports))
     here = World(queue, config)
     config_server, queue_server = grpc.aio.server(), grpc.aio.server()
@@ -201,7 +210,8 @@ async def test_a_leased_message_is_delivered_and_its_result_committed(tmp_path: 
     async with Sink() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         async with world(tmp_path, via) as here:
-            assert here.queue.credit == SETTINGS.capacity
+            await eventually(lambda: here.queue.credit == SETTINGS.capacity)
+            assert here.queue.credit_octets == SETTINGS.held_octets
             delivery = here.delivery(via, prefix=b"Received: here\r\n")
             here.queue.hand_out(delivery)
             result = await here.result(delivery.token)
@@ -216,6 +226,49 @@ async def test_a_leased_message_is_delivered_and_its_result_committed(tmp_path: 
             assert here.queue.results[delivery.token].done
             assert peer.messages[0].content == b"Received: here\r\n" + MESSAGE
             await eventually(lambda: here.queue.credit == SETTINGS.capacity + 1)
+            assert here.queue.credit_octets == SETTINGS.held_octets + len(b"Received: here\r\n" + MESSAGE)
+
+
+async def test_a_queue_that_counts_no_octets_is_given_credit_for_what_fits_at_64_KiB_each(tmp_path: Path) -> None:
+    async with Sink() as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via, counts_octets=False, held_octets=10 * 65536) as here:
+            delivery = here.delivery(via)
+            here.queue.hand_out(delivery)
+            await here.result(delivery.token)
+            await eventually(lambda: here.queue.credit == 11)
+
+
+async def test_many_stalled_sites_with_large_content_hold_no_more_memory_than_there_are_octets_for(
+    tmp_path: Path,
+) -> None:
+    """A queue that keeps to its credit has 300 messages of 1 MiB for 100 servers, none of which reads or answers."""
+    mib = 1024 * 1024
+    async with contextlib.AsyncExitStack() as stack:
+        late = Held("451 4.3.0 not now")
+        answers: list[Action] = [*[late] * 10, *[Hang("354 go")] * 90]
+        peers = [await stack.enter_async_context(SmtpPeer(replies={"DATA": each})) for each in answers]
+        hops = [
+            transport(TransportKind.SMTP, f"hop{i}", host=peer.host, port=peer.port, tls=TlsMode.NONE)
+            for i, peer in enumerate(peers)
+        ]
+        here = await stack.enter_async_context(world(tmp_path, *hops, held_octets=64 * mib, end_timeout=600.0))
+        queue = here.queue
+        await eventually(lambda: queue.credit == SETTINGS.capacity)
+        before = psutil.Process().memory_info().rss
+        given = 0
+        body = b"Subject: x\r\n\r\n" + b"x" * (mib - 14)
+        while queue.credit_octets >= mib and given < 300:
+            queue.credit_octets -= mib
+            queue.hand_out(here.delivery(hops[given % len(hops)], body=body, size=mib))
+            given += 1
+        assert given == 64
+        await eventually(lambda: sum("DATA" in peer.commands for peer in peers) == 64, within=60)
+        # What is held, once more in the buffers of the sockets, and what gRPC and the allocator keep.
+        assert psutil.Process().memory_info().rss - before < 4 * 64 * mib
+        late.release.set()
+        await eventually(lambda: len(queue.results) == 10, within=60)
+        await eventually(lambda: queue.credit_octets == 10 * mib)
 
 
 async def test_content_above_the_inline_limit_is_fetched_while_it_is_sent_LSE_06(tmp_path: Path) -> None:

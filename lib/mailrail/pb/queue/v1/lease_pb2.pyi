@@ -180,6 +180,7 @@ class LeaseResponse(_message.Message):
     GO_AWAY_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
+    COUNTS_OCTETS_FIELD_NUMBER: _builtins.int
     go_away: _builtins.bool
     """This replica goes away: reconnect elsewhere, finish what runs."""
     history: _builtins.int
@@ -189,6 +190,10 @@ class LeaseResponse(_message.Message):
     clock: _builtins.float
     """A `clock` of the receiver that the queue had read before anything in this message was said: it is no older, and its
     leases count from then, however late it is read. 0: none was read.
+    """
+    counts_octets: _builtins.bool
+    """This replica counts `credit_octets`; in its first response. To one that does not say so, outbound gives credit for no
+    more deliveries than it has room for at 64 KiB each.
     """
     @_builtins.property
     def deliveries(self) -> _containers.RepeatedCompositeFieldContainer[Global___Delivery]: ...
@@ -214,10 +219,11 @@ class LeaseResponse(_message.Message):
         go_away: _builtins.bool = ...,
         history: _builtins.int | None = ...,
         clock: _builtins.float = ...,
+        counts_octets: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_history", b"_history", "history", b"history"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_history", b"_history", "cancel", b"cancel", "clock", b"clock", "committed", b"committed", "deliveries", b"deliveries", "go_away", b"go_away", "history", b"history", "renewals", b"renewals"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_history", b"_history", "cancel", b"cancel", "clock", b"clock", "committed", b"committed", "counts_octets", b"counts_octets", "deliveries", b"deliveries", "go_away", b"go_away", "history", b"history", "renewals", b"renewals"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__history: _TypeAlias = _typing.Literal["history"]  # noqa: Y015
     _WhichOneofArgType__history: _TypeAlias = _typing.Literal["_history", b"_history"]  # noqa: Y015
