@@ -34,8 +34,7 @@ from mailrail.local.postgres.server import OWNER, EmbeddedPostgres
 from testkit.peers import require_peer
 
 SETTINGS = {
-    "shared_buffers": "64MB",
-    "max_connections": "150",
+    "max_connections": "150",  # many tests at once
     "log_min_messages": "fatal",  # a test that provokes errors should not fill the output
 }
 """Settings of test servers over those of local mode. Still durable: services refuse a server that is not (ACC-06)."""

@@ -53,7 +53,12 @@ def serve(
     server = EmbeddedPostgres(
         folder,
         port=port,
-        settings={"listen_addresses": listen, "shared_buffers": buffers, "max_wal_size": "1GB"},
+        settings={
+            "listen_addresses": listen,
+            "shared_buffers": buffers,
+            "max_wal_size": "1GB",
+            "max_connections": "200",  # several queue and config pods, and those of a roll-out beside them
+        },
         log=_say,
         grace=STOP_GRACE,
     )

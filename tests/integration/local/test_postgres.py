@@ -15,6 +15,7 @@ import psutil
 import psycopg
 import pytest
 
+from mailrail.kit.postgres import CONNECTIONS
 from mailrail.local.lock import LockHeld
 from mailrail.local.postgres import account as account_of
 from mailrail.local.postgres import server as embedded
@@ -57,6 +58,39 @@ def _alive(pid: int) -> bool:
 
 def test_commits_are_durable_ACC_06(postgres: EmbeddedPostgres) -> None:
     assert [_setting(postgres, n) for n in ("fsync", "synchronous_commit", "full_page_writes")] == ["on"] * 3
+
+
+BEFORE = {
+    "shared_buffers": "256MB",
+    "wal_buffers": "16MB",
+    "max_connections": "200",
+    "max_logical_replication_workers": "4",
+    "wal_init_zero": "on",
+}
+"""How release 0.1.0 started it."""
+
+
+def test_a_cluster_of_an_older_release_gets_by_with_less_memory_and_writes_new_wal_segments_once(folder: Path) -> None:
+    with EmbeddedPostgres(folder / "pg", settings=BEFORE) as older:
+        with psycopg.connect(older.url()) as connection:
+            connection.execute("CREATE TABLE kept AS SELECT generate_series(1, 1000) AS n")
+        assert {name: _setting(older, name) for name in BEFORE} == BEFORE
+    with EmbeddedPostgres(folder / "pg") as server:
+        assert {name: _setting(server, name) for name in BEFORE} == {
+            "shared_buffers": "64MB",
+            "wal_buffers": "4MB",
+            "max_connections": "64",
+            "max_logical_replication_workers": "0",
+            "wal_init_zero": "off",
+        }
+        with psycopg.connect(server.url()) as connection:
+            assert connection.execute("SELECT count(*) FROM kept").fetchone() == (1000,)
+
+
+def test_it_has_room_for_a_queue_that_is_started_again_beside_the_sessions_of_the_old_one(folder: Path) -> None:
+    with EmbeddedPostgres(folder / "pg") as server, contextlib.ExitStack() as stack:
+        for _ in range(2 * CONNECTIONS["queue"] + CONNECTIONS["config"]):
+            stack.enter_context(psycopg.connect(server.url()))
 
 
 def test_it_listens_on_this_machine_only_and_has_no_unix_socket(postgres: EmbeddedPostgres) -> None:

@@ -63,13 +63,22 @@ SETTINGS: Mapping[str, str] = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "password_encryption": "scram-sha-256",
+    # What it holds in memory. A queue reads what it has just written, and behind these buffers is the page cache of the
+    # system: 32, 64 and 256 MB cost the same CPU a message, and all of them fill up under load, for good.
+    "shared_buffers": "64MB",
+    # Buffers of WAL are touched in turn, so they are all in memory soon. 4 and 16 MB cost the same CPU a message.
+    "wal_buffers": "4MB",
+    # Room for a queue and a config process (kit/postgres.py), for a second queue process before the server notices that
+    # the first is gone, and for psql. Each that is allowed takes shared memory, whether it is used or not.
+    "max_connections": "64",
+    "max_logical_replication_workers": "0",  # it subscribes to nobody; else a process waits for subscriptions
     # Fast for a queue: few checkpoints, few full page images, eager vacuum of rows that live for seconds.
-    "shared_buffers": "256MB",
     "max_wal_size": "4GB",
     "min_wal_size": "256MB",
-    "wal_buffers": "16MB",
+    # A new segment of WAL is not written full of zeros first, which was a second write of each octet of mail in every
+    # burst after a quiet time. Without it a new segment is as cheap as a recycled one: min_wal_size may be small.
+    "wal_init_zero": "off",
     "checkpoint_timeout": "15min",
-    "max_connections": "200",
     "jit": "off",  # compiling costs more than our short statements do
     "random_page_cost": "1.1",
     "autovacuum_naptime": "15s",
