@@ -95,6 +95,8 @@ _MESSAGE_ID: Final = _key(types_pb2.Envelope, "message_id")
 _SUBJECT: Final = _key(types_pb2.Envelope, "subject")
 _RECEIVED: Final = _key(types_pb2.Envelope, "received")
 _EIGHT_BIT: Final = _key(types_pb2.Envelope, "eight_bit") + _varint(1)
+_WHOLE_LINES: Final = _key(types_pb2.Envelope, "whole_lines") + _varint(1)
+_UNDOTTED: Final = _key(types_pb2.Envelope, "undotted") + _varint(1)
 _SECONDS: Final = _key(Timestamp, "seconds")
 _NANOS: Final = _key(Timestamp, "nanos")
 _ADDRESS: Final = _key(types_pb2.EnvelopeRecipient, "address")
@@ -191,6 +193,10 @@ def commit_frame(message: ReceivedMessage, valid_until: int = 0) -> bytes:
         envelope += _text(_SUBJECT, message.subject)
     if message.eight_bit:
         envelope += _EIGHT_BIT
+    if message.lines.whole:
+        envelope += _WHOLE_LINES
+    if message.lines.undotted:
+        envelope += _UNDOTTED
     whole = int(message.received)
     received = _seconds(whole) + _NANOS + _varint(int((message.received - whole) * 1_000_000) * 1000)
     envelope += _octets(_RECEIVED, received)

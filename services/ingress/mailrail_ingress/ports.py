@@ -10,6 +10,7 @@ from typing import Final, Protocol
 
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.address import Address
+from mailrail.core.smtp.line_facts import UNKNOWN, LineFacts
 from mailrail.core.smtp.parameters import MailParameters, Notify
 from mailrail.core.smtp.reply import Reply
 
@@ -69,6 +70,7 @@ class ReceivedMessage:
     prefix: bytes
     body: bytes | None  # None: it was uploaded
     size: int  # octets of prefix and body
+    lines: LineFacts = UNKNOWN  # of the body alone
 
 
 @dataclass(frozen=True, slots=True)

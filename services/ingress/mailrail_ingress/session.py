@@ -37,6 +37,7 @@ from mailrail.core.smtp.events import (
     RecipientGiven,
     SenderGiven,
 )
+from mailrail.core.smtp.line_facts import LineFacts
 from mailrail.core.smtp.parameters import NO_RCPT_PARAMETERS, BodyType, MailParameters, xtext_decode
 from mailrail.core.smtp.phrases import too_big
 from mailrail.core.smtp.reply import Reply
@@ -361,7 +362,7 @@ class SmtpSession:
         if transaction is not None and transaction.content is not None:
             transaction.content.feed(event.data)
 
-    def _on_content_end(self, _: ContentEnded) -> None:
+    def _on_content_end(self, event: ContentEnded) -> None:
         transaction = self._transaction
         assert transaction is not None
         content, checks = transaction.content, transaction.checks
@@ -371,10 +372,16 @@ class SmtpSession:
         if content.refusal is not None:
             self._finish_refused(transaction, content.refusal)
             return
-        checks.judge_end(partial(self._on_judged, transaction, content, checks, body))
+        lines = content.reader.lines(event.lines)
+        checks.judge_end(partial(self._on_judged, transaction, content, checks, body, lines))
 
     def _on_judged(
-        self, transaction: MailTransaction, content: IncomingContent, checks: ContentChecks, body: bytes | None
+        self,
+        transaction: MailTransaction,
+        content: IncomingContent,
+        checks: ContentChecks,
+        body: bytes | None,
+        lines: LineFacts,
     ) -> None:
         """The checks at the end of the content are done, at once or later."""
         if self._transaction is not transaction:
@@ -385,7 +392,7 @@ class SmtpSession:
             self._finish_refused(transaction, content.refusal)
         else:
             transaction.ended = self._active_config.clock()
-            message = self._message(transaction, content, checks, body)
+            message = self._message(transaction, content, checks, body, lines)
             self._active_config.queue.commit(message, partial(self._on_answer, transaction, message))
         self._wire.pump()
 
@@ -439,7 +446,12 @@ class SmtpSession:
         return origin
 
     def _message(
-        self, transaction: MailTransaction, content: IncomingContent, checks: ContentChecks, body: bytes | None
+        self,
+        transaction: MailTransaction,
+        content: IncomingContent,
+        checks: ContentChecks,
+        body: bytes | None,
+        lines: LineFacts,
     ) -> ReceivedMessage:
         parameters, reader = transaction.parameters, content.reader
         origin = self._message_origin(smtputf8=parameters.smtputf8, probe=transaction.probe)
@@ -462,6 +474,7 @@ class SmtpSession:
             prefix,
             body,
             len(prefix) + reader.size,
+            lines,
         )
 
     def _trusted_auth(self, auth: str | None) -> str | None:

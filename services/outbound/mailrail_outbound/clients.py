@@ -19,6 +19,7 @@ from mailrail.core.ids import history_of
 from mailrail.core.outbound.envelope import Envelope, EnvelopeRecipient
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.route import LackingTransport
+from mailrail.core.smtp.line_facts import PLAIN, UNKNOWN, WHOLE
 from mailrail.core.smtp.parameters import BodyType
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.core.tlspolicy.decision import Requirement
@@ -55,6 +56,7 @@ _BODIES = {
     types_pb2.BODY_TYPE_EIGHT_BIT_MIME: BodyType.EIGHT_BIT_MIME,
     types_pb2.BODY_TYPE_BINARY_MIME: BodyType.BINARY_MIME,
 }
+_LINES = ((UNKNOWN, UNKNOWN), (WHOLE, PLAIN))
 _RETURNS = {types_pb2.DSN_RETURN_FULL: "FULL", types_pb2.DSN_RETURN_HEADERS: "HDRS"}
 _REQUIREMENTS = {
     types_pb2.TLS_REQUIREMENT_UNSPECIFIED: Requirement.DEFAULT,
@@ -495,6 +497,7 @@ class _Link:
             wire.attempt,
             gateway,
             {host.host: tuple(host.ips) for host in wire.dialled_hosts} if wire.dialled_hosts else {},
+            _LINES[envelope.whole_lines][envelope.undotted],
         )
 
     async def fetch(self, token: int, message_id: bytes, offset: int) -> AsyncGenerator[bytes]:

@@ -9,7 +9,7 @@ from mailrail.core.message.reencode import HOLD, MAX_HEADER, Reencoder, Target, 
 from mailrail.core.outbound.envelope import ContentFacts, Form, carries_signature, header_end, inspect
 from mailrail.core.smtp.answer import LACKING, Trouble
 from mailrail.core.smtp.parameters import BodyType
-from mailrail.core.smtp.stuffing import stuff
+from mailrail.core.smtp.stuffing import stuff, stuff_parts
 from mailrail_outbound import metrics
 from mailrail_outbound.ports import ContentGone, Delivery, OutOfReach
 
@@ -27,17 +27,19 @@ class OutgoingContent:
     their time over the final dot, each further copy is one of all that is under way.
     """
 
-    __slots__ = ("_body", "_keep_signed", "_reencoded", "facts", "prefix")
+    __slots__ = ("_body", "_keep_signed", "_reencoded", "facts", "lines", "prefix")
 
     def __init__(self, delivery: Delivery, *, reencode_signed: bool = False) -> None:
         """`reencode_signed`: what others signed is re-encoded as any mail is (SOUT-18b)."""
         self._keep_signed = not reencode_signed
         self.prefix = delivery.prefix
         self._body = body = delivery.body
+        self.lines = delivery.lines.below(delivery.prefix)
+        """What is known of the lines of all that was received."""
         self._reencoded: dict[Form, bytes] | None = None
         declared = delivery.envelope.body
         if isinstance(body, bytes):
-            self.facts = inspect(delivery.prefix + body, declared=declared)
+            self.facts = inspect(delivery.prefix, body, declared=declared, whole_lines=self.lines.whole)
         else:
             binary = declared is BodyType.BINARY_MIME
             utf8 = delivery.envelope.smtputf8
@@ -51,17 +53,17 @@ class OutgoingContent:
             return stored
         whole = self.whole(form)
         if whole is not None:
-            return len(whole)
+            return sum(map(len, whole))
         estimate = stored + stored * 2 // 5
         return max(stored, min(estimate, limit)) if limit is not None else estimate
 
-    def whole(self, form: Form) -> bytes | None:
-        """All of it, None where it must stream. Raises Unconvertible."""
+    def whole(self, form: Form) -> tuple[bytes, ...] | None:
+        """All of it, in parts that are not empty; None where it must stream. Raises Unconvertible."""
         body = self._body
         if not isinstance(body, bytes):
             return None
         if form is _AS_IS:
-            return self.prefix + body
+            return tuple(filter(None, (self.prefix, body)))
         if self._reencoded is None:
             self._reencoded = {}
         made = self._reencoded.get(form)
@@ -71,15 +73,15 @@ class OutgoingContent:
                 self._forbid_signed(content[: header_end(content)])
             metrics.REENCODED.inc(form)
             made = self._reencoded[form] = reencode(content, _TARGETS[form])
-        return made
+        return (made,)
 
-    def stuffed(self, form: Form) -> bytes | None:
-        """All of it for DATA, None where it must stream."""
+    def stuffed(self, form: Form) -> tuple[bytes, ...] | None:
+        """All of it for DATA, in parts; None where it must stream."""
+        body = self._body
+        if form is _AS_IS and isinstance(body, bytes) and not self.facts.binary:
+            return stuff_parts(self.prefix, body, undotted=self.lines.undotted)
         whole = self.whole(form)
-        if whole is None:
-            return None
-        looked = form is _AS_IS and not self.facts.binary
-        return stuff(whole, bare_line_ends=not looked)
+        return (stuff(b"".join(whole)),) if whole is not None else None
 
     @property
     def held(self) -> int:

@@ -19,6 +19,7 @@ from mailrail.core.outbound.envelope import (
 from mailrail.core.outbound.host_failover import HostFailover
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.client import ClientTransaction
+from mailrail.core.smtp.stuffing import Stuffer
 from mailrail.core.tlspolicy.decision import Proven, TlsDecision, accepts
 from mailrail.kit import clock
 from mailrail_outbound.content import OutgoingContent
@@ -181,17 +182,22 @@ class HostJob(PoolJob):
         """See smtp.Job."""
         return self._attempt.content.needs
 
-    def content_at_hand(self, form: Form) -> bytes | None:
+    def content_at_hand(self, form: Form) -> tuple[bytes, ...] | None:
         """See smtp.Job."""
         return self._attempt.content.stuffed(form)
 
-    def content_in_chunks(self, form: Form) -> bytes | None:
+    def content_in_chunks(self, form: Form) -> tuple[bytes, ...] | None:
         """See smtp.Job."""
         return self._attempt.content.whole(form)
 
     def content(self, form: Form) -> AsyncIterator[bytes]:
         """See smtp.Job."""
         return self._attempt.content.pieces(form)
+
+    def stuffer(self, form: Form) -> Stuffer:
+        """See smtp.Job."""
+        lines = self._attempt.content.lines
+        return Stuffer(whole=lines.whole, undotted=lines.undotted) if form is _AS_IS else Stuffer()
 
     def end_transaction(self, transaction: ClientTransaction, connection: ClientConnection) -> bool:
         """See smtp.Job."""

@@ -9,6 +9,7 @@ from mailrail.core.delivery.outcome import Scope, Verdict
 from mailrail.core.outbound.envelope import Envelope, EnvelopeRecipient
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.route import LackingTransport
+from mailrail.core.smtp.line_facts import UNKNOWN, LineFacts
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.core.tlspolicy.decision import Requirement
 
@@ -77,6 +78,8 @@ class Delivery:
     attempt: int
     gateway: ObjectRef | None
     dialled: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    lines: LineFacts = UNKNOWN
+    """Of the body alone."""
 
     @property
     def held(self) -> int:

@@ -8,6 +8,7 @@ from mailrail.core.outbound.envelope import ContentFacts, Envelope, EnvelopeReci
 from mailrail.core.revision.revision import ObjectRef, TransportKind
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.client import ClientTransaction
+from mailrail.core.smtp.stuffing import Stuffer
 from mailrail.core.tlspolicy.decision import Hop as TlsHop
 from mailrail.core.tlspolicy.decision import decide
 from mailrail.kit.resolver import DnsResolver, LookupFailed
@@ -85,13 +86,17 @@ class ProbeJob(PoolJob):
         """Never asked."""
         raise NotImplementedError("a probe has no content")
 
-    def content_at_hand(self, form: Form) -> bytes | None:
+    def content_at_hand(self, form: Form) -> tuple[bytes, ...] | None:
         """Never asked."""
         raise NotImplementedError("a probe has no content")
 
     content_in_chunks = content_at_hand
 
     def content(self, form: Form) -> AsyncIterator[bytes]:
+        """Never asked."""
+        raise NotImplementedError("a probe has no content")
+
+    def stuffer(self, form: Form) -> Stuffer:
         """Never asked."""
         raise NotImplementedError("a probe has no content")
 

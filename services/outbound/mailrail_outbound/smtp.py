@@ -47,6 +47,8 @@ from mailrail_outbound.tls import TlsStream
 
 INTERNAL_ERROR = "an internal error of outbound; it is in its log"
 _CHUNK = 262144  # octets of one BDAT chunk at most
+_JOINED = 16384
+"""Octets of a part from which on the kernel is handed the parts as they are, which is cheaper than to join them."""
 _LINE = 1000  # octets of a line of text with its end (RFC 5321 4.5.3.1.6)
 
 
@@ -63,14 +65,17 @@ class Job(Interface):
     def needs(self) -> Trouble:
         """What a server lacks for which the content proves to be Unconvertible."""
 
-    def content_at_hand(self, form: Form) -> bytes | None:
-        """All content in this form, dot-stuffed and with its final dot; None: it must be streamed."""
+    def content_at_hand(self, form: Form) -> tuple[bytes, ...] | None:
+        """All content in this form, dot-stuffed and with its final dot, in parts; None: it must be streamed."""
 
     def content(self, form: Form) -> AsyncIterator[bytes]:
         """The content in this form, in pieces, neither stuffed nor chunked. Raises ContentGone or Unconvertible."""
 
-    def content_in_chunks(self, form: Form) -> bytes | None:
-        """All content in this form for one BDAT LAST; None: it must be streamed."""
+    def content_in_chunks(self, form: Form) -> tuple[bytes, ...] | None:
+        """All content in this form for one BDAT LAST, in parts; None: it must be streamed."""
+
+    def stuffer(self, form: Form) -> Stuffer:
+        """What makes content that streams in this form ready for DATA."""
 
     def end_transaction(self, transaction: ClientTransaction, connection: "ClientConnection") -> bool:
         """A transaction of this job ended. True: another one follows, on this connection if it can take it and the job
@@ -555,13 +560,14 @@ class ClientConnection(asyncio.Protocol):
             return
         session = self.session
         if transaction.bdat:
-            first = 0 if session.chunks_taken else _first_line(data)
+            first = 0 if session.chunks_taken or not data else _first_line(data[0])
             if first and not transaction.chunked:
-                self._write_content(data[:first], last=False)
+                self._write_content(data[0][:first], last=False)
                 return
-            data = data[transaction.chunked :]
-        metrics.OCTETS.inc(by=len(data))
-        session.content(data, last=True)
+            if transaction.chunked:  # the first line went ahead
+                data = (data[0][transaction.chunked :], *data[1:])
+        metrics.OCTETS.inc(by=sum(map(len, data)))
+        session.content(*data, last=True)
         self._dot_sent()
         if session.transactions >= self.message_limit:
             session.quit()  # leaves with the final dot where the server pipelines
@@ -580,7 +586,7 @@ class ClientConnection(asyncio.Protocol):
         session = self.session
         self._may_write = self._may_write or asyncio.Event()
         self._may_write.set()
-        stuffer = Stuffer()
+        stuffer = job.stuffer(form)
         over = self._loop.time() + self._timeouts.content
         held: bytes | None = None  # BDAT: the piece that is LAST if no other comes
         try:
@@ -654,19 +660,23 @@ class ClientConnection(asyncio.Protocol):
     # --- ends ------------------------------------------------------------------------------------------------------
 
     def _flush(self) -> None:
-        data = self.session.take()
+        parts = self.session.take_parts()
         if self._tls is not None:
             if self._handshaking:
                 return
-            if data:
+            if parts:
                 try:
-                    self._tls.encrypt(data)
+                    self._tls.encrypt(b"".join(parts))
                 except ssl.SSLError as error:
                     self.abort(Trouble.CLOSED, f"TLS: {_tls_error(error)}")
                     return
             data = self._tls.outgoing()
-        if data and self._transport is not None and not self._transport.is_closing():
-            self._transport.write(data)
+            parts = [data] if data else []
+        if parts and self._transport is not None and not self._transport.is_closing():
+            if any(len(part) > _JOINED for part in parts):
+                self._transport.writelines(parts)
+            else:
+                self._transport.write(b"".join(parts))
 
     def _wait_for(self, seconds: float) -> None:
         self._wheel.move(self, self._loop.time() + seconds)

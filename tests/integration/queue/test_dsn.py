@@ -64,6 +64,9 @@ async def test_a_refused_recipient_gives_one_dsn_to_the_sender_threaded_DSN_07_D
     assert (envelope.mail_from, envelope.origin, envelope.account.name) == ("", types_pb2.ORIGIN_SYSTEM, "postmaster")
     assert envelope.purpose == types_pb2.PURPOSE_NOTIFICATION
     assert envelope.message_id == message["Message-ID"]
+    assert (envelope.whole_lines, envelope.undotted) == (False, False), (
+        "nobody saw its lines: outbound looks (SOUT-12a)"
+    )
     (told,) = dsn.recipients
     assert (told.recipient, told.action, told.code) == ("bob@there.example", DsnKind.FAILED, 550)
     assert (told.remote_mta, dsn.original_message_id) == ("mx.there.example", "<one@here.example>")

@@ -110,6 +110,23 @@ async def test_nothing_is_handed_on_before_the_commit_of_its_attempt_LSE_01(data
             await eventually(lambda: len(outbound.deliveries) == 1)
 
 
+@pytest.mark.parametrize("born_leased", [True, False])
+async def test_what_ingress_saw_of_a_body_s_lines_goes_with_its_delivery_SOUT_12a(
+    database: str, born_leased: bool
+) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        if born_leased:
+            outbound = await q.outbound()
+        for whole, undotted in ((True, True), (True, False), (False, False)):
+            await ingress.accept("bob@away.example", whole_lines=whole, undotted=undotted)
+        if not born_leased:
+            outbound = await q.outbound()
+        await eventually(lambda: len(outbound.deliveries) == 3)
+        found = {(one.envelope.whole_lines, one.envelope.undotted) for one in outbound.deliveries}
+        assert found == {(True, True), (True, False), (False, False)}
+
+
 async def test_what_outbound_is_told_carries_a_clock_of_its_own_from_before_it_was_said_LSE_02(database: str) -> None:
     async with running_queue(database) as q:
         outbound = await q.outbound()

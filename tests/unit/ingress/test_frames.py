@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.address import Address
+from mailrail.core.smtp.line_facts import PLAIN, UNKNOWN, WHOLE
 from mailrail.core.smtp.parameters import (
     NO_MAIL_PARAMETERS,
     BodyType,
@@ -64,6 +65,7 @@ _messages = st.builds(
     prefix=_octets,
     body=st.none() | _octets,
     size=st.integers(0, 2**40),
+    lines=st.sampled_from([UNKNOWN, WHOLE, PLAIN]),
 )
 
 
@@ -94,6 +96,8 @@ def _made_by_protobuf(message: ReceivedMessage) -> enqueue_pb2.EnqueueRequest:
         client_name=origin.client_name,
         eight_bit=message.eight_bit,
         config_revision=origin.revision,
+        whole_lines=message.lines.whole,
+        undotted=message.lines.undotted,
     )
     envelope.received.FromMicroseconds(int(message.received) * 1_000_000 + int(message.received % 1 * 1_000_000))
     if said.release is not None:

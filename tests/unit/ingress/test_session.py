@@ -29,6 +29,7 @@ from mailrail.core.revision.revision import (
 from mailrail.core.sasl import server as sasl_server
 from mailrail.core.sasl.verifiers import ITERATIONS, ScramVerifier
 from mailrail.core.smtp.events import Closing, TlsRequested
+from mailrail.core.smtp.line_facts import PLAIN, UNKNOWN, WHOLE, LineFacts
 from mailrail.core.smtp.parameters import BodyType
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import ServerSession
@@ -859,6 +860,56 @@ def test_whatever_is_said_in_whatever_pieces_gets_the_same_answers_with_their_co
     assert [message.body for message in others] == [message.body for message in messages] or listener == "submission"
     for line in lines:
         assert re.fullmatch(r"3\d\d [ -~]*|([245])\d\d[ -]\1\.\d+\.\d+ [ -~]+|250[ -][ -~]+", line), line
+
+
+@given(_said, st.lists(st.integers(0, 600), max_size=6), st.sampled_from(["mx", "submission"]))
+def test_what_is_said_of_the_lines_of_a_body_is_so_SIN_03_SOUT_12a(said: bytes, cuts: list[int], listener: str) -> None:
+    for message in _heard(said, cuts, listener)[1]:
+        body = message.body or b""
+        assert not message.lines.whole or (b"\0" not in body and not has_bare_line_ends(body))
+        assert not message.lines.undotted or not (body.startswith(b".") or b"\r\n." in body)
+
+
+_HEAD = b"From: ada@home.example\r\nDate: Mon, 30 Nov 2026 09:00:00 +0000\r\nMessage-ID: <1@home.example>\r\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "how", "parameters", "lines"),
+    [
+        (_HEAD + b"\r\nhello\r\n", "data", b"", PLAIN),
+        (_HEAD + b"\r\nhello\r\n..dots\r\n", "data", b"", WHOLE),
+        (_HEAD + b"\r\nh\0llo\r\n", "data", b"", UNKNOWN),
+        (_HEAD + b"\r\nhello\r\n", "bdat", b"", WHOLE),
+        (_HEAD + b"\r\nhello\r\n.dots", "two chunks", b"", WHOLE),
+        (_HEAD + b"\r\nhello\r\n", "bdat", b" BODY=BINARYMIME", UNKNOWN),
+        (b"From: ada@home.example\r\n\r\na field is added\r\n", "data", b"", PLAIN),
+        (b"Return-Path: <x@y.example>\r\n" + _HEAD + b"\r\na field is taken out\r\n", "data", b"", PLAIN),
+        (_HEAD + b"\r\nno end of the last line", "bdat", b"", WHOLE),
+        (_HEAD + b"\r\n" + b"long " * 300 + b"\r\n", "data", b"", PLAIN),
+    ],
+)
+def test_what_was_seen_of_a_body_s_lines_goes_with_it(
+    content: bytes, how: str, parameters: bytes, lines: LineFacts
+) -> None:
+    (message,) = _heard(_transaction(parameters, content, how), [], "mx")[1]
+    assert message.lines == lines
+
+
+def test_nothing_is_said_of_lines_that_were_made_anew_SOUT_12d() -> None:
+    """The re-encoder shortens them, and its lines are not those that came."""
+    (message,) = _heard(_transaction(b"", _HEAD + b"\r\n" + b"long " * 300 + b"\r\n", "data"), [], "submission")[1]
+    assert b"=\r\n" in (message.body or b"")
+    assert message.lines == UNKNOWN
+
+
+def test_nothing_is_said_of_lines_that_were_repaired_SIN_03() -> None:
+    queue = PromptQueue()
+    client = Client(active_config(queue))
+    client.protocol.options = replace(client.protocol.options, repair_chunks=True)
+    client.send(b"EHLO c\r\n" + _transaction(b"", _HEAD + b"\r\na\nb\r\n", "bdat"))
+    ((message, _),) = queue.commits
+    assert (message.body or b"").endswith(b"a\r\nb\r\n")
+    assert message.lines == UNKNOWN
 
 
 @given(_said, st.sampled_from(["mx", "submission"]))

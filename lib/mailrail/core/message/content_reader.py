@@ -20,6 +20,7 @@ from typing import Final
 from mailrail.core.message.content_type import LINE_LIMIT
 from mailrail.core.message.header import HEADER_LIMIT, Header, header_end
 from mailrail.core.message.reencode import Reencoder, Target
+from mailrail.core.smtp.line_facts import PLAIN, UNKNOWN, LineFacts
 
 _NO_FIELD: Final = 1000
 """Octets of a line after which a field's name is not to be hoped for any more (RFC 5322 2.1.1 allows 998)."""
@@ -53,12 +54,14 @@ class ContentReader:
         "_line",
         "_pending",
         "_pending_size",
+        "_rewritten",
         "_searched",
         "_shorten",
         "_stopped",
         "eight_bit",
         "fault",
         "needs_separator",
+        "nul",
         "size",
     )
 
@@ -72,12 +75,15 @@ class ContentReader:
         self._pending_size = 0
         self._encoder: Reencoder | None = None
         self._searched = 0
+        self._rewritten = False  # what came out must be looked at anew
         self._stopped = False
         self.fault: ContentFault | None = None
         self.size = 0
         """Octets that came out."""
         self.eight_bit = False
         """An octet above 127 came, and came out again (EXT-09)."""
+        self.nul = False
+        """A NUL came."""
         self.needs_separator = False
         """The content does not begin with a header field: an empty line must follow what is put above it."""
 
@@ -90,6 +96,10 @@ class ContentReader:
             return self._pending_size
         return self._encoder.held if self._encoder is not None else 0
 
+    def lines(self, came: LineFacts) -> LineFacts:
+        """What is known of the lines that came out, where `came` is what was seen of those that were fed."""
+        return UNKNOWN if self.nul or self._rewritten else came
+
     def drop(self) -> None:
         """Nothing more is fed: forget what is held back."""
         self._stopped = True
@@ -101,6 +111,8 @@ class ContentReader:
             return b""
         if not self.eight_bit and self._encoder is None and not data.isascii():
             self.eight_bit = True
+        if not self.nul and b"\0" in data:
+            self.nul = True
         if self._line >= 0 and self._has_endless_line(data):
             self._stop(ContentFault.LONG_LINE)
             return b""
@@ -164,7 +176,11 @@ class ContentReader:
         if not edited:
             self.needs_separator = bool(separator)
             separator = b""
-        stored = content if edited == header.block and not separator else edited + separator + content[at:]
+        if edited == header.block and not separator:
+            stored = content
+        else:
+            stored = edited + separator + content[at:]
+            self._rewritten = LineFacts(True, True).below(edited + separator) != PLAIN
         if self._shorten and self.needs_separator:
             # What is put above it ends with an empty line, so all of it is body.
             self._shorten = False
@@ -204,6 +220,7 @@ class ContentReader:
 
     def _encode(self, data: bytes) -> bytes:
         self._encoder = Reencoder(Target.EIGHT_BIT, longest_line=LINE_LIMIT, keep_signed=True)
+        self._rewritten = True
         self.eight_bit = False  # what comes out tells
         return self._put(self._encoder.feed(data), encoded=True)
 

@@ -73,14 +73,18 @@ class Form(StrEnum):
 _AS_IS = Form.AS_IS  # reading a member off its enum costs more than what is asked of it for each message
 
 
-def inspect(content: bytes, *, declared: BodyType | None = None) -> ContentFacts:
-    """The facts about content that is at hand."""
+def inspect(
+    prefix: bytes, body: bytes = b"", *, declared: BodyType | None = None, whole_lines: bool = False
+) -> ContentFacts:
+    """The facts about content that is at hand. `whole_lines`: somebody saw that its lines are (`LineFacts.whole`)."""
+    binary = declared is BodyType.BINARY_MIME
+    if whole_lines and prefix.isascii() and body.isascii():
+        return ContentFacts(len(prefix) + len(body), False, binary, False)
+    content = prefix + body
+    binary = binary or (not whole_lines and (b"\0" in content or has_bare_line_ends(content)))
     if content.isascii():
-        binary = b"\0" in content or has_bare_line_ends(content)
-        return ContentFacts(len(content), False, binary or declared is BodyType.BINARY_MIME, False)
-    head = content[: header_end(content)]
-    binary = declared is BodyType.BINARY_MIME or b"\0" in content or has_bare_line_ends(content)
-    return ContentFacts(len(content), True, binary, not head.isascii())
+        return ContentFacts(len(content), False, binary, False)
+    return ContentFacts(len(content), True, binary, not content[: header_end(content)].isascii())
 
 
 def header_end(content: bytes) -> int:

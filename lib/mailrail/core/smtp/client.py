@@ -369,12 +369,12 @@ class ClientSession:
 
     def take(self) -> bytes:
         """The bytes to write now."""
-        out = self._out
-        if not out:
-            return b""
-        data = out[0] if len(out) == 1 else b"".join(out)
-        out.clear()
-        return data
+        return b"".join(self.take_parts())
+
+    def take_parts(self) -> list[bytes]:
+        """The bytes to write now, content as it was handed in."""
+        out, self._out = self._out, []
+        return out
 
     # --- what the shell does -----------------------------------------------------------------------------------
 
@@ -402,22 +402,23 @@ class ClientSession:
         else:
             self._command(transaction.mail_line, Stage.MAIL, transaction, 0)
 
-    def content(self, data: bytes, *, last: bool) -> None:
+    def content(self, *parts: bytes, last: bool) -> None:
         """Send content of the transaction that asked for it.
 
         For DATA: dot-stuffed octets, with the final dot in them when `last` (see `stuffing.py`). For BDAT: one chunk as
-        it is. With `last` the recipients become uncertain until the reply comes.
+        it is, all parts together. With `last` the recipients become uncertain until the reply comes.
         """
         transaction = self._content
         if transaction is None:
             raise RuntimeError("no content was asked for")
         if transaction.bdat:
-            self._out.append(b"BDAT %d%s\r\n" % (len(data), b" LAST" if last else b""))
+            octets = sum(map(len, parts))
+            self._out.append(b"BDAT %d%s\r\n" % (octets, b" LAST" if last else b""))
             if not last:
                 self._expected.append((_CONTENT, transaction, 0))
                 transaction._chunks += 1
-                transaction.chunked += len(data)
-        self._out.append(data)
+                transaction.chunked += octets
+        self._out.extend(filter(None, parts))
         if last:
             transaction.content_sent = True
             self._content = None

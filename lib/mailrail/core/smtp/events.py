@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mailrail.core.smtp.address import Address
+from mailrail.core.smtp.line_facts import UNKNOWN, LineFacts
 from mailrail.core.smtp.parameters import Extension, MailParameters, RcptParameters
 
 
@@ -70,6 +71,9 @@ class Content:
 @dataclass(frozen=True, slots=True)
 class ContentEnded:
     """The message is whole. Answer with `finish`, after the commit (SIN-01)."""
+
+    lines: LineFacts = UNKNOWN
+    """What was seen of its lines; NUL was not looked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -49,6 +49,7 @@ from mailrail.core.smtp.events import (
     SenderGiven,
     TlsRequested,
 )
+from mailrail.core.smtp.line_facts import PLAIN, WHOLE
 from mailrail.core.smtp.parameters import (
     NO_MAIL_PARAMETERS,
     NO_RCPT_PARAMETERS,
@@ -142,6 +143,8 @@ once goes on with the rest in the next transaction; a client that sends more doe
 _NO_EXTENSIONS: Final[frozenset[Extension]] = frozenset()
 _CONTENT_STARTED: Final = ContentStarted()
 _CONTENT_ENDED: Final = ContentEnded()
+_WHOLE_ENDED: Final = ContentEnded(WHOLE)
+_PLAIN_ENDED: Final = ContentEnded(PLAIN)
 
 
 # --- the session ------------------------------------------------------------------------------------------------
@@ -952,7 +955,7 @@ class ServerSession:
             self._octets = scanner.rest
             self._at = 0
             self._stage = _COMMAND
-            self._content_complete(transaction)
+            self._content_complete(transaction, _WHOLE_ENDED if scanner.stuffed else _PLAIN_ENDED)
         else:
             self._drop()
 
@@ -970,13 +973,13 @@ class ServerSession:
         transaction.refusal = refusal
         self._events.append(Abandoned(reason))
 
-    def _content_complete(self, transaction: _Transaction) -> None:
+    def _content_complete(self, transaction: _Transaction, ended: ContentEnded) -> None:
         if transaction.refusal is not None:
             self._out.append(transaction.refusal)
             self._transaction = None
         else:
             self._awaited = _COMMIT
-            self._events.append(_CONTENT_ENDED)
+            self._events.append(ended)
 
     def _read_chunk(self) -> None:
         transaction = self._transaction
@@ -999,7 +1002,9 @@ class ServerSession:
                 self._fatal(TOO_MANY_ERRORS, "too many errors")
         elif transaction is not None:
             if self._chunk_last or transaction.refusal is not None:
-                self._content_complete(transaction)
+                watch = transaction.chunks
+                known = watch is not None and not watch.bare_line_end  # dots were not looked for
+                self._content_complete(transaction, _WHOLE_ENDED if known else _CONTENT_ENDED)
             else:
                 self._out.append(CHUNK_OK)
                 if self._chunk_size < SMALL_CHUNK:

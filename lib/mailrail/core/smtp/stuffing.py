@@ -42,21 +42,42 @@ def stuff(content: bytes, *, bare_line_ends: bool = True) -> bytes:
     """
     if bare_line_ends and has_bare_line_ends(content):
         content = _BARE.sub(b"\r\n", content)
+    content = _double_dots(content)
+    return content + _end_after(content)
+
+
+def stuff_parts(prefix: bytes, body: bytes, *, undotted: bool) -> tuple[bytes, ...]:
+    """`stuff` for content of which somebody has looked: no CR or LF stands alone in it. Its parts are not joined.
+
+    `undotted`: no line of it begins with a dot, and the prefix ends with a line end or is empty.
+    """
+    if not undotted:
+        if prefix and not prefix.endswith(b"\r\n"):
+            return (stuff(prefix + body, bare_line_ends=False),)
+        prefix, body = _double_dots(prefix), _double_dots(body)
+    return prefix, body, _end_after(body or prefix)
+
+
+def _double_dots(content: bytes) -> bytes:
     if find_dot_line(content) >= 0:
         content = content.replace(b"\r\n.", b"\r\n..")
-    if content.startswith(b"."):
-        content = b"." + content
-    if content.endswith(b"\r\n") or not content:
-        return content + b".\r\n"
-    return content + b"\r\n.\r\n"
+    return b"." + content if content.startswith(b".") else content
+
+
+def _end_after(content: bytes) -> bytes:
+    """The final dot, on a line of its own."""
+    return b".\r\n" if content.endswith(b"\r\n") or not content else b"\r\n.\r\n"
 
 
 class Stuffer:
     """`stuff` for content that comes in pieces, split anywhere."""
 
-    __slots__ = ("_held", "_line_start")
+    __slots__ = ("_held", "_line_start", "_undotted", "_whole")
 
-    def __init__(self) -> None:
+    def __init__(self, *, whole: bool = False, undotted: bool = False) -> None:
+        """What is known of all of it: no CR or LF stands alone (`whole`), no line begins with a dot (`undotted`)."""
+        self._whole = whole
+        self._undotted = undotted
         self._line_start = True
         self._held = b""  # a CR whose LF may come with the next piece
 
@@ -68,11 +89,11 @@ class Stuffer:
             data, self._held = data[:-1], b"\r"
         if not data:
             return b""
-        if has_bare_line_ends(data):
+        if not self._whole and has_bare_line_ends(data):
             data = _BARE.sub(b"\r\n", data)
         starts = self._line_start and data.startswith(b".")
         self._line_start = data.endswith(b"\r\n")
-        if find_dot_line(data) >= 0:
+        if not self._undotted and find_dot_line(data) >= 0:
             data = data.replace(b"\r\n.", b"\r\n..")
         return b"." + data if starts else data
 
