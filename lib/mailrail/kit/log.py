@@ -17,9 +17,11 @@ import threading
 import time
 from typing import Any, TextIO, cast
 
-import structlog
-
+from mailrail.kit.absent import absent
 from mailrail.kit.settings import BadSettings
+
+with absent("rich"):  # it is there for the command line; structlog would take it into every service, for tracebacks
+    import structlog
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 _MAX_TEXT = 2000  # characters a field; a stranger's reply must not fill a disk

@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from mailrail.cli import connection, output, queue, queue_changes, queue_holds
 from mailrail.cli.app import app
+from mailrail.cli.serve import SERVICES
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 
 explain_module = importlib.import_module("mailrail.cli.explain")
@@ -182,6 +183,17 @@ def test_a_service_process_carries_no_command_line_library() -> None:
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "2 False False\n"
+
+
+@pytest.mark.parametrize("module", [*(f"mailrail_{name}.__main__" for name in SERVICES), "mailrail.local.folder"])
+def test_no_service_takes_rich_along_which_structlog_imports_where_it_is_installed(module: str) -> None:
+    script = (
+        f"import sys, {module}\n"
+        "print(sorted(name for name in ('rich', 'typer') if name in sys.modules))\n"
+        "import rich.console; print('and the command line has it')"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\nand the command line has it\n"
 
 
 def test_a_message_of_more_recipients_than_are_shown_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
