@@ -79,6 +79,7 @@ class OutboundBench:
     def __init__(self, settings: OutboundSettings, transports: Sequence[Transport], secrets: dict[str, bytes]) -> None:
         self.settings = settings
         self.reports: list[DeliveryReport] = []
+        self.resolved: dict[int, tuple[str, ...]] = {}
         self._futures: dict[int, asyncio.Future[DeliveryReport]] = {}
         self._tokens = itertools.count(1)
         self._ids = itertools.count(100)
@@ -90,6 +91,7 @@ class OutboundBench:
             resolver=DnsResolver(settings.resolver, timeout=settings.dns_timeout, count=metrics.DNS.inc),
             pool=self.pool,
             report=self._report,
+            resolved=self.resolved.__setitem__,
             wait_for_revision=self._wait_for_revision,
         )
         self.configure(1, transports)

@@ -36,7 +36,14 @@ async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:
 
     config = ConfigClient(settings, Role.OUTBOUND, configured)
     queue = LeaseClient(settings, lambda: config.current.number if config.current is not None else 0)
-    app = Outbound(settings, resolver=resolver, pool=pool, report=queue.report, wait_for_revision=config.wait_for)
+    app = Outbound(
+        settings,
+        resolver=resolver,
+        pool=pool,
+        report=queue.report,
+        resolved=queue.resolved,
+        wait_for_revision=config.wait_for,
+    )
     services = {SERVICE: (OutboundServicer(app, pool), outbound_pb2_grpc.add_OutboundServiceServicer_to_server)}
     async with config.running(), rpc.serve(settings, services, _CALLERS) as server:
         logger.info("listening", port=server.port)

@@ -90,6 +90,7 @@ class Outbound(Worker):
         resolver: DnsResolver,
         pool: Pool,
         report: Callable[[DeliveryReport], None],
+        resolved: Callable[[int, tuple[str, ...]], None],
         wait_for_revision: Callable[[int, float], Awaitable[bool]],
     ) -> None:
         self.tables: Tables | None = None
@@ -97,6 +98,7 @@ class Outbound(Worker):
         self._pool = pool
         self._memory = MemoryBudget(settings.streamed_content)
         self._report = report
+        self._resolved = resolved
         self._wait_for_revision = wait_for_revision
         self._loop = asyncio.get_running_loop()
         self._hosts = HostResolver(settings, resolver)
@@ -164,6 +166,11 @@ class Outbound(Worker):
     def running(self) -> dict[int, tuple[int, ...]]:
         """Token → recipient ids of everything in progress."""
         return {token: progress.delivery.recipient_ids for token, progress in self._running.items()}
+
+    def mx_hosts(self, token: int) -> tuple[str, ...]:
+        """See ports.Worker."""
+        progress = self._running.get(token)
+        return progress.mx_hosts if progress is not None else ()
 
     async def drained(self, within: float) -> bool:
         """Wait until no delivery is in progress, `within` seconds at most. Says whether that came."""
@@ -372,6 +379,7 @@ class Outbound(Worker):
             if isinstance(hosts, NoHosts):
                 return of_trouble(hosts.trouble, stage=Stage.DNS, detail=hosts.detail)
             progress.mx_hosts = hosts.names
+            self._resolved(delivery.lease.token, hosts.names)
             names = hosts.names
             port = settings.direct_port
             if settings.captive and hop.proxied and not (yield self._dialler.proxy_is_here(transport)):

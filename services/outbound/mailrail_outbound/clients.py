@@ -49,6 +49,7 @@ _FETCH_WITHIN = 10.0  # seconds in which some replica must go on with content th
 _PIECE_WITHIN = 30.0  # seconds until the next piece of content that is being fetched
 _BATCH = 500  # results in one gRPC message
 _INLINE_OF_OLD = 65536  # octets of a body that a replica sends at most which does not count octets
+_TOLD_AFTER = 0.05  # seconds until MX hosts are told without a result: most results come sooner, and bring them
 _CLOCK_TOLD = 5.0  # seconds between requests at most: so much too old a lease may seem at most, while all is well
 
 _BODIES = {
@@ -150,6 +151,12 @@ class LeaseClient:
         if link is None:
             return
         link.add_result(report)
+
+    def resolved(self, token: int, mx_hosts: tuple[str, ...]) -> None:
+        """Tell the replica that a delivery came from which MX hosts its domain has, the best first (SHD-03)."""
+        link = self.link_of(token)
+        if link is not None:
+            link.add_resolved(token, mx_hosts)
 
     async def content(self, token: int, message_id: bytes) -> AsyncIterator[bytes]:
         """The body of a message. Every replica has it from Postgres: where the one that leased it goes away, another
@@ -262,6 +269,9 @@ class _Link:
         self._history: int | None = None  # of the replica's database
         self._credit = 0  # deliveries to give back
         self._credit_octets = 0
+        self._resolved: dict[int, tuple[str, ...]] = {}  # token → MX hosts that the queue does not know of yet
+        self._tells: asyncio.TimerHandle | None = None
+        self._tell = False  # they are to be told with the next request
         self._held_back = 0  # deliveries of credit for a replica that counts octets
         self._streams = 0  # opened so far
         self._stub: lease_pb2_grpc.LeaseServiceAsyncStub | None = None
@@ -277,7 +287,20 @@ class _Link:
     def add_result(self, report: DeliveryReport) -> None:
         """To be sent with the next batch."""
         self._ready.append(report)
+        self._resolved.pop(report.token, None)
         self._wake.set()
+
+    def add_resolved(self, token: int, mx_hosts: tuple[str, ...]) -> None:
+        """To be told soon, unless the result is there before."""
+        self._resolved[token] = mx_hosts
+        if self._tells is None:
+            self._tells = self._loop.call_later(_TOLD_AFTER, self._tell_resolved)
+
+    def _tell_resolved(self) -> None:
+        self._tells = None
+        if self._resolved:
+            self._tell = True
+            self._wake.set()
 
     def give_back(self, octets: int) -> None:
         """A delivery that came by this link is over, and what it held is free."""
@@ -398,6 +421,9 @@ class _Link:
         for token, recipient_ids in running.items():
             if client.link_of(token) is self:
                 hello.in_progress.add(token=token, recipient_ids=recipient_ids)
+                mx_hosts = self._worker.mx_hosts(token)
+                if mx_hosts:  # the queue may have begun anew
+                    self.add_resolved(token, mx_hosts)
         share = max(1, settings.capacity // replicas)
         free = max(0, share - len(hello.in_progress))
         octets = max(0, settings.held_octets // replicas - client.octets_held(self))
@@ -437,6 +463,11 @@ class _Link:
                     result.Clear()
                     fill_outcomes(report, result, settings.node_id)
                 self._sent[report.token] = report
+            if self._tell:
+                self._tell = False
+                for token, mx_hosts in self._resolved.items():
+                    request.resolved.add(token=token, mx_hosts=mx_hosts)
+                self._resolved = {}
             if client.draining:
                 said_goodbye = True
                 request.go_away = True

@@ -212,3 +212,6 @@ class Worker(Protocol):
     @property
     def running(self) -> dict[int, tuple[int, ...]]:
         """Token → recipient ids of everything in progress."""
+
+    def mx_hosts(self, token: int) -> tuple[str, ...]:
+        """The MX hosts of a delivery in progress, the best first; empty while they are not found, or not asked for."""

@@ -27,6 +27,7 @@ from mailrail_outbound.ports import Delivery, DeliveryReport, Result
 from mailrail_outbound.settings import OutboundSettings
 
 from testkit.conditions import eventually
+from testkit.dns import DnsServer
 from testkit.outbound import MESSAGE, SETTINGS, OutboundBench, StreamedBody, transport
 from testkit.smtp_peer import Action, Hang, Held, Slow, SmtpPeer
 
@@ -72,6 +73,7 @@ class FakeQueue(lease_pb2_grpc.LeaseServiceServicer):
         self.credit_octets = 0
         self.counts_octets = True
         self.went_away = False
+        self.resolved: dict[int, list[str]] = {}
         self.batches: list[int] = []
         self.commit = True
         self.fetched: list[int] = []
@@ -90,6 +92,7 @@ class FakeQueue(lease_pb2_grpc.LeaseServiceServicer):
                 self.credit += request.credit
                 self.credit_octets += request.credit_octets
                 self.alive += request.alive
+                self.resolved |= {each.token: list(each.mx_hosts) for each in request.resolved}
                 self.went_away |= request.go_away
                 if request.results:
                     self.batches.append(len(request.results))
@@ -269,6 +272,27 @@ async def test_many_stalled_sites_with_large_content_hold_no_more_memory_than_th
         late.release.set()
         await eventually(lambda: len(queue.results) == 10, within=60)
         await eventually(lambda: queue.credit_octets == 10 * mib)
+
+
+async def test_MX_hosts_are_told_before_any_of_them_answers_SHD_03(tmp_path: Path) -> None:
+    tarpit = Held("220 at last")
+    async with SmtpPeer(replies={"GREETING": tarpit}) as peer:
+        with DnsServer() as dns:
+            dns.add("example.org", "MX", "20 second.test.", "10 first.test.")
+            dns.add("first.test", "A", peer.host)
+            async with world(tmp_path, resolver=f"{dns.address}:{dns.port}", direct_port=peer.port) as here:
+                delivery = here.delivery(None)
+                here.queue.hand_out(delivery)
+                await eventually(lambda: here.queue.resolved)
+                assert here.queue.resolved == {delivery.token: ["first.test", "second.test"]}
+                assert not here.queue.results
+                here.queue.resolved.clear()
+                here.queue.outgoing.put_nowait(None)  # the stream ends: the next one tells them again
+                await eventually(lambda: here.queue.resolved)
+                assert here.queue.resolved == {delivery.token: ["first.test", "second.test"]}
+                tarpit.release.set()
+                result = await here.result(delivery.token)
+                assert result.attempt.outcome == types_pb2.OUTCOME_DELIVERED
 
 
 async def test_content_above_the_inline_limit_is_fetched_while_it_is_sent_LSE_06(tmp_path: Path) -> None:
