@@ -38,15 +38,17 @@ class CorruptRecipient:
 
 
 # On hold, out of the way of all other mail, with the reason. Under its token `undo` takes back an attempt that never began.
-HOLD_CORRUPT: Final[LiteralString] = f"""WITH {OWN}
+HOLD_CORRUPT: Final[LiteralString] = f"""WITH {OWN}, x AS MATERIALIZED (
+        SELECT w.*, own.number IS NOT NULL AS ours FROM unnest(%(id)s, %(version)s, %(token)s, %(shard)s) AS w (id, version, token, shard)
+        LEFT JOIN own ON own.number = w.shard ORDER BY w.id
+    )
     UPDATE recipient r SET held_since = coalesce(r.held_since, now()), hold_reason = %(reason)s, version = r.version + 1, token = NULL, lease_until = NULL,
         due = coalesce(r.due_after_attempt, r.due), due_after_attempt = NULL,
         attempts = r.attempts - CASE WHEN r.token IS NULL OR NOT %(undo)s THEN 0 ELSE 1 END,
         request = CASE WHEN %(withdraw)s THEN 0 ELSE r.request END
-    FROM unnest(%(id)s, %(version)s, %(token)s) AS x (id, version, token)
-    WHERE r.id = x.id
+    FROM x WHERE r.id = x.id
       AND (r.token = x.token OR (x.token = 0 AND r.token IS NULL AND (r.held_since IS NULL OR %(withdraw)s) AND r.version = x.version
-                                 AND r.shard IN (SELECT number FROM own)))
+                                 AND x.ours AND r.shard = x.shard))
     RETURNING r.id"""
 
 
@@ -68,6 +70,7 @@ async def hold_corrupt(
             "id": c.bigints([row.id for row in rows]),
             "version": c.bigints([row.version for row in rows]),
             "token": c.bigints([row.token for row in rows]),
+            "shard": c.smallints([row.shard for row in rows]),
             "reason": storable(reason),
             "undo": undo,
             "withdraw": withdraw,

@@ -42,6 +42,9 @@ OWN: Final = """own AS (
     JOIN shard s ON s.number = o.number AND s.owner = %(owner)s AND s.epoch = o.epoch
 )"""
 
+# A batch is joined with what is ours before it meets the recipients, each of which is then found by its id. As a condition on the
+# recipients (their shard is ours, they are due) the same would let the planner begin with all that is due in our shards.
+
 # The sites that `stored` rows (shard, site, due, waits) made due earlier than their row says. Most often that is none, and then nothing
 # is written or locked. In order, so that two batches never wait for each other in a ring.
 NOTE: Final = """INSERT INTO site_due (shard, site, next_due)

@@ -14,12 +14,14 @@ from mailrail_queue.store.fencing import NOTE, OWN, Ownership
 from mailrail_queue.store.waiting import Waiting
 
 # The attempt is committed before anything is dialled (LSE-01). Version, hold and due time are looked at again (ADM-01).
-LEASE: Final[LiteralString] = f"""WITH {OWN}
+LEASE: Final[LiteralString] = f"""WITH {OWN}, x AS MATERIALIZED (
+        SELECT w.*, now() AS now FROM unnest(%(id)s, %(version)s, %(token)s, %(site)s, %(shard)s) AS w (id, version, token, site, shard)
+        JOIN own ON own.number = w.shard ORDER BY w.id
+    )
     UPDATE recipient r SET token = x.token, lease_until = now() + %(lease)s * interval '1 second', attempts = r.attempts + 1,
         last_attempt_started = now(), site = x.site
-    FROM unnest(%(id)s, %(version)s, %(token)s, %(site)s) AS x (id, version, token, site)
-    WHERE r.id = x.id AND r.version = x.version AND r.token IS NULL AND r.held_since IS NULL AND r.request = 0 AND r.due <= now()
-      AND r.shard IN (SELECT number FROM own)
+    FROM x WHERE r.id = x.id AND r.shard = x.shard AND r.version = x.version AND r.token IS NULL AND r.held_since IS NULL
+      AND r.request = 0 AND r.due <= x.now
     RETURNING r.id, extract(epoch FROM now())::float8"""
 
 
@@ -36,6 +38,7 @@ async def lease(
             "version": c.bigints([w.version for w, _, _ in wanted]),
             "token": c.bigints([token for _, token, _ in wanted]),
             "site": c.names([site for _, _, site in wanted]),
+            "shard": c.smallints([w.shard for w, _, _ in wanted]),
             "lease": seconds,
             **ownership.parameters(w.shard for w, _, _ in wanted),
         },
@@ -62,14 +65,14 @@ async def renew(connection: Connection, seconds: float, leases: Sequence[tuple[i
 
 # Leases that ran out (LSE-04): due again at once; the first INTERRUPTIONS_FORGIVEN of a recipient raise no count.
 EXPIRED: Final[LiteralString] = f"""WITH found AS (
-    SELECT id, token FROM recipient
+    SELECT id, token, shard FROM recipient
     WHERE token IS NOT NULL AND lease_until < now() AND lease_until >= to_timestamp(%(since)s) AND shard = ANY(%(shard)s)
       AND id NOT IN (SELECT unnest(%(answered)s))
     ORDER BY lease_until LIMIT %(count)s FOR UPDATE SKIP LOCKED
 ), {OWN}, stored AS (
     UPDATE recipient r SET token = NULL, lease_until = NULL, due = coalesce(r.due_after_attempt, now()), due_after_attempt = NULL,
         interruptions = r.interruptions + 1, attempts = r.attempts - CASE WHEN r.interruptions < {INTERRUPTIONS_FORGIVEN} THEN 1 ELSE 0 END
-    FROM found f WHERE r.id = f.id AND r.shard IN (SELECT number FROM own)
+    FROM found f JOIN own ON own.number = f.shard WHERE r.id = f.id
     RETURNING r.id, f.token, r.shard, r.site, r.due, r.held_since IS NULL AS waits, r.attempts, r.last_attempt_started, r.request, r.interruptions, r.message_id
 ), noted AS (
     {NOTE}

@@ -161,13 +161,15 @@ DEFER: Final[LiteralString] = f"""WITH x AS (
 SELECT id, shard, request FROM stored"""
 
 # A counted attempt without a dial (SHD-05; design 4, Attempt): its site is in backoff, or its transport is missing.
-BACK_OFF: Final[LiteralString] = f"""WITH {OWN}, x AS (
-    SELECT * FROM unnest(%(id)s, %(version)s, %(retry)s, %(last_attempt)s, %(delayed_dsn_decided)s) AS x (id, version, retry, last_attempt, delayed_dsn_decided)
+BACK_OFF: Final[LiteralString] = f"""WITH {OWN}, x AS MATERIALIZED (
+    SELECT w.*, now() AS now FROM unnest(%(id)s, %(version)s, %(retry)s, %(last_attempt)s, %(delayed_dsn_decided)s, %(shard)s)
+        AS w (id, version, retry, last_attempt, delayed_dsn_decided, shard)
+    JOIN own ON own.number = w.shard ORDER BY w.id
 ), stored AS (
     UPDATE recipient r SET due = now() + x.retry * interval '1 second', last_attempt = x.last_attempt, delayed_dsn_decided = r.delayed_dsn_decided OR x.delayed_dsn_decided,
         attempts = r.attempts + 1, last_attempt_started = now(), has_attempts = true
-    FROM x WHERE r.id = x.id AND r.version = x.version AND r.token IS NULL AND r.held_since IS NULL AND r.request = 0 AND r.due <= now()
-      AND r.shard IN (SELECT number FROM own)
+    FROM x WHERE r.id = x.id AND r.shard = x.shard AND r.version = x.version AND r.token IS NULL AND r.held_since IS NULL
+      AND r.request = 0 AND r.due <= x.now
     RETURNING r.id, r.message_id, x.last_attempt
 ), recorded AS (
     INSERT INTO attempt (recipient_id, data) SELECT id, last_attempt FROM stored
@@ -212,6 +214,7 @@ async def back_off(connection: Connection, ownership: Ownership, deferrals: Sequ
             "retry": c.floats([d.retry_in for d in deferrals]),
             "last_attempt": c.octets([d.last_attempt for d in deferrals]),
             "delayed_dsn_decided": c.booleans([d.delayed_dsn_decided for d in deferrals]),
+            "shard": c.smallints([d.shard for d in deferrals]),
             **ownership.parameters(d.shard for d in deferrals),
         },
     )

@@ -119,9 +119,11 @@ async def look_back(connection: Connection, looked: Sequence[tuple[int, str]]) -
 
 
 # Routing changed where these go (SHD-04).
-RE_KEY: Final[LiteralString] = f"""WITH {OWN}, stored AS (
-    UPDATE recipient r SET site = x.site FROM unnest(%(id)s, %(version)s, %(site)s) AS x (id, version, site)
-    WHERE r.id = x.id AND r.version = x.version AND r.token IS NULL AND r.shard IN (SELECT number FROM own)
+RE_KEY: Final[LiteralString] = f"""WITH {OWN}, x AS MATERIALIZED (
+    SELECT w.* FROM unnest(%(id)s, %(version)s, %(site)s, %(shard)s) AS w (id, version, site, shard)
+    JOIN own ON own.number = w.shard ORDER BY w.id
+), stored AS (
+    UPDATE recipient r SET site = x.site FROM x WHERE r.id = x.id AND r.shard = x.shard AND r.version = x.version AND r.token IS NULL
     RETURNING r.shard, r.site, r.due, r.held_since IS NULL AS waits
 ), noted AS (
     {NOTE}
@@ -140,6 +142,7 @@ async def re_key(
             "id": c.bigints([w.id for w, _ in moved]),
             "version": c.bigints([w.version for w, _ in moved]),
             "site": c.names([s for _, s in moved]),
+            "shard": c.smallints([w.shard for w, _ in moved]),
             **ownership.parameters(w.shard for w, _ in moved),
         },
     )
