@@ -52,6 +52,14 @@ DASHBOARD = Dashboard(
                     "mailrail_ingress_tls_handshakes_total",
                     "version",
                 ),
+                Panel(
+                    "Unfinished TLS handshakes",
+                    "after STARTTLS: now under way; displaced: ended for newer ones, because there were too many.",
+                    (
+                        Query("sum(mailrail_ingress_starttls_handshakes_open)", "after STARTTLS"),
+                        Query(f"sum({rate('mailrail_ingress_tls_handshakes_displaced_total')})", "displaced a second"),
+                    ),
+                ),
             ),
         ),
         Row(

@@ -33,6 +33,13 @@ def tune() -> bool:
     return not refused
 
 
+def trim() -> None:
+    """Give back what is free, between pieces in use as well: some 25 ms for 200 MiB, and 0.1 ms for nothing."""
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
 def _glibc() -> ctypes.CDLL | None:
     """The C library that this process runs on, when it is glibc; musl, macOS and Windows have another."""
     if not sys.platform.startswith("linux"):

@@ -47,6 +47,8 @@ class TlsServer:
 
     ROOM = 1.0
     """Seconds without accepting when there are no files left."""
+    PATIENCE = 0.1
+    """Seconds without accepting while there are as many handshakes as may be, and all of them young."""
 
     def __init__(
         self, sessions: Sessions, listener_key: ListenerKey, sockets: list[socket.socket], context: ssl.SSLContext
@@ -87,20 +89,26 @@ class TlsServer:
         if listening.fileno() >= 0:
             self._loop.add_reader(listening.fileno(), self._accept, listening)
 
+    def _pause(self, listening: socket.socket, seconds: float) -> None:
+        self._loop.remove_reader(listening.fileno())
+        self._loop.call_later(seconds, self._listen, listening)
+
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(BACKLOG):
+            if not self._sessions.handshakes.make_room(self._loop.time()):
+                self._pause(listening, self.PATIENCE)  # who waits here unread costs nothing
+                return
             try:
                 accepted, peer = listening.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
                 return
             except OSError as error:
                 log.get_logger().error("cannot accept", listener=self._listener_key.listener, error=str(error))
-                self._loop.remove_reader(listening.fileno())
-                self._loop.call_later(self.ROOM, self._listen, listening)
+                self._pause(listening, self.ROOM)
                 return
             accepted.setblocking(False)
             connection = ServerConnection(self._sessions, self._listener_key)
-            if connection.expect_handshake(peer[0]):
+            if connection.expect_handshake(peer[0], partial(_cut, accepted)):
                 task = self._loop.create_task(self._meet(accepted, connection))
                 self._sessions.tasks.add(task)
                 task.add_done_callback(self._sessions.tasks.discard)
@@ -116,9 +124,15 @@ class TlsServer:
                 ssl_handshake_timeout=self._sessions.active_config.settings.tls_timeout,
             )
         except (OSError, TimeoutError, ssl.SSLError):  # a fault of this client's TLS ends this client alone
-            metrics.TLS.inc("none")
+            self._sessions.count_failed_handshake()
         finally:
             connection.end_handshake()
+
+
+def _cut(accepted: socket.socket) -> None:
+    """End the handshake on it, whether the loop has begun it or not."""
+    with contextlib.suppress(OSError):  # it is over
+        accepted.shutdown(socket.SHUT_RDWR)
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,15 @@ HANDSHAKES = Level(
     "mailrail_ingress_tls_handshakes_open",
     "TLS handshakes now on listeners where TLS comes first: these connections are not among the open ones yet",
 )
+STARTTLS_HANDSHAKES = Level(
+    "mailrail_ingress_starttls_handshakes_open",
+    "TLS handshakes now after STARTTLS or a PROXY header: these connections are among the open ones",
+)
+HANDSHAKES_DISPLACED = Tally(
+    "mailrail_ingress_tls_handshakes_displaced",
+    "Unfinished TLS handshakes that were ended for newer ones, because MAILRAIL_INGRESS_HANDSHAKES were under way or "
+    "the process was full",
+)
 ENDS = Tally(
     "mailrail_ingress_sessions",
     "Sessions that ended, by reason: quit, lost (the client disconnected), timeout, errors (too many bad commands), "

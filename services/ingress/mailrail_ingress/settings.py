@@ -51,8 +51,12 @@ class IngressSettings(ServiceSettings):
     programs are not counted."""
     proxy_timeout: float = 5.0
     """Seconds until a PROXY header must be there (PRX-01)."""
-    tls_timeout: float = 60.0
-    """Seconds for a TLS handshake."""
+    tls_timeout: float = 15.0
+    """Seconds for a TLS handshake. Clients need well under one."""
+    handshakes: int = 1000
+    """TLS handshakes under way at a time; each holds up to 50 KiB. Past them the one that is longest under way, and for
+    half a second at least, ends for a new one. Is there none, new connections wait unread where TLS comes first, and
+    STARTTLS is answered 421."""
     linger_close: float = 5.0
     """Seconds that a connection which we end is still read, so that the client sees our last reply and no reset."""
     bind_server_end_point: bool = False

@@ -9,6 +9,7 @@ kernel ahead of time (Proactor on Windows) would need one each, and is not used 
 import asyncio
 import ssl
 import time
+from collections.abc import Callable
 from enum import Enum, auto
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -16,15 +17,17 @@ from typing import Final, cast
 
 from mailrail.core.revision.revision import ListenerProtocol
 from mailrail.core.smtp.address import plain_ip
-from mailrail.core.smtp.events import Closing, Event
+from mailrail.core.smtp.events import Closing, Event, TlsRequested
 from mailrail.core.smtp.proxy import ProxyError, may_read, parse
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import ServerSession
 from mailrail.core.smtp.tls import TlsFacts
 from mailrail.kit import log
+from mailrail.kit.trim import Trimmer
 from mailrail.kit.wheel import NEVER, Wheel
 from mailrail_ingress import metrics
 from mailrail_ingress.active_config import ActiveConfig, ListenerConfig, ListenerKey
+from mailrail_ingress.handshakes import Handshakes
 from mailrail_ingress.held_octets import LEAST
 from mailrail_ingress.session import HANDLERS, SmtpSession
 from mailrail_ingress.throttle import Rate, neighbourhood
@@ -37,6 +40,7 @@ TURN: Final = 64
 recipients, and one read may bring thousands."""
 _TOO_MANY: Final = Reply.of(421, "4.7.0", "too many connections; try again later").encode()
 _TOO_OFTEN: Final = Reply.of(421, "4.7.0", "too many new connections; try again in a minute").encode()
+_TOO_MANY_HANDSHAKES: Final = Reply.of(421, "4.7.0", "too many TLS handshakes now; try again later").encode()
 _LISTENER_GONE: Final = Reply.of(421, "4.3.2", "this listener is being closed; try again later").encode()
 
 
@@ -87,6 +91,8 @@ class Sessions:
         self.view = memoryview(self.buffer)
         self.open: set[ServerConnection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
+        self.handshakes = Handshakes(active_config.settings.handshakes)
+        self._trimmer = Trimmer(wheel, self.loop.time)
         self.stopping = False
         self._arriving = 0  # clients in a handshake that comes before the session
         self._by_client: dict[str, int] = {}
@@ -109,15 +115,18 @@ class Sessions:
         obstacle = self._obstacle(client, address.is_loopback, config)
         if not obstacle:
             self._arriving += 1
-            metrics.HANDSHAKES.inc()
             self._by_client[client] = self._by_client.get(client, 0) + 1
         return obstacle
 
     def release(self, client: str) -> None:
         """Its handshake is over: the client is to be admitted now, or has failed."""
         self._arriving -= 1
-        metrics.HANDSHAKES.inc(by=-1)
         self._leave(client)
+
+    def count_failed_handshake(self) -> None:
+        """A handshake was not finished. It leaves more memory behind than a session (kit.trim)."""
+        metrics.TLS.inc("none")
+        self._trimmer.count()
 
     def _obstacle(self, client: str, may_come_often: bool, config: ListenerConfig) -> str:
         limits = config.gateway.limits
@@ -214,8 +223,9 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._expected = ""  # the neighbourhood that its place is reserved for during the handshake
         self._label = ""
 
-    def expect_handshake(self, peer: str) -> bool:
-        """Reserve a place for a client whose TLS handshake comes first. False: there is none for it."""
+    def expect_handshake(self, peer: str, end: Callable[[], None]) -> bool:
+        """Reserve a place for a client whose TLS handshake comes first. False: there is none for it. `end`: closes it
+        at once."""
         config = self._sessions.active_config.listeners.get(self.listener_key)
         client = _address(peer)
         if config is None or self._sessions.stopping:
@@ -225,11 +235,13 @@ class ServerConnection(asyncio.BufferedProtocol):
             metrics.CONNECTIONS.inc(config.listener.protocol.value, obstacle)
             return False
         self._expected = neighbourhood(client)
+        self._sessions.handshakes.begin(self, self._loop.time(), end, metrics.HANDSHAKES.of())
         return True
 
     def end_handshake(self) -> None:
         """The handshake is over, well or not."""
         if self._expected:
+            self._sessions.handshakes.done(self)
             self._sessions.release(self._expected)
             self._expected = ""
 
@@ -339,7 +351,8 @@ class ServerConnection(asyncio.BufferedProtocol):
         implicit = config.listener.protocol is ListenerProtocol.SUBMISSIONS
         secured = self._transport.get_extra_info("ssl_object") if implicit else None
         obstacle = "too_many"
-        if not self._sessions.stopping:
+        arrives = implicit and secured is None  # its handshake is still to come, after a PROXY header
+        if not self._sessions.stopping and (not arrives or self._sessions.handshakes.make_room(self._loop.time())):
             obstacle = self._sessions.admit(self, config, expected=secured is not None)
         if obstacle:
             if secured is not None or not implicit:
@@ -372,6 +385,9 @@ class ServerConnection(asyncio.BufferedProtocol):
             self._transport.close()
             return
         self._state = _State.HANDSHAKE
+        self._sessions.handshakes.begin(
+            self, self._loop.time(), self._transport.abort, metrics.STARTTLS_HANDSHAKES.of()
+        )
         # Nothing may be read between here and the switch: it would be the handshake's. (In `connection_made` that
         # cannot be had, since the loop starts to read after it; so where a connection begins with TLS and nothing
         # before it, listeners.py does the handshake before the connection is made.)
@@ -392,8 +408,9 @@ class ServerConnection(asyncio.BufferedProtocol):
                 )
         except (OSError, TimeoutError, ssl.SSLError):  # a fault of this client's TLS ends this client alone
             transport = None
+        self._sessions.handshakes.done(self)
         if transport is None or self._state is not _State.HANDSHAKE:
-            metrics.TLS.inc("none")
+            self._sessions.count_failed_handshake()
             self._end = "tls"
             if self._transport is not None:
                 self._transport.abort()
@@ -427,7 +444,9 @@ class ServerConnection(asyncio.BufferedProtocol):
             while (event := protocol.next_event()) is not None:
                 act = HANDLERS.get(type(event))
                 if act is None:
-                    last = event  # Closing or TlsRequested, which nothing follows
+                    last = event  # Closing, which nothing follows, or TlsRequested
+                    if type(event) is TlsRequested and not self._sessions.handshakes.make_room(self._loop.time()):
+                        protocol.decline_tls(_TOO_MANY_HANDSHAKES)
                 else:
                     act(session, event)
         except Exception:
@@ -576,6 +595,8 @@ class ServerConnection(asyncio.BufferedProtocol):
         if self.deadline != NEVER or self in self._sessions.open:
             self._sessions.wheel.remove(self)
             self.deadline = NEVER
+        if self._state is _State.HANDSHAKE:
+            self._sessions.handshakes.done(self)
         self._state = _State.GONE
         if self in self._sessions.open:
             self._sessions.forget(self)

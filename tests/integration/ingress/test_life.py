@@ -13,6 +13,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from mailrail.core.revision.revision import Alias, GatewayLimits, Listener, ListenerProtocol
@@ -559,6 +560,50 @@ def test_a_client_that_never_shakes_hands_is_counted_like_any_other(run: Start) 
             return False
 
         wait_until(again, 30, "the place of one whose handshake failed is free")
+
+
+def test_handshakes_that_nobody_finishes_keep_nobody_from_theirs_SIN_17(run: Start) -> None:
+    ingress = run(handshakes="20")
+    with contextlib.ExitStack() as stack:
+        places = (ingress.ports["submissions"], ingress.ports["mx"])
+        for number in range(40):
+            silent = Talk((HOST, places[number % 2]), greeting=bool(number % 2))
+            stack.enter_context(silent)
+            if number % 2:
+                assert silent.codes("EHLO silent.example", "STARTTLS")[1] == "220 2.0.0" or number >= 20
+        with Talk((HOST, places[0]), greeting=False) as earnest:
+            earnest.encrypt()
+            assert earnest.reply().startswith("220 ")
+
+        def by_starttls() -> bool:
+            with Talk((HOST, places[1])) as talk:
+                if talk.codes("EHLO client.example", "STARTTLS")[1] == "421 4.7.0":
+                    return False
+                talk.encrypt()
+                return talk.codes("EHLO client.example") == ["250"]
+
+        wait_until(by_starttls, 30, "a handshake after STARTTLS is done")
+
+
+def test_waves_of_handshakes_that_nobody_finishes_leave_no_memory_behind(run: Start) -> None:
+    """Each wave of 1,200 left 60 MB, and the next one as much again."""
+    ingress = run()
+    assert ingress.program is not None
+    process = psutil.Process(ingress.program.pid)
+    bound = process.memory_info().rss + 40 * 1024 * 1024
+    place = (HOST, ingress.ports["submissions"])
+
+    def wave() -> None:
+        with contextlib.ExitStack() as stack:
+            for number in range(1200):
+                source = (f"127.0.8.{1 + number // 90}", 0)
+                stack.enter_context(socket.create_connection(place, timeout=60, source_address=source))
+
+    wave()
+    wait_until(lambda: process.memory_info().rss < bound, 60, "the first wave's memory is given back")
+    for _ in range(5):
+        wave()
+    wait_until(lambda: process.memory_info().rss < bound, 60, "all of it is given back")
 
 
 def test_a_process_takes_so_many_connections(run: Start) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mailrail.kit.metrics import Count
 from mailrail.kit.wheel import NEVER, Wheel
 from mailrail_ingress.active_config import ActiveConfig, ListenerKey
 from mailrail_ingress.held_octets import LEAST
@@ -210,6 +211,22 @@ def test_a_handshake_that_the_loop_forgets_does_not_keep_its_place_SIN_17() -> N
     asyncio.run(main())
 
 
+def test_starttls_past_the_limit_of_handshakes_is_421_and_never_plaintext_SIN_17() -> None:
+    """With 454 an opportunistic client would go on without TLS, because a stranger wanted it to."""
+
+    async def main() -> None:
+        caller = Caller(handshakes=1)
+        caller.sessions.handshakes.begin("another", caller.sessions.loop.time(), lambda: None, Count())
+        before = caller.sessions.handshakes
+        caller.send(b"EHLO c\r\nSTARTTLS\r\n")
+        assert caller.line.written.endswith(b"421 4.7.0 too many TLS handshakes now; try again later\r\n")
+        assert b"ready" not in caller.line.written.lower()
+        assert len(before) == 1
+        caller.connection.connection_lost(None)
+
+    asyncio.run(main())
+
+
 @pytest.mark.parametrize(("address", "most"), [("192.0.2.3", 3), ("2001:db8::1", 3), ("127.0.0.1", 9)])
 def test_a_client_that_connects_too_often_is_told_to_come_later_SIN_17(address: str, most: int) -> None:
     async def main() -> None:
@@ -235,7 +252,7 @@ def test_a_client_is_counted_once_where_its_handshake_comes_first_SIN_17() -> No
         listener_key = ListenerKey(GATEWAY, "submissions")
         before = HANDSHAKES.of().number
         coming = [ServerConnection(caller.sessions, listener_key) for _ in range(3)]
-        assert [connection.expect_handshake("192.0.2.9") for connection in coming] == [True, True, False]
+        assert [connection.expect_handshake("192.0.2.9", lambda: None) for connection in coming] == [True, True, False]
         assert HANDSHAKES.of().number == before + 2
         for connection in coming:
             connection.end_handshake()

@@ -681,6 +681,18 @@ def test_plaintext_during_the_handshake_is_dropped_TLS_02() -> None:
     assert session.hello is None
 
 
+def test_a_handshake_that_is_declined_ends_the_session_without_a_go_ahead_TLS_01() -> None:
+    session = ServerSession(MX)
+    session.data_to_send()
+    session.receive(b"EHLO c\r\nNOOP\r\nSTARTTLS\r\n", NOW)
+    assert isinstance(session.next_event(), TlsRequested)
+    session.decline_tls(b"421 4.7.0 later\r\n")
+    assert isinstance(session.next_event(), Closing)
+    assert [code(line) for line in session.data_to_send().decode().splitlines()[-2:]] == ["250 2.0.0", "421 4.7.0"]
+    with pytest.raises(RuntimeError):
+        session.decline_tls(b"421 4.7.0 later\r\n")
+
+
 def test_starttls_is_refused_where_it_cannot_be_had_TLS_01() -> None:
     assert code(open_session(replace(MX, starttls=False)).send(b"STARTTLS\r\n")) == "502 5.5.1"
     peer = open_session(replace(MX, starttls_ready=False), hello=None)

@@ -520,6 +520,12 @@ class ServerSession:
         self._drop()
         self._stage = _COMMAND
 
+    def decline_tls(self, reply: bytes) -> None:
+        """In place of the handshake after TlsRequested: the client hears `reply`, and the session ends."""
+        if self._stage is not _TLS or self._out.pop() is not TLS_GO_AHEAD:
+            raise RuntimeError("no TLS was asked for")
+        self._fatal(reply, "too many handshakes")
+
     def time_out(self) -> None:
         """The client was silent, or slow, for too long (SIN-17)."""
         self._end(TIMED_OUT, "timeout")
