@@ -115,6 +115,13 @@ class Authority:
             names, not_before=now - datetime.timedelta(days=30), not_after=now - datetime.timedelta(days=1)
         )
 
+    def issue_expiring(self, *names: str, seconds: float) -> Certificate:
+        """A certificate that is valid for so much longer."""
+        now = datetime.datetime.now(datetime.UTC)
+        return self._issue(
+            names, not_before=now - datetime.timedelta(days=1), not_after=now + datetime.timedelta(seconds=seconds)
+        )
+
     def issue_premature(self, *names: str) -> Certificate:
         """A certificate that becomes valid tomorrow."""
         now = datetime.datetime.now(datetime.UTC)

@@ -96,6 +96,8 @@ class PeerSession:
     hello: str = ""
     lines: list[str] = field(default_factory=list)
     tls: str = ""
+    resumed: bool = False
+    """The TLS session of an earlier connection went on."""
     login: str = ""
     mechanism: str = ""
     mail: str = ""
@@ -104,6 +106,10 @@ class PeerSession:
     closed: bool = False
     octets: int = 0
     """Octets of content received."""
+
+    def secured(self, tls: ssl.SSLObject) -> None:
+        """The handshake is done."""
+        self.tls, self.resumed = tls.version() or "", bool(tls.session_reused)
 
 
 class _Over(Exception):
@@ -163,6 +169,10 @@ class SmtpPeer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._server.wait_closed()
 
+    def secure_with(self, tls: ssl.SSLContext) -> None:
+        """STARTTLS leads to this from now on."""
+        self._tls = tls
+
     async def until(self, condition: Callable[["SmtpPeer"], bool], within: float = 60.0) -> None:
         """Wait until the condition holds of this peer."""
         async with asyncio.timeout(within):
@@ -183,7 +193,7 @@ class SmtpPeer:
         self._tasks.add(task)
         session = PeerSession(writer.get_extra_info("peername")[0])
         if self._implicit:
-            session.tls = writer.get_extra_info("ssl_object").version()
+            session.secured(writer.get_extra_info("ssl_object"))
         self.sessions.append(session)
         self.changed.set()
         try:
@@ -217,7 +227,7 @@ class SmtpPeer:
             elif verb == "STARTTLS" and scripted is None and self._tls is not None:
                 await self._do(writer, "220 go ahead")
                 await writer.start_tls(self._tls)
-                session.tls = writer.get_extra_info("ssl_object").version()
+                session.secured(writer.get_extra_info("ssl_object"))
             elif verb == "AUTH" and scripted is None:
                 await self._auth(session, line, reader, writer)
             elif verb == "MAIL":

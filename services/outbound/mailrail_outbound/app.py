@@ -278,6 +278,7 @@ class Outbound(Worker):
                 ip=ip,
                 tls=first.tls.version if first.tls else "",
                 verified=first.tls.verified if first.tls else False,
+                resumed=first.tls.resumed if first.tls else False,
                 status=str(first.status),
                 reply=(str(first.reply) if first.reply is not None else text)[:_LOGGED],
                 uncertain=first.uncertain,

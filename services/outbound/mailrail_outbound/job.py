@@ -313,5 +313,6 @@ def _seen(connection: ClientConnection, verdict: str) -> ConnectionFacts:
         verified=facts is not None and facts.verified_name is not None,
         verdict=verdict,
         offered=connection.session.starttls_offered or facts is not None,
+        resumed=facts is not None and facts.resumed,
     )
     return ConnectionFacts(connection.host, connection.ip, connection.local_ip, tls)

@@ -24,9 +24,9 @@ CONNECTIONS = Tally(
     "mailrail_outbound_connections",
     "Connections dialled, by result: ready (for a transaction), unreachable, proxy (the proxy refused), refused "
     "(greeting or EHLO), tls (handshake or verification failed), auth (login refused), broken (closed, invalid reply, "
-    "timeout)",
+    "timeout), resumption (a resumed TLS session failed; another connection follows for a full handshake)",
     ["result"],
-    known=product(("ready", "unreachable", "proxy", "refused", "tls", "auth", "broken")),
+    known=product(("ready", "unreachable", "proxy", "refused", "tls", "auth", "broken", "resumption")),
 )
 OPEN = Gauge("mailrail_outbound_connections_open", "Open connections to next hops")
 REUSES = Tally("mailrail_outbound_connection_reuses", "Transactions on a connection that was used before")
@@ -36,6 +36,13 @@ TLS = Tally(
     "trusted certificate for its name)",
     ["version", "proof"],
     known=product(("none",), ("none",)),
+)
+HANDSHAKES = Tally(
+    "mailrail_outbound_tls_handshakes",
+    "TLS handshakes by kind: full and resumed, of SMTP sessions that became ready; refused (the server did not resume "
+    "the TLS session, and a full handshake came of it), broken (it failed on it, and another connection follows)",
+    ["kind"],
+    known=product(("full", "resumed", "refused", "broken")),
 )
 RUNNING = Gauge("mailrail_outbound_deliveries_running", "Deliveries in progress")
 WAITING = Gauge("mailrail_outbound_deliveries_waiting", "Deliveries that wait for a connection")

@@ -7,21 +7,25 @@ jobs that wait for that host fail with it.
 
 Connections that a server closed behind our back are found out by a transaction that no reply touched, those on which it
 takes no more messages by one that it refused before the content (core/smtp/client.py, `Transaction.wants_fresh`): such
-a job goes once to a fresh connection, in the same attempt. How many messages a connection carried until then is kept
-for a while, so that the next ones end in time.
+a job goes once to a fresh connection, in the same attempt. So does one whose connection broke while a TLS session was
+resumed (TLS-10c). How many messages a connection carried until then is kept for a while, so that the next ones end in
+time.
 """
 
 import asyncio
 import itertools
+import ssl
 from collections import deque
 
 from mailrail.core.outbound.targets import ConnectionKey
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
+from mailrail.core.tlspolicy.resumption import SessionCache
 from mailrail.kit import log
 from mailrail.kit.wheel import Wheel
 from mailrail_outbound import metrics
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import ClientConnection, Dial, Job
+from mailrail_outbound.tls import SESSION_READS
 
 _LOOK_AT_WAITING = 15.0  # seconds between looks at those that wait
 _FEWER_FOR = 60.0  # seconds that a destination's refusal of further connections or messages is respected
@@ -71,6 +75,7 @@ class Pool:
         self._wheel = Wheel(self._loop, settings.tick)
         self._destinations: dict[ConnectionKey, _Destination] = {}
         self._dials: set[asyncio.Task[None]] = set()
+        self._tls_sessions = SessionCache[ssl.SSLSession](settings.tls_sessions, reads=SESSION_READS)
         self._open = 0
         self._starved: deque[ConnectionKey] = deque()  # keys with waiting jobs that the process's limit stopped
         self._closing = False
@@ -221,6 +226,7 @@ class Pool:
                     timeouts=self._timeouts,
                     wheel=self._wheel,
                     message_limit=self._message_limit(destination),
+                    tls_sessions=self._tls_sessions,
                 )
                 connection.destination = destination
                 peer, port = dial.proxy or (address, dial.port)
@@ -310,6 +316,8 @@ class Pool:
         if connection.setting_up:
             connection.setting_up = False
             destination.connecting -= 1
+        if connection.resumption_failed and not self._closing:
+            return  # no word about the host: `forget` dials again, for a full handshake
         self._dial_failed(connection.key, destination, answer, connection)
 
     def requeue(self, job: Job, connection: ClientConnection) -> None:

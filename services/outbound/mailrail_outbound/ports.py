@@ -97,6 +97,8 @@ class TlsReport:
     verified: bool
     verdict: str
     offered: bool
+    resumed: bool = False
+    """What is verified was verified when the session began, on an earlier connection."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,8 @@ class OutboundSettings(ServiceSettings):
     """Transactions on one connection, then QUIT: servers dislike endless sessions."""
     idle_seconds: float = 5.0
     """An unused connection is kept so long for the next message."""
+    tls_sessions: int = 512
+    """TLS sessions kept to be resumed, up to 20 KiB each; 0 = every handshake is a full one (TLS-10)."""
     captive: bool = False
     """Dial loopback addresses only and report everything else as captured (design 10)."""
     resolver: str = ""

@@ -38,7 +38,8 @@ from mailrail.core.smtp.client import (
 from mailrail.core.smtp.stuffing import Stuffer
 from mailrail.core.smtp.tls import TlsFacts
 from mailrail.core.tlspolicy.decision import TlsDecision
-from mailrail.kit import log
+from mailrail.core.tlspolicy.resumption import SessionCache, SessionKey
+from mailrail.kit import clock, log
 from mailrail.kit.wheel import Wheel
 from mailrail_outbound import metrics
 from mailrail_outbound.ports import ContentGone
@@ -161,9 +162,10 @@ class ClientConnection(asyncio.Protocol):
         timeouts: Timeouts,
         wheel: Wheel,
         message_limit: int,
+        tls_sessions: "SessionCache[ssl.SSLSession]",
     ) -> None:
         """`ip`: the one of the addresses of `dial` that this connection goes to. `message_limit`: transactions at most,
-        then QUIT."""
+        then QUIT. `tls_sessions`: those that may be resumed."""
         self.owner = owner
         self.key = dial.key
         self.session = dial.new_session()
@@ -184,6 +186,8 @@ class ClientConnection(asyncio.Protocol):
         """The owner's mark: no session has come about yet."""
         self.failure_reported = False
         """The owner's mark: it knows that no session comes about."""
+        self.resumption_failed = False
+        """No session came about because a TLS session was to be resumed: a full handshake may do."""
         self.tls_facts: TlsFacts | None = None
         self.answer: Answer | None = None
         """Why no session came about, or how it ended."""
@@ -191,6 +195,9 @@ class ClientConnection(asyncio.Protocol):
         self._tls_plan = dial.tls
         self._tls: TlsStream | None = None
         self._handshaking = False
+        self._tls_sessions = tls_sessions
+        self._session_key: SessionKey | None = None
+        self._resumption_unproven = False  # a session was offered, and nothing came through it yet
         self._proxy = dial.socks(ip, dial.port) if dial.socks is not None else None
         self._timeouts = timeouts
         self._times = _times(timeouts)
@@ -353,7 +360,10 @@ class ClientConnection(asyncio.Protocol):
         assert plan is not None
         self._wait_for(self._timeouts.handshake)
         self._handshaking = True
-        self._tls = TlsStream(plan.context, plan.server_name, verified=plan.verified)
+        key = self._session_key = SessionKey(self.key, self.ip, plan.server_name, plan.context)
+        offered = self._tls_sessions.find(key, clock.now())
+        self._resumption_unproven = offered is not None
+        self._tls = TlsStream(plan.context, plan.server_name, verified=plan.verified, session=offered)
         self._shake_hands(b"")
 
     def _shake_hands(self, data: bytes) -> None:
@@ -364,13 +374,17 @@ class ClientConnection(asyncio.Protocol):
             done = tls.handshake(data)
         except ssl.SSLError as error:
             self._write_raw(tls.outgoing())  # the alert, so that the peer's log has the reason too
+            if isinstance(error, ssl.SSLCertVerificationError):  # of a full handshake, for a reason that stays
+                self._full_after_all()
             self._fail(Answer(Stage.HANDSHAKE, None, Trouble.TLS, f"TLS handshake: {_tls_error(error)}"))
             return
         self._write_raw(tls.outgoing())
         if not done:
             return
         self._handshaking = False
-        self.tls_facts = tls.facts()
+        facts = self.tls_facts = tls.facts()
+        if not facts.resumed:
+            self._full_after_all()
         binding = tls.binding() if self.key.identity else None
         session = self.session
         if plan.implicit:
@@ -391,6 +405,7 @@ class ClientConnection(asyncio.Protocol):
             self._tls_broke(f"TLS: {_tls_error(error)}")
             return
         if plain:
+            self._resumption_unproven = False
             self._from_server(plain)
         else:
             self._write_raw(tls.outgoing())
@@ -398,6 +413,21 @@ class ClientConnection(asyncio.Protocol):
             self._tls_broke(f"TLS: {_tls_error(tls.fault)}")
         elif tls.closed and not self.session.gone:
             self._tls_broke("the server closed the TLS session")
+
+    def _full_after_all(self) -> None:
+        """The server made a full handshake; where a session was offered, it would not resume it."""
+        if self._resumption_unproven and self._session_key is not None:
+            self._resumption_unproven = False
+            self._tls_sessions.rest(self._session_key, clock.now())
+            metrics.HANDSHAKES.inc("refused")
+
+    def _keep_session(self, facts: TlsFacts) -> None:
+        key, tls, login = self._session_key, self._tls, self.session.authenticated
+        if facts.resumed or key is None or tls is None:
+            return
+        # A login that is bound to the certificate needs the one that the server has now.
+        if (login is None or not login.binds_channel) and self._tls_sessions.wanted(key, clock.now()):
+            self._tls_sessions.keep(key, *tls.session(), clock.now())
 
     def _tls_broke(self, detail: str) -> None:
         self.abort(Trouble.TLS if self._unproven else Trouble.CLOSED, detail)
@@ -475,6 +505,9 @@ class ClientConnection(asyncio.Protocol):
         version = facts.version if facts is not None else "none"
         metrics.TLS.inc(version, "pkix" if facts is not None and facts.verified_name is not None else "none")
         metrics.CONNECTIONS.inc("ready")
+        if facts is not None:
+            metrics.HANDSHAKES.inc("resumed" if facts.resumed else "full")
+            self._keep_session(facts)
         self.owner.on_ready(self)
         self._begin_next()
 
@@ -710,7 +743,20 @@ class ClientConnection(asyncio.Protocol):
     def _tell_failed(self, answer: Answer) -> None:
         if not self._owned:
             return
-        metrics.CONNECTIONS.inc(_result(answer))
+        self.resumption_failed = self._resumption_unproven
+        facts = self.tls_facts
+        refused = answer.stage is Stage.AUTH and facts is not None and facts.resumed  # it may bind to the certificate
+        if self._session_key is not None and (self.resumption_failed or refused):
+            self._tls_sessions.rest(self._session_key, clock.now())
+        if self.resumption_failed:
+            metrics.HANDSHAKES.inc("broken")
+            log.get_logger().info(
+                "a resumed TLS session failed; shaking hands in full",
+                host=self.host,
+                ip=self.ip,
+                reason=answer.detail,
+            )
+        metrics.CONNECTIONS.inc("resumption" if self.resumption_failed else _result(answer))
         self.owner.on_failed(self, answer)
 
     def _close(self) -> None:

@@ -13,3 +13,5 @@ class TlsFacts:
     """OpenSSL's name."""
     verified_name: str | None = None
     """The name that the peer's certificate was verified for; None where it was not."""
+    resumed: bool = False
+    """The session of an earlier connection went on (TLS-10e): nothing was verified anew."""
