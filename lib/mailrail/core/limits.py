@@ -5,6 +5,9 @@ from typing import Final
 INLINE_LIMIT: Final = 64 * 1024
 """Octets: a body up to this travels inside its commit, is stored in its message's row and goes out with the lease
 (ACC-02, LSE-06)."""
+SMALL_LIMIT: Final = 64 * 1024
+"""Octets: a message up to this is small. Small ones go ahead of large ones wherever both wait, and are never refused
+for the room that large ones take (ACC-07)."""
 CHUNK_SIZE: Final = 256 * 1024
 """Octets: of a larger body each frame and each stored row holds so many, the last one what is left (ACC-02, ACC-07)."""
 EXPANSION_LIMIT: Final = 10_000

@@ -5,7 +5,7 @@ gives credit. What is kept counts against the budget of the process (held_octets
 may never become a message counts against the client (core/uncommitted.py): both bounds are ACC-07.
 """
 
-from mailrail.core.limits import CHUNK_SIZE, INLINE_LIMIT
+from mailrail.core.limits import CHUNK_SIZE, INLINE_LIMIT, SMALL_LIMIT
 from mailrail.core.message.content_reader import ContentReader
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.uncommitted import Full
@@ -177,7 +177,7 @@ class IncomingContent:
     def _count_upload(self, octets: int) -> bool:
         """Whether there is room for so much more of it. A small message, sent on to save memory, has it always."""
         uncommitted = self._active_config.uncommitted
-        if self._uploaded + octets <= INLINE_LIMIT:
+        if self._uploaded + octets <= SMALL_LIMIT:
             uncommitted.count(self._uploader, octets)
         elif not _has_capacity(uncommitted.add(self._uploader, octets, self._active_config.monotonic())):
             return False

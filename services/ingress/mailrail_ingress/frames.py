@@ -177,8 +177,8 @@ def _recipient(recipient: ExpandedRecipient) -> bytes:
     return _octets(_RECIPIENTS, fields)
 
 
-def commit_frame(message: ReceivedMessage, valid_until: int = 0) -> bytes:
-    """The last frame of a message: all that is known of it, and its body unless that went before.
+def commit_frame(message: ReceivedMessage, valid_until: int = 0) -> tuple[bytes, ...]:
+    """The last frame of a message: all that is known of it, and its body unless that went before. The body is a part.
 
     `valid_until`: Unix microseconds by the database's clock, after which it is not to be stored (ACC-04); 0: never.
     """
@@ -203,13 +203,16 @@ def commit_frame(message: ReceivedMessage, valid_until: int = 0) -> bytes:
     recipients = message.recipients
     written = _recipient(recipients[0]) if len(recipients) == 1 else b"".join([_recipient(one) for one in recipients])
     prefix, body = message.prefix, message.body
-    commit = [_ENVELOPE, _VARINT[len(envelope)], envelope, written, _PREFIX, _VARINT[len(prefix)], prefix]
-    if body is not None:
-        commit += (_CONTENT, _VARINT[len(body)], body)
-    commit += (_CONTENT_SIZE, _VARINT[message.size])
+    before = [_ENVELOPE, _VARINT[len(envelope)], envelope, written, _PREFIX, _VARINT[len(prefix)], prefix]
+    after = _CONTENT_SIZE + _VARINT[message.size]
     if valid_until:
-        commit += (_VALID_UNTIL, _varint(valid_until))
-    return _frame(message.id, _COMMIT, b"".join(commit))
+        after += _VALID_UNTIL + _varint(valid_until)
+    if body is None:
+        before.append(after)
+        return (_frame(message.id, _COMMIT, b"".join(before)),)
+    before += (_CONTENT, _VARINT[len(body)])
+    first = b"".join(before)
+    return _head(message.id, _COMMIT, len(first) + len(body) + len(after)) + first, body, after
 
 
 def chunk_frame(message_id: bytes, data: bytes) -> bytes:
@@ -223,5 +226,10 @@ def abort_frame(message_id: bytes) -> bytes:
 
 
 def _frame(message_id: bytes, key: bytes, step: bytes) -> bytes:
-    head = _octets(_ID, message_id) + key + _VARINT[len(step)]
-    return _FRAME + _VARINT[len(head) + len(step)] + head + step
+    return _head(message_id, key, len(step)) + step
+
+
+def _head(message_id: bytes, key: bytes, octets: int) -> bytes:
+    """What stands before a step of so many octets."""
+    head = _octets(_ID, message_id) + key + _VARINT[octets]
+    return _FRAME + _VARINT[len(head) + octets] + head

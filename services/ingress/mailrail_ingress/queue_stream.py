@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import grpc
 
-from mailrail.core.limits import CHUNK_SIZE
+from mailrail.core.limits import CHUNK_SIZE, SMALL_LIMIT
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.kit import log, rpc
 from mailrail.kit.linger import linger
@@ -38,8 +38,11 @@ BATCH_FRAMES: Final = 256
 MESSAGE_CREDIT: Final = 1024 * 1024
 """Octets of one message that may wait to be sent, and as many again that the queue has not dealt with: one upload
 takes neither all credit nor more memory the larger it is (ACC-07)."""
-UPLOADS_CREDIT: Final = 0.875
-"""Part of a stream's credit that all uploads together may take: some is always there for a commit."""
+LARGE_CREDIT: Final = 0.875
+"""Part of a stream's credit that all large messages together may take: some is always there for a small one."""
+BODIES_CREDIT: Final = 0.5
+"""Part of a stream's credit that large bodies which travel with their commits may take: some is always there for
+uploads."""
 UPLOADS_PART: Final = 0.5
 """Part of the budget (held_octets.py) that all messages together may have waiting to be sent, a frame each apart. With
 more uploads than it holds, each may keep less: memory stays bounded however many clients upload while the queue is
@@ -108,7 +111,13 @@ class _Commit:
     __slots__ = ("answered", "asked", "done", "frame", "octets", "since", "uploaded")
 
     def __init__(
-        self, frame: bytes, octets: int, done: Callable[[CommitAnswer], None], *, since: float, uploaded: bool
+        self,
+        frame: tuple[bytes, ...],
+        octets: int,
+        done: Callable[[CommitAnswer], None],
+        *,
+        since: float,
+        uploaded: bool,
     ) -> None:
         self.frame = frame
         self.octets = octets
@@ -117,6 +126,11 @@ class _Commit:
         self.uploaded = uploaded
         self.asked = False  # after what became of it
         self.answered = False
+
+    @property
+    def large(self) -> bool:
+        """It brings a large body."""
+        return self.octets > SMALL_LIMIT
 
 
 class _Upload:
@@ -222,6 +236,7 @@ class _Stream(_Uploads):
         self._credit = credit
         self._all_credit = credit  # while nothing is under way
         self._commits = 0  # octets of commits that are not answered
+        self._bodies = 0  # of those that bring large bodies
         self._linger = linger
         self._answer = answer
         self._loop = asyncio.get_running_loop()
@@ -246,6 +261,8 @@ class _Stream(_Uploads):
                     commit = self.written.pop(result.message_id, None)
                     if commit is not None:
                         self._commits -= commit.octets
+                        if commit.large:
+                            self._bodies -= commit.octets
                         self._answer(
                             commit, ACCEPTED if result.accepted else CommitAnswer(False, read_reply(result.refusal))
                         )
@@ -282,8 +299,8 @@ class _Stream(_Uploads):
     def _batch(self) -> bytes:
         """An EnqueueRequest of what may go out now, within credit and bounds: aborts, commits, chunks of uploads.
 
-        Commits go first, since a client waits for each; a frame of an upload goes with them as well, so that
-        neither keeps the other out however much there is of it.
+        Small commits go first, since a client waits for each; one that brings a large body and a frame of an upload go
+        with them as well, so that none keeps another out however much there is of it.
         """
         frames: list[bytes] = []
         while self.aborts:
@@ -297,27 +314,55 @@ class _Stream(_Uploads):
     def _add_commits(self, frames: list[bytes], octets: int) -> int:
         """Returns `octets` and theirs. Recipients count as well: there may be many, and a gRPC message is bounded."""
         count = 0
+        large: list[tuple[bytes, _Commit]] = []
         for message_id, commit in list(self.unwritten.items()):
             if count >= BATCH_FRAMES or octets >= BATCH_OCTETS:
                 break
+            if commit.large:
+                large.append((message_id, commit))
+                continue
             if commit.uploaded and self.uploads[message_id].chunks:
                 continue  # its body goes first
             if commit.octets > self._credit:
                 break
-            self._credit -= commit.octets
-            self._commits += commit.octets
-            octets += len(commit.frame)
+            octets += self._add_commit(frames, message_id, commit)
             count += 1
             if commit.uploaded:
                 self.uploads.pop(message_id).close()
-            del self.unwritten[message_id]
-            self.written[message_id] = commit
-            frames.append(commit.frame)
+        before = octets
+        for message_id, commit in large:
+            if (octets > before and octets >= BATCH_OCTETS) or not self._may_send_body(commit.octets):
+                break
+            octets += self._add_commit(frames, message_id, commit)
+            self._bodies += commit.octets
         return octets
+
+    def _add_commit(self, frames: list[bytes], message_id: bytes, commit: _Commit) -> int:
+        """Returns its octets, recipients and all."""
+        self._credit -= commit.octets
+        self._commits += commit.octets
+        del self.unwritten[message_id]
+        self.written[message_id] = commit
+        frames.extend(commit.frame)
+        return sum(map(len, commit.frame))
+
+    def _may_send_body(self, octets: int) -> bool:
+        """Whether there is credit for a commit that brings so large a body; for one at a time there always may be."""
+        if octets > self._credit:
+            return False
+        if not self._bodies:
+            return True
+        large = self._bodies + self._uploading + octets
+        return large <= self._all_credit * LARGE_CREDIT and self._bodies + octets <= self._all_credit * BODIES_CREDIT
+
+    @property
+    def _uploading(self) -> int:
+        """Octets of uploads that the queue has not dealt with."""
+        return self._all_credit - self._credit - self._commits
 
     def _add_chunks(self, frames: list[bytes], octets: int) -> int:
         """One frame of each upload in turn until the request is full, and at least one. Returns as above."""
-        most = min(MESSAGE_CREDIT * len(self.uploads), int(self._all_credit * UPLOADS_CREDIT))
+        most = min(MESSAGE_CREDIT * len(self.uploads), int(self._all_credit * LARGE_CREDIT) - self._bodies)
         sent = False
         for message_id, upload in list(self.uploads.items()):
             if sent and octets >= BATCH_OCTETS:
@@ -325,7 +370,7 @@ class _Stream(_Uploads):
             if not upload.chunks:
                 continue
             size = len(upload.chunks[0])
-            uploading = self._all_credit - self._credit - self._commits
+            uploading = self._uploading
             if size > self._credit or (uploading and uploading + size > most):
                 break
             data = upload.chunks.popleft()

@@ -122,21 +122,21 @@ def _made_by_protobuf(message: ReceivedMessage) -> enqueue_pb2.EnqueueRequest:
 
 @given(_messages)
 def test_a_commit_says_what_protobuf_would_have_said_of_the_message_ACC_01a(message: ReceivedMessage) -> None:
-    assert enqueue_pb2.EnqueueRequest.FromString(commit_frame(message)) == _made_by_protobuf(message)
+    assert enqueue_pb2.EnqueueRequest.FromString(b"".join(commit_frame(message))) == _made_by_protobuf(message)
 
 
 @given(_messages, st.integers(1, 2**53))
 def test_a_commit_says_until_when_it_may_be_stored_ACC_04(message: ReceivedMessage, until: int) -> None:
     expected = _made_by_protobuf(message)
     expected.frames[0].commit.valid_until = until
-    assert enqueue_pb2.EnqueueRequest.FromString(commit_frame(message, until)) == expected
+    assert enqueue_pb2.EnqueueRequest.FromString(b"".join(commit_frame(message, until))) == expected
 
 
 @given(st.binary(min_size=16, max_size=16), _octets, _messages)
 def test_frames_that_are_joined_are_one_request_ACC_07(
     message_id: bytes, data: bytes, message: ReceivedMessage
 ) -> None:
-    joined = abort_frame(message_id) + chunk_frame(message_id, data) + commit_frame(message)
+    joined = abort_frame(message_id) + chunk_frame(message_id, data) + b"".join(commit_frame(message))
     request = enqueue_pb2.EnqueueRequest.FromString(joined)
     assert request.frames[0] == enqueue_pb2.EnqueueFrame(message_id=message_id, abort=enqueue_pb2.Abort())
     assert request.frames[1] == enqueue_pb2.EnqueueFrame(message_id=message_id, chunk=enqueue_pb2.BodyChunk(data=data))

@@ -318,7 +318,7 @@ def test_a_mistake_about_one_client_keeps_no_answer_from_another_ACC_04() -> Non
         queue = EnqueueClient(IngressSettings(plaintext=True), HeldOctets(LIMIT), OpenTransactions())
         stream = _Stream(cast("Any", Answering(b"1", b"2")), 1024, lambda: 0.0, queue._answer, HeldOctets(LIMIT))
         for name, done in ((b"1", mistaken), (b"2", lambda answer: heard.append(answer.accepted))):
-            stream.written[name] = _Commit(b"", 1, done, since=0.0, uploaded=False)
+            stream.written[name] = _Commit((b"",), 1, done, since=0.0, uploaded=False)
         await stream._read()
         assert not stream.written
 
@@ -390,7 +390,7 @@ def test_messages_with_many_recipients_do_not_make_more_than_one_request_may_hol
         stream = _Stream(cast("Any", None), 1024, lambda: 0.0, lambda commit, answer: None, HeldOctets(LIMIT))
         frame = bytes(5 * 1024 * 1024)
         for number in range(30):
-            stream.unwritten[b"%d" % number] = _Commit(frame, 10, lambda _: None, since=0.0, uploaded=False)
+            stream.unwritten[b"%d" % number] = _Commit((frame,), 10, lambda _: None, since=0.0, uploaded=False)
         batches = 0
         while stream.unwritten:
             assert 0 < len(stream._batch()) <= rpc.MAX_MESSAGE
@@ -413,7 +413,7 @@ def test_a_small_message_is_committed_with_the_next_request_whatever_is_uploaded
                 if not upload.chunks:
                     upload.send(bytes(CHUNK_SIZE))
             name = b"small %d" % number
-            stream.unwritten[name] = _Commit(b"c" * 2000, 2000, lambda _: None, since=0.0, uploaded=False)
+            stream.unwritten[name] = _Commit((b"c" * 2000,), 2000, lambda _: None, since=0.0, uploaded=False)
             waiting = sum(upload.waiting for upload in stream.uploads.values())
             stream._batch()
             assert name in stream.written
@@ -435,13 +435,77 @@ def test_many_small_messages_do_not_keep_an_upload_out_ACC_07() -> None:
         upload = stream.uploads[b"large"] = _Upload(stream, b"large", lambda: None, lambda: None)
         upload.send(bytes(3 * CHUNK_SIZE))
         for number in range(3000):
-            commit = _Commit(b"", 10_000, lambda _: None, since=0.0, uploaded=False)
-            commit.frame = b"c" * 10_000
+            commit = _Commit((b"",), 10_000, lambda _: None, since=0.0, uploaded=False)
+            commit.frame = (b"c" * 10_000,)
             stream.unwritten[b"%d" % number] = commit
         for left in (2, 1, 0):
             stream._batch()
             stream._credit, stream._commits = credit, 0
             assert len(upload.chunks) == left
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("uploads", [0, 1, 50])
+def test_a_small_message_is_committed_with_the_next_request_whatever_large_bodies_wait_ACC_07(uploads: int) -> None:
+    async def main() -> None:
+        credit, size = 32 * 1024 * 1024, 1024 * 1024
+        stream = _Stream(cast("Any", None), credit, lambda: 0.0, lambda commit, answer: None, HeldOctets(LIMIT))
+        for number in range(uploads):
+            name = number.to_bytes(16, "big")
+            stream.uploads[name] = _Upload(stream, name, lambda: None, lambda: None)
+        for number in range(200):
+            stream.unwritten[b"large %d" % number] = _Commit(
+                (bytes(size),), size, lambda _: None, since=0.0, uploaded=False
+            )
+        for number in range(200):
+            for upload in stream.uploads.values():
+                if not upload.chunks:
+                    upload.send(bytes(CHUNK_SIZE))
+            name = b"small %d" % number
+            stream.unwritten[name] = _Commit((b"c" * 2000,), 2000, lambda _: None, since=0.0, uploaded=False)
+            waiting = sum(upload.waiting for upload in stream.uploads.values())
+            bodies = stream._bodies
+            assert len(stream._batch()) < 6 * size
+            assert name in stream.written
+            if number % 2:
+                continue
+            assert stream._bodies > bodies, "large bodies have their turn too"
+            assert not uploads or sum(upload.waiting for upload in stream.uploads.values()) < waiting, "and uploads"
+            stream._credit, stream._commits, stream._bodies = credit, 0, 0  # what went was dealt with
+
+    asyncio.run(main())
+
+
+def test_large_bodies_leave_credit_for_uploads_and_for_small_messages_ACC_07() -> None:
+    async def main() -> None:
+        credit, size = 32 * 1024 * 1024, 1024 * 1024
+        stream = _Stream(cast("Any", None), credit, lambda: 0.0, lambda commit, answer: None, HeldOctets(LIMIT))
+        for number in range(100):
+            stream.unwritten[b"large %d" % number] = _Commit(
+                (bytes(size),), size, lambda _: None, since=0.0, uploaded=False
+            )
+        while stream._batch():
+            pass
+        assert stream._bodies == credit // 2
+        for number in range(50):
+            name = number.to_bytes(16, "big")
+            stream.uploads[name] = _Upload(stream, name, lambda: None, lambda: None)
+            stream.uploads[name].send(bytes(CHUNK_SIZE))
+            stream.uploads[name].send(bytes(CHUNK_SIZE))
+        while stream._batch():
+            pass
+        assert stream._credit == credit // 8
+
+    asyncio.run(main())
+
+
+def test_a_large_body_goes_however_little_credit_a_queue_gives_in_all_ACC_07() -> None:
+    async def main() -> None:
+        size = 1024 * 1024
+        stream = _Stream(cast("Any", None), size, lambda: 0.0, lambda commit, answer: None, HeldOctets(LIMIT))
+        stream.unwritten[b"large"] = _Commit((bytes(size),), size, lambda _: None, since=0.0, uploaded=False)
+        assert stream._batch()
 
     asyncio.run(main())
 
@@ -456,12 +520,12 @@ def test_uploads_leave_credit_for_commits_and_a_commit_follows_its_own_last_chun
             stream.uploads[name].send(bytes(CHUNK_SIZE))
         while stream._batch():  # until the queue would have to deal with something
             pass
-        stream.unwritten[b"small"] = _Commit(b"c", 64 * 1024, lambda _: None, since=0.0, uploaded=False)
+        stream.unwritten[b"small"] = _Commit((b"c",), 64 * 1024, lambda _: None, since=0.0, uploaded=False)
         assert stream._batch()
         assert b"small" in stream.written
 
         waiting = next(name for name, upload in stream.uploads.items() if upload.chunks)
-        stream.unwritten[waiting] = _Commit(b"c", 100, lambda _: None, since=0.0, uploaded=True)
+        stream.unwritten[waiting] = _Commit((b"c",), 100, lambda _: None, since=0.0, uploaded=True)
         stream._batch()
         assert waiting in stream.unwritten, "its body has not gone"
         stream._credit, stream._commits = credit, 0

@@ -13,7 +13,6 @@ import asyncio
 import math
 import struct
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -25,6 +24,7 @@ from mailrail.kit.server_watch import SILENT_AFTER
 from mailrail_queue import metrics
 from mailrail_queue.accept.bodies import Bodies
 from mailrail_queue.accept.limits import over_limit
+from mailrail_queue.accept.line import CommitLine
 from mailrail_queue.accept.pending import (
     BARRED,
     BROKEN,
@@ -102,7 +102,7 @@ class GroupCommit:
         self._asked = 0
         self.ids = Ids(database.lane("ids"), history)
         self._hold_rules = HoldRules()
-        self._waiting: deque[PendingCommit] = deque()
+        self._waiting = CommitLine()
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
         self._busy = 0
@@ -126,14 +126,14 @@ class GroupCommit:
         if self._closed:
             pending.leave_unanswered()
             return
-        self._waiting.append(pending)
+        self._waiting.add(pending)
         self._wake.set()
 
     def close(self) -> None:
         """Take no more commits, and leave those that wait unanswered."""
         self._closed = True
-        while self._waiting:
-            self._waiting.popleft().leave_unanswered()
+        for pending in self._waiting.take_older(math.inf):
+            pending.leave_unanswered()
 
     async def outcome(self, message_id: bytes) -> float | None:
         """When a message was accepted (Unix seconds); None: not, and never will be (ACC-04). Raises psycopg.Error.
@@ -170,7 +170,7 @@ class GroupCommit:
                     await self._wake.wait()
                 if linger and time.monotonic() - self._steady < 0.05 and len(self._waiting) < 16:
                     await asyncio.sleep(linger)
-                batch = self._take()
+                batch = self._waiting.take(self._settings.batch_messages, self._settings.batch_bytes)
                 self._busy += 1
                 self._in_hand += len(batch)
             if len(batch) > 1:
@@ -199,22 +199,9 @@ class GroupCommit:
                 continue
             now = time.monotonic()
             silent_since = silent_since or now - SILENT_AFTER
-            # The oldest are first, and none of them was sent.
-            while self._waiting and now - max(self._waiting[0].since, silent_since) > _REFUSE_AFTER:
-                self._refuse(self._waiting.popleft(), UNAVAILABLE)
-
-    def _take(self) -> list[PendingCommit]:
-        batch: dict[bytes, PendingCommit] = {}
-        room = self._settings.batch_bytes
-        while self._waiting and len(batch) < self._settings.batch_messages:
-            if batch and self._waiting[0].size > room:
-                break
-            pending = self._waiting.popleft()
-            first = batch.setdefault(pending.id, pending)
-            if first is not pending:
-                first.duplicates += (pending.caller,)
-            room -= pending.size
-        return list(batch.values())
+            if now - silent_since > _REFUSE_AFTER:
+                for pending in self._waiting.take_older(now - _REFUSE_AFTER):  # none of them was sent
+                    self._refuse(pending, UNAVAILABLE)
 
     async def _store(self, lane: Lane, batch: list[PendingCommit]) -> None:
         delay = 0.1

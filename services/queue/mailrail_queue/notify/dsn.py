@@ -38,7 +38,7 @@ from mailrail.core.dsn.due import DsnKind
 from mailrail.core.dsn.text import usable_message_id
 from mailrail.core.ids import header_key
 from mailrail.core.ids import message_id as new_message_id
-from mailrail.core.limits import INLINE_LIMIT
+from mailrail.core.limits import INLINE_LIMIT, SMALL_LIMIT
 from mailrail.core.route.site import shard
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.kit import log
@@ -336,7 +336,7 @@ class Notifier:
             unlisted=len(group.notices) - len(listed),
         )
         # What a stranger sent is looked at line by line: half a second for a megabyte of short ones. Mail waits less.
-        return await asyncio.to_thread(made) if content is not None and len(content) > INLINE_LIMIT else made()
+        return await asyncio.to_thread(made) if content is not None and len(content) > SMALL_LIMIT else made()
 
     def _message(self, group: _Group, dsn: Dsn) -> NewMessage:
         facts = group.notices[0].recipient.facts
