@@ -102,8 +102,12 @@ lock: $(STAMP) ## write requirements.lock and the image's two anew from the rang
 	@echo hatchling | $(LOCK) - -c requirements.lock --no-annotate -o deploy/image/build.lock
 
 .PHONY: bench
-bench: $(STAMP) ## measure Mailrail beside Postfix, write docs/benchmarks.md; ARGS='compare BASE [HEAD]': what a change costs
+bench: $(STAMP) ## measure Mailrail beside Postfix, some minutes; ARGS='compare BASE [HEAD]': what a change costs
 	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
+
+.PHONY: bench-long
+bench-long: $(STAMP) ## measure at every size and in steady flow: an hour; write docs/benchmarks.md
+	@PYTHONPATH=tests $(BIN)/python -m bench --long --page $(ARGS)
 
 # --- Kubernetes ---
 

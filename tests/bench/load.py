@@ -1,18 +1,40 @@
-"""The generator and the sink of the bench: smtp-source, and an smtp-sink that is watched cheaply."""
+"""The generators and sinks of the bench: Postfix's smtp-source and smtp-sink, and our own for what those cannot do."""
 
 import contextlib
+import json
 import os
 import re
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
 
+from bench.sink import Counters
+
+from testkit.ca import Authority
 from testkit.peers import program
 from testkit.peers.load import source_command
 from testkit.ports import accepts, free_port, loopback_address
 
 _COUNTER = re.compile(rb"mesg=(\d+)")
+
+
+class Sink(Protocol):
+    """Where everything ends, counted."""
+
+    address: str
+    port: int
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+
+    def count(self) -> int:
+        """Received so far: messages, and where it can tell them recipients."""
 
 
 class CountingSink:
@@ -21,9 +43,8 @@ class CountingSink:
     Its pipe holds 64 KiB; who waits for messages must look (`count`) about every 10 ms at 4,000 messages a second.
     """
 
-    def __init__(self) -> None:
-        self.address = loopback_address()
-        self.port = free_port(self.address)
+    def __init__(self, at: tuple[str, int] | None = None) -> None:
+        self.address, self.port = at or somewhere()
         command = [program("smtp-sink"), "-c"]
         if os.geteuid() == 0:
             command += ["-u", "nobody"]
@@ -35,11 +56,7 @@ class CountingSink:
         os.set_blocking(self._output, False)
         self._count = 0
         self._rest = b""
-        deadline = time.monotonic() + 10
-        while not accepts(self.address, self.port):
-            if time.monotonic() > deadline:
-                raise OSError("smtp-sink does not start")
-            time.sleep(0.02)
+        _wait_until_up(self.address, self.port, "smtp-sink")
 
     @property
     def pid(self) -> int:
@@ -64,10 +81,85 @@ class CountingSink:
         self._process.stdout.close()
 
 
+class OwnSink:
+    """`bench.sink`, which offers STARTTLS, counts recipients, and can note the time of each (`times`)."""
+
+    def __init__(self, at: tuple[str, int] | None = None, *, tls: bool = False, timed: bool = False) -> None:
+        self.address, self.port = at or somewhere()
+        self._folder = Path(tempfile.mkdtemp(prefix="mailrail-bench-sink-"))
+        self._counters = Counters(self._folder / "counters", make=True)
+        command = [sys.executable, "-m", "bench.sink", "--listen", f"{self.address}:{self.port}"]
+        command += ["--counters", str(self._folder / "counters")]
+        if tls:
+            command += ["--certificate", str(Authority().issue("sink.test").write(self._folder))]
+        if timed:
+            command += ["--log", str(self._log)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
+        _wait_until_up(self.address, self.port, "bench.sink")
+
+    @property
+    def _log(self) -> Path:
+        return self._folder / "log"
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def count(self) -> int:
+        """Recipients of messages received so far."""
+        return self._counters.read()[1]
+
+    def times(self) -> dict[str, float]:
+        """When the message to each local part had come, in seconds of CLOCK_MONOTONIC; the first of several."""
+        found: dict[str, float] = {}
+        for line in self._log.read_text().splitlines() if self._log.exists() else ():
+            local, _, when = line.rpartition(" ")
+            found.setdefault(local, float(when))
+        return found
+
+    def stop(self) -> None:
+        """End it."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(5)
+        for path in self._folder.iterdir():
+            path.unlink()
+        self._folder.rmdir()
+
+
+def somewhere() -> tuple[str, int]:
+    """An address and a port where nobody listens."""
+    address = loopback_address()
+    return address, free_port(address)
+
+
+def _wait_until_up(address: str, port: int, what: str) -> None:
+    deadline = time.monotonic() + 10
+    while not accepts(address, port):
+        if time.monotonic() > deadline:
+            raise OSError(f"{what} does not start at {address}:{port}")
+        time.sleep(0.02)
+
+
 @contextlib.contextmanager
-def counting_sink() -> Iterator[CountingSink]:
-    """A sink for the time of the context."""
-    sink = CountingSink()
+def counting_sink(at: tuple[str, int] | None = None) -> Iterator[CountingSink]:
+    """smtp-sink for the time of the context."""
+    sink = CountingSink(at)
+    try:
+        yield sink
+    finally:
+        sink.stop()
+
+
+@contextlib.contextmanager
+def own_sink(at: tuple[str, int] | None = None, *, tls: bool = False, timed: bool = False) -> Iterator[OwnSink]:
+    """Our own sink for the time of the context."""
+    sink = OwnSink(at, tls=tls, timed=timed)
     try:
         yield sink
     finally:
@@ -84,6 +176,17 @@ class Load:
     reuse: bool
     sender: str
     recipient: str
+    recipients: int = 1
+    """Of each message."""
+    tls: bool = False
+    """STARTTLS on the way in."""
+    mix: tuple[tuple[int, int], ...] = ()
+    """Octets of a message and how many of a hundred have them, in place of `size`."""
+
+    @property
+    def own(self) -> bool:
+        """Whether only our own generator can send it."""
+        return self.recipients > 1 or self.tls or bool(self.mix)
 
     def with_messages(self, messages: int) -> "Load":
         """The same, with so many messages."""
@@ -99,19 +202,53 @@ class Timing:
     source_cpu_ms: float
 
 
-def send(load: Load, address: str, port: int, sink: CountingSink | None, within: float) -> Timing:
-    """Send the load and wait until the sink has all of it. Raises TimeoutError with how far it came."""
+def send(
+    load: Load,
+    address: str,
+    port: int,
+    sink: Sink | None,
+    within: float,
+    half: Callable[[], object] | None = None,
+) -> Timing:
+    """Send the load and wait until the sink has all of it; `half` is called when it has half of it.
+
+    Raises TimeoutError with how far it came, RuntimeError when the generator failed.
+    """
+    with tempfile.TemporaryDirectory(prefix="mailrail-bench-source-") as folder:
+        report = Path(folder) / "report"
+        command = _command(load, address, port, report)
+        return _watch(load, command, report if load.own else None, sink, within, half)
+
+
+def _command(load: Load, address: str, port: int, report: Path) -> list[str]:
+    if not load.own:
+        return source_command(
+            address,
+            port,
+            messages=load.messages,
+            sessions=load.sessions,
+            size=load.size,
+            reuse=load.reuse,
+            sender=load.sender,
+            recipient=load.recipient,
+        )
+    sizes = ",".join(f"{size}:{weight}" for size, weight in load.mix) or str(load.size)
+    command = [sys.executable, "-m", "bench.source", "--to", f"{address}:{port}", "--report", str(report)]
+    command += ["--messages", str(load.messages), "--sessions", str(load.sessions), "--sizes", sizes]
+    command += ["--recipients", str(load.recipients), "--sender", load.sender, "--recipient", load.recipient]
+    return command + ["--reuse"] * load.reuse + ["--starttls"] * load.tls
+
+
+def _watch(
+    load: Load,
+    command: list[str],
+    report: Path | None,
+    sink: Sink | None,
+    within: float,
+    half: Callable[[], object] | None,
+) -> Timing:
     already = sink.count() if sink is not None else 0
-    command = source_command(
-        address,
-        port,
-        messages=load.messages,
-        sessions=load.sessions,
-        size=load.size,
-        reuse=load.reuse,
-        sender=load.sender,
-        recipient=load.recipient,
-    )
+    wanted = load.messages * load.recipients
     start = time.monotonic()
     # Popen would reap it without telling what it used.
     pid = os.posix_spawn(command[0], command, os.environ)
@@ -124,17 +261,29 @@ def send(load: Load, address: str, port: int, sink: CountingSink | None, within:
                 done, status, usage = os.wait4(pid, os.WNOHANG)
                 if done:
                     accepted, cpu = now - start, (usage.ru_utime + usage.ru_stime) * 1000
-                    if status != 0:
-                        raise RuntimeError(f"smtp-source failed: {os.waitstatus_to_exitcode(status)}")
-            received = (sink.count() - already) if sink is not None else load.messages
-            if accepted is not None and received >= load.messages:
+                    if report is not None:  # without what Python takes to start
+                        found = json.loads(report.read_text()) if report.exists() else {}
+                        _complain(status, found.get("replies"))
+                        start, accepted = found["started"], found["ended"] - found["started"]
+                        cpu = found["cpu_ms"]
+                    _complain(status, None)
+            received = (sink.count() - already) if sink is not None else wanted
+            if half is not None and received * 2 >= wanted:
+                half()
+                half = None
+            if accepted is not None and received >= wanted:
                 return Timing(accepted, now - start, cpu)
             if now - start > within:
                 said = "accepted all" if accepted is not None else "still accepting"
-                raise TimeoutError(f"after {within:g} s: {said}, {received} of {load.messages} delivered")
+                raise TimeoutError(f"after {within:g} s: {said}, {received} of {wanted} delivered")
             time.sleep(0.005)
     finally:
         if accepted is None:
             with contextlib.suppress(ProcessLookupError, ChildProcessError):
                 os.kill(pid, 9)
                 os.waitpid(pid, 0)
+
+
+def _complain(status: int, replies: Any) -> None:
+    if status != 0:
+        raise RuntimeError(f"the generator failed: {os.waitstatus_to_exitcode(status)} {replies or ''}".rstrip())

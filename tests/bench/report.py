@@ -1,22 +1,27 @@
-"""What was measured, as a table for the terminal, as JSON, and as a section of docs/benchmarks.md."""
+"""What was measured, as a table for the terminal, as JSON, and as sections and a plot of docs/benchmarks.md."""
 
 import dataclasses
 import datetime
 import json
 import os
 import platform
+import statistics
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from bench import aims, plot
+from bench.load import Load
 
 from testkit.peers import find_program
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGE = ROOT / "docs" / "benchmarks.md"
-AIMS = {False: 3, True: 6}
-"""Times Postfix's messages a second, without and with connection reuse: the aims of design 6, which a test compares."""
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
+PLOT = ROOT / "docs" / "benchmarks.svg"
+YARDSTICK = "Postfix"
+OURS = "Mailrail"
 
 
 @dataclass(frozen=True)
@@ -24,13 +29,14 @@ class Throughput:
     """One run of one system."""
 
     system: str
-    reuse: bool
-    messages: int
+    load: Load
     delivered_per_s: float
     accepted_per_s: float
     cpu_ms: dict[str, float]  # a message, by part
     generator_ms: float
     sink_ms: float
+    steady: bool = False
+    """Whether it is the long run in which content is deleted and checkpoints are made."""
 
     @property
     def total_ms(self) -> float:
@@ -53,11 +59,27 @@ class Alone:
 
 @dataclass(frozen=True)
 class Memory:
-    """RSS of each process with connections open and messages queued."""
+    """PSS of each part of a system in a state."""
 
-    connections: int
-    queued: int
-    rss_mb: dict[str, float]
+    system: str
+    state: str
+    pss_mb: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        """MiB of all parts."""
+        return sum(self.pss_mb.values())
+
+
+@dataclass(frozen=True)
+class Database:
+    """What Postgres did in a steady run."""
+
+    seconds: float
+    keep_content_seconds: int
+    checkpoints: int
+    wal_kib: float
+    """A message."""
 
 
 @dataclass
@@ -69,15 +91,19 @@ class Result:
     throughput: list[Throughput] = field(default_factory=list)
     alone: list[Alone] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
+    database: Database | None = None
+    failures: list[str] = field(default_factory=list)
+    """What could not be measured, and why."""
 
-    def best(self, system: str, reuse: bool) -> Throughput | None:
-        """The run with the least CPU of a system."""
-        runs = [run for run in self.throughput if run.system == system and run.reuse is reuse]
-        return min(runs, key=lambda run: run.total_ms, default=None)
 
-    def fastest(self, system: str, reuse: bool) -> float:
-        """Messages a second of a system's fastest run; 0 if there is none."""
-        return max((r.delivered_per_s for r in self.throughput if r.system == system and r.reuse is reuse), default=0.0)
+def kind_of(load: Load) -> str:
+    """A load as the tables name it."""
+    words = ["mix" if load.mix else plot.size_label(load.size)]
+    if load.recipients > 1:
+        words.append(f"{load.recipients} recipients")
+    if load.tls:
+        words.append("STARTTLS")
+    return ", ".join([*words, "reuse" if load.reuse else "one a connection"])
 
 
 def machine() -> dict[str, str]:
@@ -107,83 +133,169 @@ def _said(*command: str | None) -> str:
 
 def _spread(values: list[float]) -> str:
     low, high = min(values), max(values)
-    digits = 2 if high < 10 else 0
+    digits = 2 if high < 10 else 1 if high < 100 else 0
     return f"{low:.{digits}f}" if f"{low:.{digits}f}" == f"{high:.{digits}f}" else f"{low:.{digits}f}–{high:.{digits}f}"
 
 
 def tables(result: Result) -> str:
     """The whole report in Markdown (which reads well in a terminal too)."""
-    lines = [
-        f"Measured {result.machine['date']} at commit {result.machine['commit']}: {result.machine['cpu']}, "
-        f"{result.machine['system']}, Python {result.machine['python']}, Postfix {result.machine['postfix']}; "
-        f"{result.options['messages']} messages of {result.options['size']} octets a run, "
-        f"{result.options['sessions']} sessions, {result.options['runs']} runs each in turn (ranges). "
-        "CPU is user and system, in ms a message.",
-        "",
+    paragraphs = [
+        f"{heading(result.machine)}; {result.options['sessions']} sessions, runs in turn (ranges; verdicts by medians)."
+        " CPU is user and system, in ms a message.",
+        _throughput([run for run in result.throughput if not run.steady]),
+        _verdicts(result.throughput),
+        _steady(result),
+        _alone(result.alone),
+        _memory(result.memory),
+        "\n".join(f"Not measured: {failure.splitlines()[0]}" for failure in result.failures),
     ]
-    parts = list(dict.fromkeys(part for run in result.throughput for part in run.cpu_ms))
-    if result.throughput:
-        lines += [
-            "| from smtp-source to smtp-sink | messages/s | CPU, whole | " + " | ".join(parts) + " | source + sink |",
-            "|---|---|---|" + "---|" * (len(parts) + 1),
-        ]
-        for reuse in (False, True):
-            for system in dict.fromkeys(run.system for run in result.throughput):
-                runs = [run for run in result.throughput if run.system == system and run.reuse is reuse]
-                if not runs:
-                    continue
-                cells = [_spread([r.cpu_ms[part] for r in runs]) if part in runs[0].cpu_ms else "" for part in parts]
-                lines.append(
-                    f"| {system}, {'connection reuse' if reuse else 'one message a connection'} "
-                    f"| {_spread([r.delivered_per_s for r in runs])} | **{_spread([r.total_ms for r in runs])}** | "
-                    + " | ".join(cells)
-                    + f" | {_spread([r.generator_ms + r.sink_ms for r in runs])} |"
-                )
-        lines.append("")
-        for reuse, aim in AIMS.items():
-            ours, theirs = result.best("Mailrail", reuse), result.best("Postfix", reuse)
-            if ours is not None and theirs is not None:
-                speed = result.fastest("Mailrail", reuse) / result.fastest("Postfix", reuse)
-                kind = "Connection reuse" if reuse else "One message a connection"
-                reached = "reached" if speed >= aim else "not reached"
-                lines.append(
-                    f"- {kind}: **{speed:.1f} × Postfix's messages a second** (aim: {aim} ×, {reached}), "
-                    f"for {theirs.total_ms / ours.total_ms:.1f} × less CPU a message."
-                )
-        lines.append("")
-    if result.alone:
-        lines += ["| one service alone | messages/s | CPU |", "|---|---|---|"]
-        for service in dict.fromkeys(one.service for one in result.alone):
-            for reuse in (False, True):
-                rows = [one for one in result.alone if one.service == service and one.reuse is reuse]
-                if rows:
-                    lines.append(
-                        f"| {service}, {'connection reuse' if reuse else 'one message a connection'} "
-                        f"| {_spread([r.per_s for r in rows])} | **{_spread([r.cpu_ms for r in rows])}** |"
-                    )
-        lines.append("")
-    for memory in result.memory:
-        figures = ", ".join(f"{name} {size:.0f} MB" for name, size in memory.rss_mb.items())
-        lines.append(
-            f"Memory (RSS) with {memory.connections} connections open and {memory.queued} messages queued: {figures}."
+    return "\n\n".join(one for one in paragraphs if one) + "\n"
+
+
+def heading(machine: dict[str, str]) -> str:
+    """When and on what it was measured."""
+    return (
+        f"Measured {machine['date']} at commit {machine['commit']}: {machine['cpu']}, {machine['system']}, "
+        f"Python {machine['python']}, Postfix {machine['postfix']}"
+    )
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |".replace("| --- |", "|---|").replace(" --- |", "---|") for line in lines)
+
+
+def _throughput(runs: Sequence[Throughput]) -> str:
+    if not runs:
+        return ""
+    parts = list(dict.fromkeys(part for run in runs for part in run.cpu_ms))
+    rows = []
+    for load, system in dict.fromkeys((run.load, run.system) for run in runs):
+        found = [run for run in runs if (run.load, run.system) == (load, system)]
+        rows.append(
+            [
+                f"{kind_of(load)}: {system}",
+                _spread([run.delivered_per_s for run in found]),
+                f"**{_spread([run.total_ms for run in found])}**",
+                *(_spread([run.cpu_ms[part] for run in found]) if part in found[0].cpu_ms else "" for part in parts),
+                _spread([run.generator_ms + run.sink_ms for run in found]),
+            ]
         )
-    return "\n".join(lines).rstrip() + "\n"
+    return table(["from source to sink", "messages/s", "CPU, whole", *parts, "source + sink"], rows)
 
 
-def write_json(result: Result, path: Path) -> None:
+def _verdicts(runs: Sequence[Throughput]) -> str:
+    lines = []
+    for load, steady in dict.fromkeys((run.load, run.steady) for run in runs):
+        of = {
+            system: [run for run in runs if (run.load, run.steady, run.system) == (load, steady, system)]
+            for system in (OURS, YARDSTICK)
+        }
+        words = []
+        plain = not load.own and not steady
+        size = load.size if plain else 0
+        speed = aims.speed(size, load.reuse, *([run.delivered_per_s for run in of[one]] for one in (OURS, YARDSTICK)))
+        if speed is not None:
+            ratio, verdict = speed
+            words.append(
+                f"**{ratio:.{1 if ratio >= 2 else 2}f} × Postfix's messages a second**"
+                + f" ({verdict})" * bool(verdict)
+            )
+            used = [statistics.median(run.total_ms for run in of[one]) for one in (OURS, YARDSTICK)]
+            if all(used):
+                words.append(f"for {used[0] / used[1]:.2f} × its CPU a message")
+        if (cpu := aims.cpu(size, [run.total_ms for run in of[OURS]])) is not None:
+            words.append(f"{cpu[0]:.2f} CPU ms ({cpu[1]})")
+        if words:
+            lines.append(f"- {'Steady flow, ' * steady}{kind_of(load)}: {', '.join(words)}.")
+    return "\n".join(lines)
+
+
+def _steady(result: Result) -> str:
+    runs, database = [run for run in result.throughput if run.steady], result.database
+    if not runs or database is None:
+        return ""
+    return (
+        f"Steady flow for {database.seconds:.0f} s, content kept for {database.keep_content_seconds} s, "
+        f"{database.checkpoints} checkpoints within: {database.wal_kib:.0f} KiB of WAL a message of "
+        f"{plot.size_label(mean_size(runs[0].load))} on average.\n\n" + _throughput(runs)
+    )
+
+
+def mean_size(load: Load) -> float:
+    """Octets of a message, on average."""
+    if not load.mix:
+        return load.size
+    return sum(size * weight for size, weight in load.mix) / sum(weight for _, weight in load.mix)
+
+
+def _alone(measured: Sequence[Alone]) -> str:
+    rows = []
+    for service, reuse in dict.fromkeys((one.service, one.reuse) for one in measured):
+        found = [one for one in measured if (one.service, one.reuse) == (service, reuse)]
+        kind = "connection reuse" if reuse else "one message a connection"
+        rows.append(
+            [f"{service}, {kind}", _spread([r.per_s for r in found]), f"**{_spread([r.cpu_ms for r in found])}**"]
+        )
+    return table(["one service alone, 2 KiB", "messages/s", "CPU"], rows) if rows else ""
+
+
+def _memory(measured: Sequence[Memory]) -> str:
+    if not measured:
+        return ""
+    parts = list(dict.fromkeys(part for one in measured for part in one.pss_mb))
+    rows = [
+        [f"{one.system}, {one.state}", f"**{one.total:.0f}**"]
+        + [f"{one.pss_mb[part]:.0f}" if part in one.pss_mb else "" for part in parts]
+        for one in measured
+    ]
+    verdicts = [
+        f"- Memory of {one.system}, {one.state}: {one.total:.0f} MiB ({aims.MEMORY[one.state].verdict(one.total)})."
+        for one in measured
+        if one.system == OURS and one.state in aims.MEMORY
+    ]
+    return "\n\n".join(one for one in (table(["memory (PSS, MiB)", "whole", *parts], rows), "\n".join(verdicts)) if one)
+
+
+def panels(result: Result) -> list[plot.Panel]:
+    """Messages a second and CPU by size: of each system its medians."""
+    made = []
+    for reuse in (False, True):
+        for title, of in (("messages/s", "delivered_per_s"), ("CPU ms a message", "total_ms")):
+            lines: dict[str, list[tuple[int, float]]] = {}
+            runs = [run for run in result.throughput if run.load.reuse is reuse and not run.load.own and not run.steady]
+            for system, size in dict.fromkeys((run.system, run.load.size) for run in runs):
+                value = statistics.median(
+                    getattr(run, of) for run in runs if (run.system, run.load.size) == (system, size)
+                )
+                if value > 0:
+                    lines.setdefault(system, []).append((size, value))
+            made.append(plot.Panel(f"{title}, {'reuse' if reuse else 'one message a connection'}", lines))
+    return made
+
+
+def write_json(result: object, path: Path) -> None:
     """All figures, for comparison with later runs."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n")
+    path.write_text(json.dumps(dataclasses.asdict(result), indent=1) + "\n")  # type: ignore[call-overload]
 
 
-def write_page(result: Result) -> None:
-    """Replace the measured section of docs/benchmarks.md; the words around it stay.
+def write_plot(result: Result) -> str:
+    """Write the plot; the line that shows it on the page."""
+    PLOT.write_text(plot.svg(panels(result)))
+    return f"![Messages a second and CPU milliseconds by size of a message]({PLOT.name})\n"
 
-    Raises LookupError when the page lacks the markers.
+
+def write_page(section: str, text: str, page: Path = PAGE) -> None:
+    """Replace a measured section of docs/benchmarks.md; the words around it stay.
+
+    Raises LookupError when the page lacks the section's markers.
     """
-    text = PAGE.read_text()
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise LookupError(f"{PAGE} lacks the lines {BEGIN} and {END}")
-    PAGE.write_text(f"{before}{BEGIN}\n{tables(result)}{END}{after}")
+    begin, end = f"<!-- {section}: begin -->", f"<!-- {section}: end -->"
+    written = page.read_text()
+    before, found, rest = written.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise LookupError(f"{page} lacks the lines {begin} and {end}")
+    page.write_text(f"{before}{begin}\n{text}{end}{after}")

@@ -4,10 +4,12 @@ import contextlib
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from bench.load import CountingSink
+from bench.load import Sink
 from bench.side import HERE, Side
 
+from testkit.ca import Authority
 from testkit.peers.postfix import Postfix
 from testkit.ports import free_port, loopback_address
 from testkit.rail import SERVICES, Rail, basics, gateway, route, rule, transport
@@ -28,12 +30,21 @@ class System:
 
 
 @contextlib.contextmanager
-def postfix(sink: CountingSink) -> Iterator[System]:
-    """Postfix as it comes, relaying to the sink, without its limit of connections a client.
+def postfix(sink: Sink) -> Iterator[System]:
+    """Postfix as Debian configures it (TLS where it is offered, sessions cached), relaying to the sink.
 
+    Its limit of connections a client is off, and messages may be as large as they may be in Mailrail.
     `in_flow_delay = 0` and higher destination concurrency were tried: no faster than the defaults, within the noise.
     """
-    with Postfix("postfix.test", relay_to=(sink.address, sink.port)) as running:
+    settings = {
+        "smtp_tls_security_level": "may",
+        "smtp_tls_session_cache_database": "btree:${data_directory}/smtp_scache",
+        "message_size_limit": "110000000",
+        "mailbox_size_limit": "0",
+    }
+    certificate = Authority().issue("postfix.test")
+    where = (sink.address, sink.port)
+    with Postfix("postfix.test", relay_to=where, certificate=certificate, settings=settings) as running:
         yield System("Postfix", running.address, running.port, lambda: {"postfix": [running.pid]})
 
 
@@ -45,8 +56,11 @@ class Mailrail(System):
 
 
 @contextlib.contextmanager
-def mailrail(sink: CountingSink, side: Side = HERE) -> Iterator[Mailrail]:
-    """`mailrail local` with its embedded Postgres; one global route hands everything on to the sink."""
+def mailrail(sink: Sink, side: Side = HERE, settings: Mapping[str, str] | None = None) -> Iterator[Mailrail]:
+    """`mailrail local` with its embedded Postgres; one global route hands everything on to the sink.
+
+    `settings` are variables for the services, such as MAILRAIL_QUEUE_KEEP_CONTENT_SECONDS.
+    """
     nobody = loopback_address()
     documents = [one for one in basics() if one["kind"] != "MailGateway"]
     documents += [
@@ -60,7 +74,9 @@ def mailrail(sink: CountingSink, side: Side = HERE) -> Iterator[Mailrail]:
             rule("sink", "sink"),
         ),
     ]
-    with Rail(documents, options=["--log-level", "warning"], env=side.environment, python=side.python) as rail:
+    with Rail(
+        documents, options=["--log-level", "warning"], env=side.environment, python=side.python, settings=settings
+    ) as rail:
 
         def parts() -> dict[str, list[int]]:
             services = {name: [rail.pid(name)] for name in (*SERVICES, "postgres")}
@@ -79,3 +95,36 @@ def idle_sessions(address: str, port: int, count: int) -> Iterator[None]:
             sock.sendall(b"EHLO idle.test\r\n")
             sock.recv(4000)
         yield
+
+
+@dataclass(frozen=True)
+class Also:
+    """Another mail system that whoever runs the bench has installed, and pointed at the sink."""
+
+    name: str
+    address: str
+    port: int
+    pids: tuple[int, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> "Also":
+        """Read NAME=HOST:PORT,PID[,PID...]. Raises ValueError with what is wrong and what is wanted."""
+        name, _, rest = text.partition("=")
+        where, *pids = rest.split(",")
+        host, _, port = where.rpartition(":")
+        try:
+            found = cls(name.strip(), host, int(port), tuple(int(pid) for pid in pids))
+        except ValueError:
+            found = None
+        if found is None or not (found.name and found.address and 0 < found.port < 65536 and found.pids):
+            raise ValueError(f"{text!r}: NAME=HOST:PORT,PID[,PID...] is wanted, such as exim=127.0.0.1:2525,4711")
+        if found.name in ("Mailrail", "Postfix"):
+            raise ValueError(f"{found.name} is measured anyway; give {text!r} another name")
+        return found
+
+    def system(self) -> System:
+        """It, as the bench measures it: the named processes and their children. Raises LookupError for a dead one."""
+        for pid in self.pids:
+            if not Path(f"/proc/{pid}").exists():
+                raise LookupError(f"{self.name}: there is no process {pid}; name the one that runs it now")
+        return System(self.name, self.address, self.port, lambda: {self.name.lower(): list(self.pids)})
