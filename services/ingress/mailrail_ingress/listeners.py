@@ -17,7 +17,7 @@ from mailrail_ingress import metrics
 from mailrail_ingress.active_config import ActiveConfig, ListenerKey
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.smtp import ServerConnection, Sessions
-from mailrail_ingress.tls import ServerCertificate, switching
+from mailrail_ingress.tls import ServerCertificate
 
 FIRST_RETRY, LAST_RETRY = 1.0, 16.0
 """Seconds until a port that could not be opened is tried again: at first, and at last, twice as long each time."""
@@ -50,22 +50,17 @@ class TlsServer:
     PATIENCE = 0.1
     """Seconds without accepting while there are as many handshakes as may be, and all of them young."""
 
-    def __init__(
-        self, sessions: Sessions, listener_key: ListenerKey, sockets: list[socket.socket], context: ssl.SSLContext
-    ) -> None:
+    def __init__(self, sessions: Sessions, listener_key: ListenerKey, sockets: list[socket.socket]) -> None:
         self.sockets = sockets
         self._sessions = sessions
         self._listener_key = listener_key
-        self._context = context
         self._loop = asyncio.get_running_loop()
         for listening in sockets:
             listening.setblocking(False)
             self._listen(listening)
 
     @classmethod
-    async def open(
-        cls, sessions: Sessions, listener_key: ListenerKey, address: str, port: int, context: ssl.SSLContext
-    ) -> "TlsServer":
+    async def open(cls, sessions: Sessions, listener_key: ListenerKey, address: str, port: int) -> "TlsServer":
         """Listen at every address that the name has, as the loop's server does. Raises OSError."""
         loop = asyncio.get_running_loop()
         found = await loop.getaddrinfo(address, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -77,7 +72,7 @@ class TlsServer:
             for one in sockets:
                 one.close()
             raise
-        return cls(sessions, listener_key, sockets, context)
+        return cls(sessions, listener_key, sockets)
 
     def close(self) -> None:
         """Accept no further connection; open ones go on."""
@@ -108,19 +103,28 @@ class TlsServer:
                 return
             accepted.setblocking(False)
             connection = ServerConnection(self._sessions, self._listener_key)
-            if connection.expect_handshake(peer[0], partial(_cut, accepted)):
-                task = self._loop.create_task(self._meet(accepted, connection))
+            certificate = self._certificate()
+            if certificate is None:
+                self._sessions.count_failed_handshake()
+                accepted.close()
+            elif connection.expect_handshake(peer[0], partial(_cut, accepted)):
+                task = self._loop.create_task(self._meet(accepted, connection, certificate.context))
                 self._sessions.tasks.add(task)
                 task.add_done_callback(self._sessions.tasks.discard)
             else:
                 accepted.close()  # nothing can be said without TLS
 
-    async def _meet(self, accepted: socket.socket, connection: ServerConnection) -> None:
+    def _certificate(self) -> ServerCertificate | None:
+        """The one in force (TLS-09)."""
+        config = self._sessions.active_config.listeners.get(self._listener_key)
+        return config.identity if config is not None else None
+
+    async def _meet(self, accepted: socket.socket, connection: ServerConnection, context: ssl.SSLContext) -> None:
         try:
             await self._loop.connect_accepted_socket(
                 lambda: connection,
                 accepted,
-                ssl=self._context,
+                ssl=context,
                 ssl_handshake_timeout=self._sessions.active_config.settings.tls_timeout,
             )
         except (OSError, TimeoutError, ssl.SSLError):  # a fault of this client's TLS ends this client alone
@@ -247,10 +251,6 @@ class Listeners:
                 wanted.append(ListenerSocket(listener_key, address, self._settings.real_port(port), tls))
         return wanted
 
-    def _identity(self, listener_key: ListenerKey) -> ServerCertificate | None:
-        config = self._active_config.listeners.get(listener_key)
-        return config.identity if config is not None else None
-
     async def _apply(self) -> None:
         """Open what is missing, close what is not wanted."""
         wanted = self._wanted()
@@ -290,8 +290,7 @@ class Listeners:
             raise OSError(f"there is no such port; {self._settings.port_offset} was added to the listener's")
         listener_key = place.listener_key
         if place.tls:
-            context = switching(partial(self._identity, listener_key))
-            return await TlsServer.open(self._sessions, listener_key, place.address, place.port, context)
+            return await TlsServer.open(self._sessions, listener_key, place.address, place.port)
         return await asyncio.get_running_loop().create_server(
             partial(ServerConnection, self._sessions, listener_key), place.address, place.port, backlog=BACKLOG
         )

@@ -1,6 +1,7 @@
 """The smaller parts of ingress, each alone: throttle, logins, certificates, ids, refusals of the queue."""
 
 import asyncio
+import contextlib
 import ssl
 from dataclasses import replace
 from ipaddress import ip_address
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from mailrail.core.limits import CHUNK_SIZE
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.reply import Reply
-from mailrail.kit import rpc
+from mailrail.kit import clock, rpc
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_ingress.accounts import REMEMBERED_LIMIT, Accounts
 from mailrail_ingress.active_config import MessageIds
@@ -41,9 +42,9 @@ from mailrail_ingress.throttle import (
     Throttle,
     neighbourhood,
 )
-from mailrail_ingress.tls import BadCertificate, load, switching
+from mailrail_ingress.tls import TICKET_KEY_LIFE, BadCertificate, load
 
-from testkit.ca import Authority
+from testkit.ca import Authority, trusting_anybody
 from testkit.ingress import PASSWORD, account, setup
 
 FAKE_KEY = b"f" * 32
@@ -249,28 +250,55 @@ def test_a_certificate_without_its_key_is_refused() -> None:
         load(alone.partition(b"-----BEGIN PRIVATE KEY-----")[0].partition(b"-----BEGIN EC PRIVATE KEY-----")[0])
 
 
-async def test_a_listening_context_takes_the_certificate_in_force_at_each_handshake_TLS_09() -> None:
-    first, second = (load(Authority().issue("mx.example.org").pem) for _ in range(2))
-    current = [first]
-    context = switching(lambda: current[0])
-    server = await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0, ssl=context)
-    trusting_all = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    trusting_all.check_hostname = False
-    trusting_all.verify_mode = ssl.CERT_NONE
+def _greeted(client: ssl.SSLContext, server: ssl.SSLContext, session: ssl.SSLSession | None = None) -> ssl.SSLObject:
+    """A handshake and the first octets of the server, which come behind its tickets. The client's end."""
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ours = server.wrap_bio(to_server, to_client, server_side=True)
+    theirs = client.wrap_bio(to_client, to_server, session=session)
+    for _ in range(2):
+        for end in (theirs, ours):
+            with contextlib.suppress(ssl.SSLWantReadError):
+                end.do_handshake()
+    ours.write(b"220 hello")
+    assert theirs.read() == b"220 hello"
+    return theirs
 
-    async def served() -> bytes:
-        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), ssl=trusting_all)
-        try:
-            got: bytes = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
-            return got
-        finally:
-            writer.close()
 
-    async with server:
-        one = await served()
-        assert await served() == one
-        current[0] = second
-        assert await served() != one
+def test_the_keys_that_seal_tickets_are_replaced_each_day_TLS_11b(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(clock, "now", lambda: now)
+    certificate, client = load(Authority().issue("mx.example.org").pem), trusting_anybody()
+    session = _greeted(client, certificate.context).session
+    now += TICKET_KEY_LIFE - 1
+    assert _greeted(client, certificate.context, session).session_reused
+    now += 1
+    later = _greeted(client, certificate.context, session)
+    assert not later.session_reused
+    assert _greeted(client, certificate.context, later.session).session_reused
+
+
+def test_a_handshake_gives_one_ticket_TLS_11a() -> None:
+    seen: list[str] = []
+    client = trusting_anybody()
+    client._msg_callback = lambda *message: seen.append(message[4].name)  # type: ignore[attr-defined]
+    _greeted(client, load(Authority().issue("mx.example.org").pem).context)
+    assert seen.count("NEWSESSION_TICKET") == 1
+
+
+def test_a_certificate_goes_on_where_its_keys_cannot_be_replaced_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(clock, "now", lambda: now)
+    certificate = load(Authority().issue("mx.example.org").pem)
+    before = certificate.context
+    now += TICKET_KEY_LIFE
+
+    def no_files(context: ssl.SSLContext, pem: bytes) -> None:
+        raise OSError(24, "Too many open files")
+
+    with monkeypatch.context() as full:
+        full.setattr("mailrail_ingress.tls._load_chain", no_files)
+        assert certificate.context is before
+    assert certificate.context is not before
 
 
 # --- ids, refusals ---
