@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
+from mailrail.core.limits import SMALL_LIMIT
 from mailrail.core.message.reencode import HOLD, MAX_HEADER, Reencoder, Target, Unconvertible, reencode
 from mailrail.core.outbound.envelope import ContentFacts, Form, carries_signature, header_end, inspect
 from mailrail.core.smtp.answer import LACKING, Trouble
@@ -71,6 +72,8 @@ class OutgoingContent:
             content = self.prefix + body
             if self._keep_signed:
                 self._forbid_signed(content[: header_end(content)])
+            if len(content) > SMALL_LIMIT:
+                return None  # in pieces, by a thread: it would keep the event loop from everybody else
             metrics.REENCODED.inc(form)
             made = self._reencoded[form] = reencode(content, _TARGETS[form])
         return (made,)
@@ -136,10 +139,13 @@ class OutgoingContent:
 
     async def _stored(self) -> AsyncGenerator[bytes]:
         body = self._body
-        assert not isinstance(body, bytes)
         octets = len(self.prefix)
         if self.prefix:
             yield self.prefix
+        if isinstance(body, bytes):
+            for at in range(0, len(body), SMALL_LIMIT):
+                yield body[at : at + SMALL_LIMIT]
+            return
         async for chunk in body.chunks():
             octets += len(chunk)
             yield chunk

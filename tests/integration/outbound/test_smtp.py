@@ -214,11 +214,13 @@ async def test_signed_mail_is_reencoded_where_the_transport_says_so_SOUT_18b(*, 
         assert b"caf=E9\r\n" in peer.messages[0].content
 
 
-async def test_large_signed_mail_is_not_reencoded_either_SOUT_18b() -> None:
+@pytest.mark.parametrize("at_hand", [False, True])
+async def test_large_signed_mail_is_not_reencoded_either_SOUT_18b(at_hand: bool) -> None:
     head = b"MIME-Version: 1.0\r\nContent-Transfer-Encoding: 8bit\r\nContent-Type: text/plain\r\n\r\n"
     content = signed(head + b"caf\xe9\r\n" * 50_000)
     async with Sink(SEVEN_BIT) as peer:
-        (result,) = await deliver(peer, content=_pieces(content), size=len(content), eight_bit=True)
+        given = content if at_hand else _pieces(content)
+        (result,) = await deliver(peer, content=given, size=len(content), eight_bit=True)
         assert (result.result, str(result.status)) == (Result.FAILED, "5.6.3")
         assert result.lacking is not None
         assert result.lacking.extension == "8BITMIME"
@@ -377,17 +379,24 @@ async def test_large_content_streams_by_data_and_by_bdat(extensions: list[str]) 
         assert peer.messages[0].bdat == ("CHUNKING" in extensions)
 
 
-async def test_large_eight_bit_content_is_reencoded_while_it_streams() -> None:
+@pytest.mark.parametrize("at_hand", [False, True])
+async def test_large_eight_bit_content_is_reencoded_while_it_streams(at_hand: bool) -> None:
     body = b"".join(b"caf\xe9 %d\r\n" % i for i in range(300_000))
     content = b"MIME-Version: 1.0\r\nContent-Transfer-Encoding: 8bit\r\nContent-Type: text/plain\r\n\r\n" + body
     async with Sink(SEVEN_BIT) as peer:
-        await deliver(peer, content=_pieces(content), size=len(content), eight_bit=True)
+        (result,) = await deliver(
+            peer, content=content if at_hand else _pieces(content), size=len(content), eight_bit=True
+        )
+        assert result.result is Result.RELAYED
         received = peer.messages[0].content
         assert received.isascii()
         assert received.count(b"caf=E9 ") == 300_000
 
 
-async def test_the_event_loop_goes_on_while_large_content_is_reencoded(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("at_hand", [False, True])
+async def test_the_event_loop_goes_on_while_large_content_is_reencoded(
+    at_hand: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     threads: set[threading.Thread] = set()
     feed = Reencoder.feed
 
@@ -398,7 +407,7 @@ async def test_the_event_loop_goes_on_while_large_content_is_reencoded(monkeypat
     monkeypatch.setattr(Reencoder, "feed", watched)
     content = b"MIME-Version: 1.0\r\nContent-Type: text/plain\r\n\r\n" + b"\xe9\r\n" * 200_000
     async with Sink(SEVEN_BIT) as peer:
-        await deliver(peer, content=_pieces(content), size=len(content), eight_bit=True)
+        await deliver(peer, content=content if at_hand else _pieces(content), size=len(content), eight_bit=True)
         assert peer.messages
     assert len(threads) == 1
     assert threading.current_thread() not in threads

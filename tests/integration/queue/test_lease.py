@@ -551,6 +551,38 @@ async def test_past_the_memory_budget_mail_is_stored_due_LSE_06(database: str) -
         await eventually(lambda: len(late.deliveries) == 4)
 
 
+async def test_of_bodies_in_rows_no_more_are_read_than_have_room_together_LSE_06(database: str) -> None:
+    """A step may lease 1,000 recipients; their bodies at once would be a gigabyte."""
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        sizes = (60_000, 30_000, 50_000, 0)
+        ids = [await ingress.accept(f"user{n}@away.example", body=b"x" * size) for n, size in enumerate(sizes)]
+        async with q.queue.database.lane("content 1").use() as connection:
+            found = await content_store.contents(connection, ids, 80_000)
+            everything = await content_store.contents(connection, ids)
+        bodies = [found[i].body for i in ids]
+        assert [body if body is None else len(body) for body in bodies] == [None, 30_000, 50_000, 0]
+        assert [len(everything[i].body or b"") for i in ids] == list(sizes)
+        assert {i: (one.size, one.chunks) for i, one in found.items()} == {
+            i: (one.size, one.chunks) for i, one in everything.items()
+        }
+
+
+async def test_a_body_that_had_no_room_is_fetched_piece_by_piece_LSE_06(database: str) -> None:
+    body = bytes(range(251)) * 250
+    async with running_queue(database, born_leased_bytes=50_000) as q:
+        ingress = await q.ingress()
+        number = await ingress.accept("bob@away.example", body=body)
+        outbound = await q.outbound()
+        await eventually(lambda: outbound.deliveries)
+        (delivery,) = outbound.deliveries
+        assert not delivery.HasField("body")
+        assert delivery.size == len(delivery.prefix) + len(body)
+        for offset in (0, 5, len(body) - 1, len(body)):
+            request = lease_pb2.FetchContentRequest(token=delivery.token, message_id=number, offset=offset)
+            assert b"".join([r.data async for r in outbound.stub.FetchContent(request)]) == body[offset:]
+
+
 async def test_content_that_is_too_large_for_a_lease_is_fetched_from_any_offset_LSE_06(database: str) -> None:
     body = bytes(range(251)) * 2500
     async with running_queue(database) as q:

@@ -102,20 +102,26 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
         try:
             async with lane.use() as connection:
                 leased = await content_store.is_leased(connection, message_id, request.token)
-                content = (await content_store.contents(connection, [message_id])).get(message_id) if leased else None
-            if content is None:
+                found = await content_store.piece(connection, message_id, request.offset, CHUNK_SIZE)
+            if found is None or not leased:
                 await context.abort(grpc.StatusCode.NOT_FOUND, "no such message under this lease")
                 return
-            if content.body is not None:
-                for start in range(request.offset, len(content.body), CHUNK_SIZE):
-                    yield lease_pb2.FetchContentResponse(data=content.body[start : start + CHUNK_SIZE])
+            chunks, part = found
+            offset = request.offset
+            while part:  # of a body in the message's row
+                yield lease_pb2.FetchContentResponse(data=part)
+                offset += len(part)
+                async with lane.use() as connection:
+                    found = await content_store.piece(connection, message_id, offset, CHUNK_SIZE)
+                part = found[1] if found is not None else None  # None: swept; outbound sees that it ends early
+            if part is not None:
                 return
-            number, skip = divmod(request.offset, CHUNK_SIZE)
+            number, skip = divmod(offset, CHUNK_SIZE)
             while True:
                 async with lane.use() as connection:
                     data = await content_store.chunk(connection, message_id, number)
                 if data is None:
-                    if number < content.chunks:
+                    if number < chunks:
                         await self._hold_corrupt(message_id)
                         await context.abort(grpc.StatusCode.DATA_LOSS, CONTENT_INCOMPLETE)
                     return

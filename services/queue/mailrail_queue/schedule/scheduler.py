@@ -47,6 +47,8 @@ from mailrail_queue.store.waiting import Waiting
 
 _FETCH = 200
 """Recipients fetched of one site at once (SHD-03)."""
+_CONTENT = 16 * 1024 * 1024
+"""Octets of bodies read in one step."""
 _ROUND = 1000
 """Recipients fetched of all sites in one step."""
 _PAUSE = 10.0
@@ -292,6 +294,10 @@ class Scheduler:
         await faults.by_halves(chosen, lease, alone)
         return left
 
+    def _room_for_content(self) -> int:
+        """Octets of bodies to read at once; what has no room outbound fetches (LSE-06)."""
+        return max(0, min(_CONTENT, self._settings.born_leased_bytes - self._dispatcher.pending_bytes))
+
     async def _lease(self, router: Router, groups: Sequence[_Group]) -> None:
         """Lease these recipients, a token for each group, and let them wait at their sites with their content."""
         await self._ids.ensure(0, len(groups))
@@ -308,7 +314,7 @@ class Scheduler:
             deliveries: list[Delivery] = []
             try:
                 ids = {row.message_id for row, _, _ in wanted if row.id in leased}
-                contents = await content_store.contents(connection, ids)
+                contents = await content_store.contents(connection, ids, self._room_for_content())
                 corrupt = {i for i, content in contents.items() if not is_envelope(content.envelope)}
                 for unfit, reason in ((corrupt, ENVELOPE_UNREADABLE), (ids - contents.keys(), CONTENT_MISSING)):
                     rows = [(row, token) for row, token, _ in wanted if row.id in leased and row.message_id in unfit]

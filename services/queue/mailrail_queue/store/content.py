@@ -103,14 +103,20 @@ class StoredMessage:
     id: bytes
     envelope: bytes
     prefix: bytes
-    body: bytes | None  # None: in chunks
+    body: bytes | None  # None: in chunks, or not read
     size: int
     chunks: int  # 0: none
 
 
-CONTENT: Final[LiteralString] = (
-    "SELECT id, envelope, prefix, body, size, chunks FROM message WHERE id = ANY(%(id)s) AND NOT barred"
-)
+# With bodies as far as they have room together, the shortest first: 200 of 1 MiB would be read at once. The length of a body that is
+# stored apart is known without reading it.
+CONTENT: Final[LiteralString] = """SELECT id, envelope, prefix,
+        CASE WHEN sum(length(body)) OVER (ORDER BY length(body), id) <= %(room)s THEN body END, size, chunks
+    FROM message WHERE id = ANY(%(id)s) AND NOT barred"""
+_ALL: Final = 1 << 62
+"""Room for any number of bodies."""
+PIECE: Final[LiteralString] = """SELECT chunks, substring(body FROM %(first)s FOR %(count)s)
+    FROM message WHERE id = ANY(%(id)s) AND NOT barred"""
 CHUNKS: Final[LiteralString] = """SELECT number, data FROM chunk
     WHERE message_id = ANY(%(id)s) AND number >= %(first)s ORDER BY number LIMIT %(count)s"""
 
@@ -126,10 +132,17 @@ async def is_leased(connection: Connection, message_id: bytes, token: int) -> bo
     return bool(await run(connection, IS_LEASED, {"id": c.uuids([message_id]), "token": token}))
 
 
-async def contents(connection: Connection, ids: Iterable[bytes]) -> dict[bytes, StoredMessage]:
-    """Messages with their inline bodies."""
-    rows = await run(connection, CONTENT, {"id": c.uuids(list(ids))})
+async def contents(connection: Connection, ids: Iterable[bytes], room: int = _ALL) -> dict[bytes, StoredMessage]:
+    """Messages with their inline bodies, or those of them that have room, all together, in so many octets."""
+    rows = await run(connection, CONTENT, {"id": c.uuids(list(ids)), "room": room})
     return {row[0].bytes: StoredMessage(row[0].bytes, *row[1:]) for row in rows}
+
+
+async def piece(connection: Connection, message_id: bytes, offset: int, octets: int) -> tuple[int, bytes | None] | None:
+    """How many chunks a body has, and this part of it if it has none; None: there is no such message."""
+    parameters = {"id": c.uuids([message_id]), "first": offset + 1, "count": octets}
+    rows = await run(connection, PIECE, parameters)
+    return (rows[0][0], rows[0][1]) if rows else None
 
 
 async def chunk(connection: Connection, message_id: bytes, number: int) -> bytes | None:
