@@ -50,6 +50,23 @@ async def test_postfix_as_smarthost_takes_mail_over_verified_tls_and_refuses_one
 
 
 @pytest.mark.peer("postfix")
+@pytest.mark.parametrize("version", ["TLSv1.2", "TLSv1.3"])
+async def test_a_tls_session_with_postfix_is_resumed_TLS_10e(version: str) -> None:
+    authority = Authority()
+    only = {"smtpd_tls_protocols": f">={version}, <={version}"}
+    with Postfix(certificate=authority.issue("localhost"), address="127.0.0.1", settings=only) as postfix:
+        via = transport(
+            TransportKind.SMTP, host="localhost", port=postfix.port, tls=TlsMode.VERIFIED, ca=secret_ref("ca")
+        )
+        secrets = {"ca": authority.pem}
+        async with OutboundBench.running(via, secrets=secrets, messages_per_connection=1) as bench:
+            told = [(await bench.deliver(bench.delivery(via))).recipients[0].tls for _ in range(5)]
+    assert [(tls.version, tls.verified, tls.resumed) for tls in told if tls is not None] == [
+        (version, True, number > 1) for number in range(5)
+    ]
+
+
+@pytest.mark.peer("postfix")
 @pytest.mark.peer("dovecot")
 @pytest.mark.parametrize("kind", [TransportKind.SUBMISSION, TransportKind.SUBMISSIONS])
 async def test_postfix_with_dovecot_sasl_lets_us_log_in(kind: TransportKind) -> None:

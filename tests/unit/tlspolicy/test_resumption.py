@@ -1,11 +1,14 @@
 """Which TLS session a connection may resume: what must be equal, for how long, and how many are kept."""
 
+import gc
+import weakref
+
 import pytest
 
 from mailrail.core.outbound.targets import ConnectionKey
 from mailrail.core.revision.revision import TlsMode
 from mailrail.core.smtp.client import ClientProtocol
-from mailrail.core.tlspolicy.resumption import LONGEST, SessionCache, SessionKey
+from mailrail.core.tlspolicy.resumption import LONGEST, MOST_TRUSTS, SessionCache, SessionKey
 
 CONNECTION = ConnectionKey(
     transport="digest",
@@ -131,6 +134,43 @@ def test_hosts_that_are_met_once_take_no_bounded_place_from_sessions_TLS_10d() -
     assert cache.find(host(1), 2.0) is not None
     assert not cache.wanted(host(2), 2.0)  # forgotten among so many
     assert cache.wanted(host(249), 2.0)
+
+
+class Roots:
+    """Trust roots, which are to be freed."""
+
+
+def test_sessions_keep_few_sets_of_trust_roots_alive_TLS_10d() -> None:
+    cache = SessionCache[str](100)
+    sets = [Roots() for _ in range(MOST_TRUSTS + 3)]
+    living = weakref.WeakSet(sets)
+    for roots in sets:
+        kept(cache, KEY._replace(trust=roots))
+        kept(cache, host(2)._replace(trust=roots))
+    del sets, roots
+    gc.collect()
+    assert len(living) == MOST_TRUSTS
+    assert len(cache) == 2 * MOST_TRUSTS
+
+
+def test_what_was_noted_of_a_host_keeps_no_trust_roots_alive_TLS_10d() -> None:
+    cache = SessionCache[str](100)
+    roots = Roots()
+    living = weakref.WeakSet([roots])
+    key = KEY._replace(trust=roots)
+    cache.wanted(key, 0.0)
+    cache.rest(key, 0.0)
+    del roots, key
+    gc.collect()
+    assert not living
+
+
+def test_sessions_whose_time_is_over_go_when_another_comes_TLS_10d() -> None:
+    cache = SessionCache[str](100)
+    for number in range(1, 10):
+        kept(cache, host(number), seconds=60.0)
+    kept(cache, host(20), now=100.0)
+    assert len(cache) == 1
 
 
 def test_none_is_kept_where_there_is_room_for_none() -> None:
