@@ -646,6 +646,8 @@ def _fill_connection(seen: ConnectionFacts, attempt: types_pb2.Attempt) -> None:
             tls.proof = types_pb2.TLS_PROOF_PKIX if facts.verified else types_pb2.TLS_PROOF_UNSPECIFIED
         if facts.offered:
             tls.offered = True
+        if facts.resumed:
+            tls.resumed = True
 
 
 def _fill_lacking(lacking: LackingTransport, found: types_pb2.LackingTransport) -> None:

@@ -10,7 +10,7 @@ from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.reply import Reply, ReplyParser
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_outbound.clients import fill_result
-from mailrail_outbound.ports import DeliveryReport, RecipientReport, Result
+from mailrail_outbound.ports import ConnectionFacts, DeliveryReport, RecipientReport, Result, TlsReport
 from mailrail_queue.delivery.verdicts import as_said, not_dialled, verdict_of
 from mailrail_queue.notify.dsn import reply_of
 
@@ -84,3 +84,15 @@ def test_an_attempt_that_dialled_nothing_quotes_the_last_reply_and_claims_no_new
     ours = types_pb2.Attempt(status="4.4.1")
     ours.reply.lines.append("no connection to the next hop")
     assert not_dialled(ours).reply.lines[0].endswith("backoff: no connection to the next hop")
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_history_says_of_a_verified_server_whether_its_session_was_resumed_TLS_10e(resumed: bool) -> None:
+    (reply,) = ReplyParser().feed(b"250 2.0.0 taken\r\n")
+    verdict = verdict_on(Answer(Stage.END, reply), hop=HopKind.FOREIGN)
+    seen = ConnectionFacts("mx", "192.0.2.1", "", TlsReport("TLSv1.3", "AES", True, "because", True, resumed))
+    result = lease_pb2.DeliveryResult()
+    report = RecipientReport(1, Result.DELIVERED, verdict, seen, remote=True)
+    fill_result(DeliveryReport(1, b"m", 0, 0, [report], {}, ()), result, "node")
+    tls = types_pb2.Attempt.FromString(result.recipients[0].attempt.SerializeToString()).tls
+    assert (tls.proof, tls.resumed) == (types_pb2.TLS_PROOF_PKIX, resumed)

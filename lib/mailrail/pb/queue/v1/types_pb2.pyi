@@ -589,6 +589,7 @@ class TlsFacts(_message.Message):
     PROOF_FIELD_NUMBER: _builtins.int
     VERDICT_FIELD_NUMBER: _builtins.int
     OFFERED_FIELD_NUMBER: _builtins.int
+    RESUMED_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """"TLSv1.3" """
     cipher: _builtins.str
@@ -597,6 +598,8 @@ class TlsFacts(_message.Message):
     """in words: what was demanded, what was proven, why"""
     offered: _builtins.bool
     """STARTTLS was in EHLO"""
+    resumed: _builtins.bool
+    """the TLS session of an earlier connection went on; `proof` is of its handshake"""
     def __init__(
         self,
         *,
@@ -605,10 +608,11 @@ class TlsFacts(_message.Message):
         proof: Global___TlsProof.ValueType = ...,
         verdict: _builtins.str = ...,
         offered: _builtins.bool = ...,
+        resumed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cipher", b"cipher", "offered", b"offered", "proof", b"proof", "verdict", b"verdict", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cipher", b"cipher", "offered", b"offered", "proof", b"proof", "resumed", b"resumed", "verdict", b"verdict", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
