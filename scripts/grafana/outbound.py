@@ -64,6 +64,13 @@ DASHBOARD = Dashboard(
                     "version",
                     "proof",
                 ),
+                split(
+                    "TLS handshakes",
+                    "full and resumed, of sessions that became ready. refused: a server did not resume a session. "
+                    "broken: it failed on one, and a full handshake followed.",
+                    "mailrail_outbound_tls_handshakes_total",
+                    "kind",
+                ),
                 each("Open connections", "To next hops.", "mailrail_outbound_connections_open"),
             ),
         ),

@@ -211,7 +211,8 @@ def _print_attempt(attempt: types_pb2.Attempt, now: datetime.datetime) -> None:
 
 def _tls(facts: types_pb2.TlsFacts) -> str:
     """Whether the connection was encrypted, then what was demanded."""
-    return "; ".join(p for p in (" ".join(p for p in (facts.version, facts.cipher) if p) or "none", facts.verdict) if p)
+    made = " ".join(p for p in (facts.version, facts.cipher) if p) or "none"
+    return "; ".join(p for p in (made, "session resumed" if facts.resumed else "", facts.verdict) if p)
 
 
 async def _message_of(stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub", text: str) -> bytes:

@@ -376,6 +376,8 @@ def test_whether_a_connection_was_encrypted_is_said_not_only_what_was_demanded()
     assert queue._tls(types_pb2.TlsFacts(verdict=verdict)) == f"none; {verdict}"
     facts = types_pb2.TlsFacts(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384", verdict=verdict)
     assert queue._tls(facts) == f"TLSv1.3 TLS_AES_256_GCM_SHA384; {verdict}"
+    facts.resumed = True
+    assert queue._tls(facts) == f"TLSv1.3 TLS_AES_256_GCM_SHA384; session resumed; {verdict}"
 
 
 def test_an_explanation_for_an_account_without_a_sender_says_whom_it_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
