@@ -161,6 +161,14 @@ def everything_through(host: str, port: int) -> list[Document]:
     ]
 
 
+_HAND_ON = """
+from mailrail.local.environments import Environments
+
+before = Environments.of
+Environments.of = lambda self, name: before(self, name) | {settings!r}
+"""
+
+
 class Rail:
     """A running `mailrail local`. Use as a context manager, or call `stop()`."""
 
@@ -213,7 +221,7 @@ class Rail:
         """Give settings to every process of it: local mode passes no MAILRAIL_ variable on, but Python imports this."""
         folder = self.folder / "settings"
         folder.mkdir()
-        (folder / "sitecustomize.py").write_text(f"import os\n\nos.environ.update({dict(settings)!r})\n")
+        (folder / "sitecustomize.py").write_text(_HAND_ON.format(settings=dict(settings)))
         paths = [str(folder), self._env.get("PYTHONPATH") or os.environ.get("PYTHONPATH", "")]
         self._env["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 

@@ -9,10 +9,12 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import accumulate
+from types import ModuleType
 
 from cryptography import x509
 from prometheus_client import Gauge, Info, disable_created_metrics, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import REGISTRY, Collector, CollectorRegistry
 from prometheus_client.utils import floatToGoString
 
@@ -147,6 +149,14 @@ CERTIFICATE_LIFETIME = Gauge(
     "Seconds from start to end of that certificate; 0 when one of them cannot be used",
     ["use"],
 )
+
+
+def forget(declared: ModuleType) -> None:
+    """Export none of the series that a module declares: it was imported for another process than this one."""
+    for series in vars(declared).values():
+        if isinstance(series, Tally | Spread | SnapshotGauge | MetricWrapperBase):
+            with suppress(KeyError):  # it is exported by nobody, or by two names
+                REGISTRY.unregister(series)
 
 
 def certificates(use: str, chains: Iterable[bytes | None]) -> None:

@@ -20,13 +20,14 @@ from typing import Any
 from mailrail.kit import log, malloc, metrics
 from mailrail.kit.settings import BadSettings, S, load
 
+if sys.platform != "win32":  # it is not made for Windows
+    import uvloop
+
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """uvloop where it exists; on Windows the selector loop, since async psycopg refuses Proactor."""
     if sys.platform == "win32":
         return asyncio.SelectorEventLoop()
-    import uvloop  # not for Windows
-
     return uvloop.new_event_loop()
 
 

@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import IO
+from typing import IO, Protocol
 
 from mailrail.local.processes import new_group
 
@@ -40,6 +40,39 @@ class RestartBackoff:
         return pause
 
 
+class Process(Protocol):
+    """A child process; Popen is one. Its standard input is its leash, its standard output is all that it prints."""
+
+    pid: int
+    stdin: IO[bytes] | None
+    stdout: IO[bytes] | None
+
+    def poll(self) -> int | None:
+        """The exit status, None while it runs."""
+
+    def wait(self) -> int:
+        """The exit status, once it has ended; negative = the signal."""
+
+    def kill(self) -> None:
+        """End it at once."""
+
+
+Launch = Callable[[Sequence[str], Mapping[str, str]], Process]
+"""Starts a command in an environment. Raises OSError."""
+
+
+def spawn(command: Sequence[str], environment: Mapping[str, str]) -> Process:
+    """Start a command as a program of its own. Raises OSError."""
+    return subprocess.Popen(
+        list(command),
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **new_group(),
+    )
+
+
 class Child:
     """One service process, kept running by a thread until `stop`."""
 
@@ -53,6 +86,7 @@ class Child:
         say: Callable[[str], None],
         started: Callable[[str, int], None],
         hopeless: Callable[[str], None],
+        launch: Launch = spawn,
     ) -> None:
         """`output` gets (name, whole lines); `say` words of the supervisor; `started` (name, pid) at each start;
         `hopeless` the name, when the child refuses its settings. All are called from the child's thread."""
@@ -64,8 +98,9 @@ class Child:
         self._say = say
         self._started = started
         self._hopeless = hopeless
+        self._launch = launch
         self._stopping = threading.Event()
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._spawning = threading.Lock()
         self._thread = threading.Thread(target=self._keep_running, name=name, daemon=True)
 
@@ -122,14 +157,7 @@ class Child:
             if self._stopping.is_set():
                 return None
             try:
-                process = subprocess.Popen(
-                    self._command,
-                    env=self._environment,
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.STDOUT,
-                    **new_group(),
-                )
+                process = self._launch(self._command, self._environment)
             except OSError as error:
                 self._say(f"{self.name} cannot be started: {error}")
                 return None

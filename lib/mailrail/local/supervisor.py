@@ -30,6 +30,7 @@ from mailrail.local.children import Child
 from mailrail.local.database import SupervisedPostgres
 from mailrail.local.documents import Folder
 from mailrail.local.environments import Environments
+from mailrail.local.forks import Forks
 from mailrail.local.lock import FileLock, LockHeld
 from mailrail.local.merged_metrics import MergedMetrics
 from mailrail.local.options import (
@@ -49,6 +50,9 @@ from mailrail.local.postgres.account import PostgresUnavailable
 from mailrail.local.readiness import Readiness
 from mailrail.local.state import Client, StateFolder, UnusableState
 
+_MODULES = {**{name: f"mailrail_{name}" for name in SERVICES}, WATCHER: "mailrail.local.folder"}
+"""Child → what `python -m` runs."""
+
 
 class CannotRun(RuntimeError):
     """Local mode cannot start or cannot go on; the text says why and what to do."""
@@ -64,6 +68,7 @@ class Supervisor:
         self._stop = threading.Event()
         self._hurry = threading.Event()
         self._failure: str | None = None
+        self._forks = Forks()
         self._children: list[Child] = []
         self._postgres: SupervisedPostgres | None = None
         self._metrics: MergedMetrics | None = None
@@ -113,8 +118,10 @@ class Supervisor:
             ) from error
         with lock:
             self._require_ports()
-            keys = self._keys()
             try:
+                # Now: keys and passwords are for the children that are given them, and a database has threads.
+                self._forks = Forks.made(tuple(_MODULES.values()))
+                keys = self._keys()
                 url = self._database()
                 if self._stop.is_set():
                     return
@@ -184,8 +191,7 @@ class Supervisor:
         return targets, metrics
 
     def _start_children(self, environments: Environments) -> None:
-        for name in (*SERVICES, WATCHER):
-            module = "mailrail.local.folder" if name == WATCHER else f"mailrail_{name}"
+        for name, module in _MODULES.items():
             child = Child(
                 name,
                 [sys.executable, "-m", module],
@@ -194,6 +200,7 @@ class Supervisor:
                 say=self.output.warn,
                 started=self.state.write_pid,
                 hopeless=self._give_up,
+                launch=self._forks.launch,
             )
             self._children.append(child)
             child.start()
@@ -312,6 +319,7 @@ class Supervisor:
                 if not child.stop(15.0, self._hurry.is_set) and not self._hurry.is_set():
                     self.output.warn(f"{name} did not stop in time and was killed; no accepted mail is lost")
                 self.state.remove_pid(name)
+        self._forks.stop()
         if self._metrics is not None:
             self._metrics.stop()
         if self._postgres is not None:

@@ -93,6 +93,17 @@ def test_one_page_holds_the_metrics_of_every_process(local: Installation) -> Non
     assert {s.labels["service"] for s in families["mailrail_build_info"].samples} >= {"ingress", "queue"}
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="children are forked on Linux alone")
+def test_children_share_what_they_imported_and_ps_tells_them_apart() -> None:
+    with installation() as fresh:
+        for name in CHILDREN:
+            process = psutil.Process(fresh.pid(name))
+            module = "mailrail.local.folder" if name == "folder" else f"mailrail_{name}"
+            assert process.cmdline() == [sys.executable, "-m", module]
+            memory = process.memory_full_info()
+            assert memory.uss < memory.rss / 2, f"{name}: {memory}"
+
+
 @pytest.mark.parametrize("name", CHILDREN)
 def test_a_killed_child_is_started_again_and_mail_flows_on(local: Installation, name: str) -> None:
     old = local.kill(name)
