@@ -13,8 +13,8 @@ DASHBOARD = Dashboard(
             (
                 split(
                     "Connections, by protocol and result",
-                    "too_many: a limit of the process or of one address; proxy: the PROXY header is missing or "
-                    "invalid.",
+                    "too_many: a limit of the process or of one address, under stress of one network; proxy: the PROXY "
+                    "header is missing or invalid.",
                     "mailrail_ingress_connections_total",
                     "protocol",
                     "result",
@@ -42,7 +42,8 @@ DASHBOARD = Dashboard(
                     "Sessions, by end",
                     "lost: the client disconnected; errors: too many bad commands; refused: a bare line end, an "
                     "endless line "
-                    "or too many failed logins; tls: the handshake failed.",
+                    "or too many failed logins; tls: the handshake failed; stress, displaced: idle strangers that were "
+                    "ended because connections were scarce, or for another client.",
                     "mailrail_ingress_sessions_total",
                     "end",
                 ),
@@ -51,6 +52,12 @@ DASHBOARD = Dashboard(
                     "none: the handshake failed.",
                     "mailrail_ingress_tls_handshakes_total",
                     "version",
+                ),
+                Panel(
+                    "Connections are scarce",
+                    "1 while a process has seven tenths of its connections or more: idle strangers are ended after ten "
+                    "seconds.",
+                    (Query("max(mailrail_ingress_stress)", "stress"),),
                 ),
                 Panel(
                     "Unfinished TLS handshakes",

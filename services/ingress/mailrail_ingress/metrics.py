@@ -13,8 +13,8 @@ _VERDICTS = ("accepted", "refused", "deferred")
 CONNECTIONS = Tally(
     "mailrail_ingress_connections",
     "Connections by protocol of the listener (mx, submission, submissions) and result: accepted, too_many (open to "
-    "the process or from one address), too_often (new ones from one address within a minute), proxy (the PROXY header "
-    "is missing or invalid)",
+    "the process, from one address, or under stress from one network), too_often (new ones from one address within a "
+    "minute), proxy (the PROXY header is missing or invalid)",
     ["protocol", "result"],
     known=product(_PROTOCOLS, ("accepted", "too_many", "too_often", "proxy")),
 )
@@ -46,9 +46,16 @@ HANDSHAKES_DISPLACED = Tally(
 ENDS = Tally(
     "mailrail_ingress_sessions",
     "Sessions that ended, by reason: quit, lost (the client disconnected), timeout, errors (too many bad commands), "
-    "shutdown, refused (a bare line end, an endless line, too many failed logins), tls (the handshake failed)",
+    "shutdown, refused (a bare line end, an endless line, too many failed logins), tls (the handshake failed), stress "
+    "(a stranger was idle for ten seconds while connections were scarce), displaced (it was idle, and another client "
+    "needed its place)",
     ["end"],
-    known=product(("quit", "lost", "timeout", "errors", "shutdown", "refused", "tls")),
+    known=product(("quit", "lost", "timeout", "errors", "shutdown", "refused", "tls", "stress", "displaced")),
+)
+STRESS = Level(
+    "mailrail_ingress_stress",
+    "1 while connections are scarce: from seven tenths of the gateway's limits.connections on, until they fall below "
+    "six",
 )
 MESSAGES = Tally(
     "mailrail_ingress_messages",

@@ -15,6 +15,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Final, cast
 
+from mailrail.core.admission import Admission, Idle, Worth
 from mailrail.core.revision.revision import ListenerProtocol
 from mailrail.core.smtp.address import plain_ip
 from mailrail.core.smtp.events import Closing, Event, TlsRequested
@@ -29,10 +30,13 @@ from mailrail_ingress import metrics
 from mailrail_ingress.active_config import ActiveConfig, ListenerConfig, ListenerKey
 from mailrail_ingress.handshakes import Handshakes
 from mailrail_ingress.held_octets import LEAST
+from mailrail_ingress.places import Peer, Places, peer_of
+from mailrail_ingress.ports import Origin
 from mailrail_ingress.session import HANDLERS, SmtpSession
-from mailrail_ingress.throttle import Rate, neighbourhood
+from mailrail_ingress.throttle import Rate
 
 _NOBODY: Final = IPv4Address(0)
+_NO_PEER: Final = peer_of(_NOBODY)
 READ_SIZE: Final = 64 * 1024
 """Octets of one read."""
 TURN: Final = 64
@@ -70,10 +74,14 @@ _ENDS: Final = {
     "timeout": "timeout",
     "shutdown": "shutdown",
     "too many errors": "errors",
+    "displaced": "displaced",
+    "stress": "stress",
 }
 
 LINGER_OCTETS: Final = 16 * 1024 * 1024
 """Octets that are read and dropped after our last reply. A client that sends more does not listen."""
+LAST_WORD: Final = 1.0
+"""Seconds until a connection that had to go is cut. The loop waits for a client's goodbye in TLS for half a minute."""
 LAST_LINGER: Final = 0.25
 """Seconds that a connection is read, at most, after our 421 once the process stops. Silent clients that keep their
 connections open would delay every stop otherwise."""
@@ -94,64 +102,56 @@ class Sessions:
         self.handshakes = Handshakes(active_config.settings.handshakes)
         self._trimmer = Trimmer(wheel, self.loop.time)
         self.stopping = False
-        self._arriving = 0  # clients in a handshake that comes before the session
-        self._by_client: dict[str, int] = {}
+        self.places = Places(self.open, self.handshakes, wheel, self.loop.time)
         often = active_config.settings.connections_per_minute
         self._rate = Rate(often, 60.0) if often else None
 
     def admit(self, connection: "ServerConnection", config: ListenerConfig, *, expected: bool = False) -> str:
         """Count a connection. Returns what keeps it out, as in the metric: too_many (of the process or of the client)
         or too_often (new ones of the client, unless `expected`); empty when it is admitted."""
-        client = connection.neighbourhood = neighbourhood(connection.client)
-        obstacle = self._obstacle(client, connection.client.is_loopback or expected, config)
+        connection.peer = peer_of(connection.client)
+        connection.worth = self.places.worth(connection.peer, submission=config.origin is not Origin.MX)
+        may_come_often = connection.client.is_loopback or expected
+        obstacle = self._obstacle(connection.peer, connection.worth, config, may_come_often=may_come_often)
         if not obstacle:
             self.open.add(connection)
-            self._by_client[client] = self._by_client.get(client, 0) + 1
         return obstacle
 
     def reserve(self, address: IPv4Address | IPv6Address, config: ListenerConfig) -> str:
         """Count a client whose TLS handshake comes first. Returns as `admit` does."""
-        client = neighbourhood(address)
-        obstacle = self._obstacle(client, address.is_loopback, config)
-        if not obstacle:
-            self._arriving += 1
-            self._by_client[client] = self._by_client.get(client, 0) + 1
-        return obstacle
+        client = peer_of(address)
+        worth = self.places.worth(client, submission=config.origin is not Origin.MX)
+        return self._obstacle(client, worth, config, may_come_often=address.is_loopback)
 
-    def release(self, client: str) -> None:
+    def release(self, client: Peer) -> None:
         """Its handshake is over: the client is to be admitted now, or has failed."""
-        self._arriving -= 1
-        self._leave(client)
+        self.places.leave(client)
 
     def count_failed_handshake(self) -> None:
         """A handshake was not finished. It leaves more memory behind than a session (kit.trim)."""
         metrics.TLS.inc("none")
         self._trimmer.count()
 
-    def _obstacle(self, client: str, may_come_often: bool, config: ListenerConfig) -> str:
+    def _obstacle(self, client: Peer, worth: Worth, config: ListenerConfig, *, may_come_often: bool) -> str:
         limits = config.gateway.limits
-        others = self._by_client.get(client, 0)
-        if len(self.open) + self._arriving >= limits.connections or others >= limits.connections_per_ip:
+        admission = self.places.judge(client, worth, limits)
+        if admission is Admission.REFUSED:
             return "too_many"
         if self._rate is not None and not may_come_often:
             now = self.loop.time()
-            if self._rate.reached(client, now):
+            if self._rate.reached(client.client, now):
                 return "too_often"
-            self._rate.add(client, now)
+            self._rate.add(client.client, now)
+        if admission is not Admission.GRANTED and not self.places.make_room(worth):
+            return "too_many"
+        self.places.take(client, limits)
         return ""
 
     def forget(self, connection: "ServerConnection") -> None:
         """The connection is gone."""
         if connection in self.open:
             self.open.discard(connection)
-            self._leave(connection.neighbourhood)
-
-    def _leave(self, client: str) -> None:
-        others = self._by_client[client] - 1
-        if others:
-            self._by_client[client] = others
-        else:
-            del self._by_client[client]
+            self.places.leave(connection.peer, connection)
 
     def rebase(self) -> None:
         """A new revision is in force: sessions that are open go on under it (CFG-06)."""
@@ -190,17 +190,20 @@ class ServerConnection(asyncio.BufferedProtocol):
         "client",
         "deadline",
         "listener_key",
-        "neighbourhood",
+        "peer",
         "protocol",
         "session",
         "started",
+        "worth",
     )
 
     def __init__(self, sessions: Sessions, listener_key: ListenerKey) -> None:
         self.listener_key = listener_key
         self.client: IPv4Address | IPv6Address = _NOBODY
-        self.neighbourhood = ""
-        """Who counts as the same client."""
+        self.peer = _NO_PEER
+        """With whom it is counted."""
+        self.worth = Worth.STRANGER
+        """What was known of its client when it came."""
         self.protocol: ServerSession | None = None
         self.session: SmtpSession | None = None
         self.deadline = NEVER
@@ -220,7 +223,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._content_until: float | None = None
         self._stalled_until: float | None = None
         self._end = "lost"
-        self._expected = ""  # the neighbourhood that its place is reserved for during the handshake
+        self._expected: Peer | None = None  # for whom its place is reserved during the handshake
         self._label = ""
 
     def expect_handshake(self, peer: str, end: Callable[[], None]) -> bool:
@@ -234,16 +237,16 @@ class ServerConnection(asyncio.BufferedProtocol):
         if obstacle:
             metrics.CONNECTIONS.inc(config.listener.protocol.value, obstacle)
             return False
-        self._expected = neighbourhood(client)
+        self._expected = peer_of(client)
         self._sessions.handshakes.begin(self, self._loop.time(), end, metrics.HANDSHAKES.of())
         return True
 
     def end_handshake(self) -> None:
         """The handshake is over, well or not."""
-        if self._expected:
+        if self._expected is not None:
             self._sessions.handshakes.done(self)
             self._sessions.release(self._expected)
-            self._expected = ""
+            self._expected = None
 
     # --- asyncio's side ---
 
@@ -558,6 +561,29 @@ class ServerConnection(asyncio.BufferedProtocol):
         else:
             self.deadline = now + self._idle
 
+    def idleness(self) -> "Idle[ServerConnection] | None":
+        """See places.Occupant."""
+        protocol = self.protocol
+        if protocol is None or self._state is not _OPEN or protocol.login is not None or protocol.awaiting:
+            return None
+        if self._holds & ~_Hold.WRITING or self.deadline == self._content_until:
+            return None  # it waits for us, or has not long to go
+        worth = Worth.ACQUAINTANCE if protocol.messages else self.worth
+        return Idle(worth, self.deadline - self._idle, protocol.in_transaction, self)
+
+    def end_idle(self, *, displaced: bool) -> None:
+        """See places.Occupant. Nothing of the client is on its way, so it needs no lingering to hear our last word."""
+        if self.protocol is None:
+            return
+        if displaced:
+            self.protocol.displace()
+        else:
+            self.protocol.time_out(stress=True)
+        self.pump()
+        if self._transport is not None:
+            self.deadline = self._loop.time() + LAST_WORD
+            self._sessions.wheel.hasten(self)
+
     def give_up(self) -> None:
         """A fault of ours kept `expire` from ending it (kit.wheel): close without a reply, else it would stay."""
         self.deadline = NEVER
@@ -608,6 +634,8 @@ class ServerConnection(asyncio.BufferedProtocol):
             None  # they refer to us and we to them: this spares the garbage collector the cycle
         )
         if protocol is not None:
+            if protocol.messages or protocol.login is not None:
+                self._sessions.places.remember(self.peer.client)
             protocol.hang_up()
         if session is not None:
             session.hang_up()

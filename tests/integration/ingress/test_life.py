@@ -1,6 +1,7 @@
 """Ingress when something else fails, changes or takes long: queue, configuration, proxies, clocks, stopping."""
 
 import contextlib
+import select
 import socket
 import ssl
 import struct
@@ -606,10 +607,48 @@ def test_waves_of_handshakes_that_nobody_finishes_leave_no_memory_behind(run: St
     wait_until(lambda: process.memory_info().rss < bound, 60, "all of it is given back")
 
 
-def test_a_process_takes_so_many_connections(run: Start) -> None:
+def test_a_process_takes_so_many_connections_and_ends_none_that_is_at_work(run: Start) -> None:
     ingress = run(limited(connections=2))
-    with mx(ingress), mx(ingress), Talk((HOST, ingress.ports["mx"]), greeting=False) as third:
-        assert code(third.reply()) == "421 4.7.0"
+    with mx(ingress) as one, mx(ingress) as two:
+        for talk in (one, two):
+            assert talk.codes("MAIL FROM:<x@far.example>") == ["250 2.1.0"]
+        with Talk((HOST, ingress.ports["mx"]), greeting=False) as third:
+            assert code(third.reply()) == "421 4.7.0"
+        assert one.codes("RSET") == two.codes("RSET") == ["250 2.0.0"]
+
+
+def test_idle_clients_on_every_place_keep_nobody_out_SIN_17(run: Start) -> None:
+    """Whoever came first stayed for five minutes with each word, and all others heard 421."""
+    ingress = run(limited(connections=9))
+    with contextlib.ExitStack() as stack:
+        idle = [stack.enter_context(Talk((HOST, ingress.ports["mx"]), source=f"127.0.{n}.9")) for n in range(8)]
+        in_tls = stack.enter_context(Talk((HOST, ingress.ports["submissions"]), greeting=False, source="127.0.9.9"))
+        in_tls.encrypt()
+        assert in_tls.reply().startswith("220 ")
+
+        def delivers(number: int) -> bool:
+            with Talk((HOST, ingress.ports["mx"]), greeting=False, source=f"127.1.{number}.1") as talk:
+                if code(talk.reply()) != "220":
+                    return False
+                assert talk.codes("EHLO client.example") == ["250"]
+                return deliver(talk) == "250 2.6.0"
+
+        def stays(number: int) -> bool:
+            talk = stack.enter_context(Talk((HOST, ingress.ports["mx"]), greeting=False, source=f"127.1.{number}.1"))
+            return code(talk.reply()) == "220"
+
+        wait_until(lambda: delivers(0), 30, "the first gets a place")
+        spoken_to, _, _ = select.select([talk.socket for talk in idle], [], [], 60)
+        (gone,) = [talk for talk in idle if talk.socket in spoken_to]
+        assert code(gone.reply()) == "421 4.3.2"
+        assert gone.ended()
+        idle.remove(gone)
+        for number in range(1, 10):  # each comes again and stays: the idle ones have to go, one after the other
+            wait_until(lambda number=number: delivers(number), 60, f"number {number} gets a place")  # type: ignore[misc]
+            wait_until(lambda number=number: stays(number), 60, f"number {number} stays")  # type: ignore[misc]
+        assert {code(talk.reply()) for talk in (*idle, in_tls)} <= {"421 4.3.2", "421 4.4.2"}
+        assert all(talk.ended() for talk in (*idle, in_tls))
+    assert len(ingress.queue.stored) == 10
 
 
 def test_guessing_from_one_address_is_slowed_down_AUTH_05c(run: Start) -> None:

@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 
+from mailrail.core.admission import LEAST_IDLE, STRESS_IDLE
+from mailrail.core.revision.revision import GatewayLimits
 from mailrail.kit.metrics import Count
 from mailrail.kit.wheel import NEVER, Wheel
 from mailrail_ingress.active_config import ActiveConfig, ListenerKey
 from mailrail_ingress.held_octets import LEAST
-from mailrail_ingress.metrics import HANDSHAKES
+from mailrail_ingress.metrics import ENDS, HANDSHAKES, STRESS
+from mailrail_ingress.ports import ACCEPTED
 from mailrail_ingress.settings import IngressSettings
-from mailrail_ingress.smtp import TURN, ServerConnection, Sessions
+from mailrail_ingress.smtp import LAST_WORD, TURN, ServerConnection, Sessions
 
 from testkit.conditions import eventually
 from testkit.ingress import GATEWAY, HeldQueue, no_probes, setup
@@ -60,12 +63,12 @@ class Line:
 class Caller:
     """A connection that was made to the listener `mx`, and what its client does."""
 
-    def __init__(self, **settings: Any) -> None:
+    def __init__(self, limits: GatewayLimits | None = None, **settings: Any) -> None:
         self.queue = HeldQueue()
         active_config = ActiveConfig(
             IngressSettings(log_messages=False, **settings), self.queue, fake_key=b"f" * 32, probes=no_probes
         )
-        made = setup()
+        made = setup(limits=limits)
         active_config.configure(made.revision, 7, made.secrets)
         self.sessions = Sessions(active_config, Wheel(asyncio.get_running_loop()))
         self.line = Line()
@@ -282,3 +285,172 @@ def test_a_client_that_has_to_wait_for_room_is_not_read_from_and_hears_452_after
         assert caller.line.written.endswith(b"452 4.3.1 the mail system is busy; try again later\r\n")
 
     run(test)
+
+
+# --- when there is no room for all ---
+
+
+class Visit:
+    """A client among others, and what it hears. It is gone at once where the other side closes."""
+
+    def __init__(self, caller: Caller, peer: str, *, listener: str = "mx") -> None:
+        self.line = Line(peer=peer)
+        self.connection = ServerConnection(caller.sessions, ListenerKey(GATEWAY, listener))
+        self.connection.connection_made(self.line)  # type: ignore[arg-type]
+
+    def say(self, data: bytes) -> None:
+        self.connection.get_buffer(-1)[: len(data)] = data
+        self.connection.buffer_updated(len(data))
+
+    def be_silent(self, seconds: float) -> None:
+        """As if it had said nothing for so much longer."""
+        self.connection.deadline -= seconds
+
+    @property
+    def last(self) -> bytes:
+        return self.line.written.rpartition(b"\r\n")[0].rpartition(b"\r\n")[2]
+
+    def leave(self) -> None:
+        self.connection.connection_lost(None)
+
+
+HELLO = b"EHLO c\r\n"
+MAIL = b"MAIL FROM:<>\r\nRCPT TO:<ada@home.example>\r\n"
+NO_PLACE = b"421 4.7.0 too many connections; try again later"
+DISPLACED = b"421 4.3.2 too many connections, and this one is idle; try again later"
+
+
+def full(places: int = 3, limit: int = 3) -> tuple[Caller, list[Visit]]:
+    """A process whose places are all taken by strangers, each from a network of its own, who have said EHLO."""
+    caller = Caller(GatewayLimits(connections=limit))
+    caller.connection.connection_lost(None)
+    visits = [Visit(caller, f"192.0.{n}.1") for n in range(places)]
+    for visit in visits:
+        visit.say(HELLO)
+    return caller, visits
+
+
+def test_when_it_is_full_the_longest_idle_stranger_makes_room_for_a_newcomer_SIN_17() -> None:
+    async def main() -> None:
+        caller, (first, second, third) = full()
+        before = ENDS.of("displaced").number
+        for visit, seconds in ((first, 6), (second, 8), (third, 3)):
+            visit.be_silent(seconds)
+        first.say(b"NOOP\r\n")
+        new = Visit(caller, "198.51.100.1")
+        assert (new.line.written[:4], second.last, second.line.closed) == (b"220 ", DISPLACED, True)
+        assert (first.line.closed, third.line.closed) == (False, False)
+        second.leave()
+        assert ENDS.of("displaced").number == before + 1
+        assert caller.sessions.places.total == 3
+
+    asyncio.run(main())
+
+
+def test_who_is_at_work_or_has_just_come_makes_room_for_nobody_SIN_17() -> None:
+    async def main() -> None:
+        caller, (in_mail, fresh, in_content) = full()
+        in_mail.say(MAIL)
+        in_content.say(MAIL + b"DATA\r\nSubject: x")
+        in_mail.be_silent(STRESS_IDLE - 1)
+        fresh.be_silent(LEAST_IDLE / 2)
+        in_content.be_silent(STRESS_IDLE - 1)
+        assert Visit(caller, "198.51.100.1").last == NO_PLACE
+        assert not any(visit.line.closed for visit in (in_mail, fresh, in_content))
+
+    asyncio.run(main())
+
+
+def test_a_client_that_has_delivered_is_displaced_by_none_but_its_like_SIN_17() -> None:
+    async def main() -> None:
+        caller, visits = full(1, 1)
+        (delivers,) = visits
+        delivers.say(MAIL + b"BDAT 1 LAST\r\nx")
+        caller.queue.commits[0][1](ACCEPTED)
+        assert delivers.last.startswith(b"250 2.6.0 ")
+        delivers.be_silent(100)
+        assert Visit(caller, "198.51.100.1").last == NO_PLACE
+        caller.sessions.places.remember("198.51.100.1")
+        assert Visit(caller, "198.51.100.1").line.written.startswith(b"220 ")
+        assert delivers.last == DISPLACED
+
+    asyncio.run(main())
+
+
+def test_addresses_that_delivered_before_and_submitters_have_places_that_strangers_do_not_get_SIN_17() -> None:
+    async def main() -> None:
+        caller = Caller(GatewayLimits(connections=10))
+        delivers = caller.connection
+        caller.send(HELLO + MAIL + b"BDAT 1 LAST\r\nx")
+        caller.queue.commits[0][1](ACCEPTED)
+        delivers.connection_lost(None)
+        strangers = [Visit(caller, f"198.51.{n}.1") for n in range(9)]
+        assert [visit.line.written[:4] for visit in strangers] == [b"220 "] * 8 + [b"421 "]
+        submitters = [Visit(caller, f"203.0.{n}.1", listener="submission") for n in range(2)]
+        assert [visit.line.written[:4] for visit in submitters] == [b"220 ", b"421 "]
+        assert Visit(caller, caller.line.peer).line.written.startswith(b"220 ")
+        assert Visit(caller, caller.line.peer).last == NO_PLACE
+
+    asyncio.run(main())
+
+
+def test_under_stress_idle_strangers_end_after_ten_seconds_and_nobody_else_SIN_17() -> None:
+    async def main() -> None:
+        caller, visits = full(8, 10)
+        places = caller.sessions.places
+        assert (places.stress, STRESS.of().number) == (True, 1)
+        idle, in_mail, short, in_content, delivered, *rest = visits
+        in_mail.say(MAIL)
+        in_content.say(MAIL + b"DATA\r\nSubject: x")
+        delivered.say(MAIL + b"BDAT 1 LAST\r\nx")
+        caller.queue.commits[0][1](ACCEPTED)
+        for visit in (idle, in_mail, in_content, delivered):
+            visit.be_silent(STRESS_IDLE)
+        short.be_silent(STRESS_IDLE - 5)
+        before = ENDS.of("stress").number
+        places.expire(caller.sessions.loop.time())
+        said = [visit.last for visit in (idle, in_mail, in_content)]
+        assert said == [b"421 4.4.2 timeout, closing connection"] * 3
+        assert not any(visit.line.closed for visit in (short, delivered, *rest))
+        for visit in (idle, in_mail, in_content, *rest):
+            visit.leave()
+        assert (ENDS.of("stress").number, places.stress, STRESS.of().number) == (before + 3, False, 0)
+
+    asyncio.run(main())
+
+
+def test_under_stress_the_neighbours_of_a_stranger_count_with_it_SIN_17() -> None:
+    async def main() -> None:
+        caller = Caller(GatewayLimits(connections=10, connections_per_ip=4))
+        caller.connection.connection_lost(None)
+        neighbours = [Visit(caller, f"192.0.2.{n}") for n in range(6)]
+        assert all(visit.line.written.startswith(b"220 ") for visit in neighbours), "there is room, so they are apart"
+        Visit(caller, "198.51.100.1")
+        assert Visit(caller, "192.0.2.77").last == NO_PLACE
+        assert Visit(caller, "192.0.3.77").line.written.startswith(b"220 ")
+
+    asyncio.run(main())
+
+
+def test_a_client_that_had_to_go_and_does_not_is_cut_off_SIN_17() -> None:
+    async def main() -> None:
+        caller, (first, *_) = full()
+        first.be_silent(5)
+        Visit(caller, "198.51.100.1")
+        assert first.line.closed
+        assert first.connection.deadline <= caller.sessions.loop.time() + LAST_WORD
+        first.connection.expire(first.connection.deadline)
+        assert first.line.aborted
+
+    asyncio.run(main())
+
+
+def test_where_nobody_idle_is_left_the_oldest_handshake_makes_room_SIN_17() -> None:
+    async def main() -> None:
+        caller, _ = full()
+        ended: list[str] = []
+        caller.sessions.handshakes.begin("old", caller.sessions.loop.time() - 5, lambda: ended.append("old"), Count())
+        assert Visit(caller, "198.51.100.1").line.written.startswith(b"220 ")
+        assert ended == ["old"]
+
+    asyncio.run(main())

@@ -116,13 +116,16 @@ class GatewayLimitsSpec(Part):
     )
     connections: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         default=None,
-        description="Open connections to one ingress process.",
+        description="Open connections to one ingress process; of these a tenth is kept for submission listeners and "
+        "another for addresses that have delivered mail before. When there is none left, the one that is longest idle "
+        "ends for a new one.",
         json_schema_extra=compiled_default(_LIMITS.connections),
     )
     connections_per_ip: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         default=None,
         alias="connectionsPerIP",
-        description="Open connections from one IP address to one process.",
+        description="Open connections from one IP address to one process; while connections are scarce, from one /24 "
+        "(IPv6 /48).",
         json_schema_extra=compiled_default(_LIMITS.connections_per_ip),
     )
     errors: Annotated[int, Field(ge=1, le=10_000)] | None = Field(

@@ -81,6 +81,7 @@ from mailrail.core.smtp.phrases import (
     CHUNK_OK,
     CHUNKS_BEGUN,
     CONTENT_OK,
+    DISPLACED,
     GO_AHEAD,
     GOODBYE,
     HELLO_FIRST,
@@ -375,6 +376,11 @@ class ServerSession:
         return (transaction is not None and transaction.content) or self._stage is _CHUNK
 
     @property
+    def in_transaction(self) -> bool:
+        """From MAIL to the answer to its message, and while a chunk is read that is refused."""
+        return self._transaction is not None or self._stage is _CHUNK
+
+    @property
     def closed(self) -> bool:
         """The session is over; what still comes is dropped."""
         return self._stage is _CLOSED
@@ -526,9 +532,17 @@ class ServerSession:
             raise RuntimeError("no TLS was asked for")
         self._fatal(reply, "too many handshakes")
 
-    def time_out(self) -> None:
-        """The client was silent, or slow, for too long (SIN-17)."""
-        self._end(TIMED_OUT, "timeout")
+    def time_out(self, *, stress: bool = False) -> None:
+        """The client was silent, or slow, for too long (SIN-17). `stress`: for longer than strangers may be while
+        connections are scarce."""
+        if stress:
+            self._end(TIMED_OUT, "stress", linger=False)
+        else:
+            self._end(TIMED_OUT, "timeout")
+
+    def displace(self) -> None:
+        """The client is idle, and another one needs its place (SIN-17)."""
+        self._end(DISPLACED, "displaced", linger=False)
 
     def shut_down(self) -> None:
         """The server stops (SIN-17)."""
@@ -543,13 +557,13 @@ class ServerSession:
         self._events.clear()
         self._out.clear()
 
-    def _end(self, reply: bytes, reason: str) -> None:
+    def _end(self, reply: bytes, reason: str, *, linger: bool = True) -> None:
         if self._stage is _CLOSED:
             return
         if self._stage is not _TLS:
             self._out.append(reply)
         self._awaited = _NOTHING
-        self._close(reason, linger=True)
+        self._close(reason, linger=linger)
 
     # --- lines ---
 

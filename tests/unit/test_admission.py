@@ -1,0 +1,116 @@
+"""Who gets a connection when there is not room for all, and who goes for whom (SIN-17)."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailrail.core.admission import (
+    LEAST_IDLE,
+    STRESS_IDLE,
+    Admission,
+    Idle,
+    Survey,
+    Worth,
+    judge,
+    room,
+    under_stress,
+)
+
+STRANGER, SUBMITTER, ACQUAINTANCE = Worth.STRANGER, Worth.SUBMITTER, Worth.ACQUAINTANCE
+
+
+def judged(worth: Worth, total: int, *, of_client: int = 0, of_network: int = 0, stress: bool = False) -> Admission:
+    return judge(
+        worth,
+        limit=1000,
+        client_limit=100,
+        total=total,
+        of_client=of_client,
+        of_network=of_network,
+        stress=stress,
+    )
+
+
+@pytest.mark.parametrize(("worth", "most"), [(STRANGER, 800), (SUBMITTER, 900), (ACQUAINTANCE, 1000)])
+def test_parts_are_kept_for_submission_and_for_addresses_that_delivered_before_SIN_17(worth: Worth, most: int) -> None:
+    assert judged(worth, most - 1) is Admission.GRANTED
+    assert judged(worth, most) is Admission.IN_PLACE_OF_ANOTHER
+
+
+def test_a_limit_of_a_few_has_no_parts_SIN_17() -> None:
+    assert [room(9, worth) for worth in Worth] == [9, 9, 9]
+
+
+def test_one_client_has_its_limit_however_well_it_is_known_SIN_17() -> None:
+    assert {judged(worth, 500, of_client=100) for worth in Worth} == {Admission.REFUSED}
+
+
+def test_neighbours_count_as_one_client_while_connections_are_scarce_SIN_17() -> None:
+    assert judged(STRANGER, 750, of_network=100) is Admission.GRANTED
+    assert judged(STRANGER, 750, of_network=100, stress=True) is Admission.REFUSED
+    assert judged(STRANGER, 750, of_network=99, stress=True) is Admission.GRANTED
+    assert judged(ACQUAINTANCE, 750, of_network=100, stress=True) is Admission.GRANTED
+
+
+def test_stress_begins_before_strangers_have_all_their_room_and_ends_a_little_lower_SIN_17() -> None:
+    at = {total: [under_stress(before, limit=1000, total=total) for before in (False, True)] for total in (599, 600)}
+    assert at == {599: [False, False], 600: [False, True]}
+    assert [under_stress(False, limit=1000, total=total) for total in (699, 700)] == [False, True]
+    assert room(1000, STRANGER) > 700
+
+
+NOW = 1000.0
+
+
+def idle(name: str, silent: float, worth: Worth = STRANGER, *, in_transaction: bool = False) -> Idle[str]:
+    return Idle(worth, NOW - silent, in_transaction, name)
+
+
+def displaced(newcomer: Worth, *found: Idle[str]) -> list[str]:
+    survey = Survey(found, NOW, stress=True)
+    named = []
+    while (one := survey.next_for(newcomer)) is not None:
+        named.append(one.connection)
+    return named
+
+
+def test_the_longest_idle_stranger_goes_first_and_one_at_work_never_SIN_17() -> None:
+    found = [
+        idle("b", 5),
+        idle("c", 3),
+        idle("a", 8),
+        idle("new", LEAST_IDLE / 2),
+        idle("mail", 9, in_transaction=True),
+    ]
+    assert displaced(STRANGER, *found) == ["a", "b", "c"]
+
+
+def test_strangers_displace_no_acquaintance_and_an_acquaintance_displaces_strangers_first_SIN_17() -> None:
+    found = [idle("known", 200, ACQUAINTANCE), idle("stranger", 2), idle("submitter", 4, SUBMITTER)]
+    assert displaced(STRANGER, *found) == ["submitter", "stranger"]
+    assert displaced(SUBMITTER, *found) == ["submitter", "stranger"]
+    assert displaced(ACQUAINTANCE, *found) == ["submitter", "stranger", "known"]
+
+
+@pytest.mark.parametrize(("stress", "expired"), [(True, ["idle", "mail"]), (False, [])])
+def test_silence_of_strangers_is_short_under_stress_also_within_a_transaction_SIN_17(
+    stress: bool, expired: list[str]
+) -> None:
+    found = [
+        idle("idle", STRESS_IDLE),
+        idle("mail", STRESS_IDLE, SUBMITTER, in_transaction=True),
+        idle("short", STRESS_IDLE - 0.1),
+        idle("known", 250, ACQUAINTANCE),
+    ]
+    assert Survey(found, NOW, stress=stress).expired == expired
+
+
+@given(st.lists(st.tuples(st.sampled_from(Worth), st.floats(0, 400), st.booleans()), max_size=40), st.booleans())
+def test_nobody_is_ended_twice_and_the_busy_stay(clients: list[tuple[Worth, float, bool]], stress: bool) -> None:
+    found = [Idle(s, NOW - silent, busy, n) for n, (s, silent, busy) in enumerate(clients)]
+    survey = Survey(found, NOW, stress=stress)
+    ended = list(survey.expired)
+    while (one := survey.next_for(ACQUAINTANCE)) is not None:
+        ended.append(one.connection)
+    assert len(ended) == len(set(ended))
+    assert all(clients[n][1] >= LEAST_IDLE * 0.999 for n in ended)
