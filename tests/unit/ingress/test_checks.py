@@ -118,7 +118,11 @@ def test_a_late_refusal_keeps_later_checks_from_being_asked() -> None:
 
 @pytest.mark.parametrize(
     ("fault", "expected"),
-    [(ContentFault.LONG_HEADER, "header-size 552 5.3.4"), (ContentFault.LONG_LINE, "line-length 550 5.6.0")],
+    [
+        (ContentFault.LONG_HEADER, "header-size 552 5.3.4"),
+        (ContentFault.MANY_FIELDS, "header-fields 550 5.6.0"),
+        (ContentFault.LONG_LINE, "line-length 550 5.6.0"),
+    ],
 )
 def test_a_fault_of_the_content_has_its_check_SOUT_12c(fault: ContentFault, expected: str) -> None:
     checks = ContentChecks(checked(None))

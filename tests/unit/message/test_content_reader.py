@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailrail.core.message.content_reader import LONGEST_LINE, SMALL, ContentFault, ContentReader
-from mailrail.core.message.header import Header
+from mailrail.core.message.header import FIELDS_LIMIT, Header
 
 
 def keep(header: Header) -> bytes:
@@ -73,10 +73,37 @@ def test_a_refusal_ends_the_output() -> None:
 
 def test_a_header_above_the_limit_is_refused_in_bounded_memory() -> None:
     fold = b" " + b"x" * 60_000 + b"\r\n"
-    for pieces in ([b"A:\r\n" + fold * 5 + b"\r\n"], [b"A: b\r\n" * 1000] * 60):
+    for pieces in ([b"A:\r\n" + fold * 5 + b"\r\n"], [(b"A: " + b"b" * 300 + b"\r\n") * 10] * 90):
         reader = ContentReader(keep)
         assert take(reader, *pieces) == b""
         assert reader.fault is ContentFault.LONG_HEADER
+
+
+@pytest.mark.parametrize("more", ["", "\r\nbody\r\n", "\r\n" + "text\r\n" * 50_000, "no field\r\n"])
+@pytest.mark.parametrize("field", ["a:\r\n", "Received: from a\r\n\tby b\r\n"])
+def test_a_header_of_more_fields_than_any_mail_has_is_refused_unread(field: str, more: str) -> None:
+    judged: list[Header] = []
+
+    def judge(header: Header) -> bytes:
+        judged.append(header)
+        return header.block
+
+    reader = ContentReader(judge)
+    reader.feed((field * (FIELDS_LIMIT + 1) + more).encode())
+    reader.finish()
+    assert (reader.fault, judged) == (ContentFault.MANY_FIELDS, [])
+    just = ContentReader(judge)
+    just.feed((field * FIELDS_LIMIT + more).encode())
+    just.finish()
+    assert just.fault is None
+    assert len(judged[0].fields) == FIELDS_LIMIT
+
+
+def test_lines_of_a_body_without_a_header_are_no_fields() -> None:
+    reader = ContentReader(keep)
+    content = b"no field at all\r\n" + b"time: goes by\r\n" * 5000 + b"\r\n"
+    assert reader.feed(content) + reader.finish() == content
+    assert reader.fault is None
 
 
 def test_a_large_body_without_a_header_is_a_body() -> None:

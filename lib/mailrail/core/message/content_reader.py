@@ -18,7 +18,7 @@ from enum import Enum, auto
 from typing import Final
 
 from mailrail.core.message.content_type import LINE_LIMIT
-from mailrail.core.message.header import HEADER_LIMIT, Header, header_end
+from mailrail.core.message.header import HEADER_LIMIT, Header, has_too_many_fields, header_end
 from mailrail.core.message.reencode import Reencoder, Target
 from mailrail.core.smtp.line_facts import PLAIN, UNKNOWN, LineFacts
 
@@ -41,6 +41,7 @@ class ContentFault(Enum):
     """Why a message cannot be taken, whatever is in it."""
 
     LONG_HEADER = auto()  # above HEADER_LIMIT
+    MANY_FIELDS = auto()  # more of them than FIELDS_LIMIT
     LONG_LINE = auto()  # a text line above LONGEST_LINE
 
 
@@ -155,6 +156,9 @@ class ContentReader:
     def _open_without_end(self, content: bytes) -> bytes:
         """So much has come, and no empty line: a header that is too large, or a body that has none above it."""
         head = _without_mailbox_line(content[:HEADER_LIMIT])
+        if has_too_many_fields(head):
+            self._stop(ContentFault.MANY_FIELDS)
+            return b""
         rest = head[len(Header(head).block) :]
         if b"\n" in rest[:_NO_FIELD] or len(rest) > _NO_FIELD:
             return self._open(content)
@@ -164,6 +168,9 @@ class ContentReader:
     def _open(self, content: bytes) -> bytes:
         self._held = None
         content = _without_mailbox_line(content)
+        if has_too_many_fields(content):
+            self._stop(ContentFault.MANY_FIELDS)
+            return b""
         header = Header(content)
         edited = self._edit(header)
         if edited is None:

@@ -44,6 +44,7 @@ class Check:
 
 CHECKS: Final = (
     Check("header-size", Moment.FAULT, Whose.ALL, limits.header_size),
+    Check("header-fields", Moment.FAULT, Whose.ALL, limits.header_fields),
     Check("line-length", Moment.FAULT, Whose.ALL, limits.line_length),
     Check("loop", Moment.HEADER, Whose.ALL, limits.loop),
     Check("bare-line-ends", Moment.HEADER, Whose.ALL, limits.bare_line_ends),

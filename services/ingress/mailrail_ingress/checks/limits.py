@@ -3,7 +3,7 @@
 from typing import Final
 
 from mailrail.core.message.content_reader import LONGEST_LINE, ContentFault
-from mailrail.core.message.header import HEADER_LIMIT, RECEIVED_LIMIT
+from mailrail.core.message.header import FIELDS_LIMIT, HEADER_LIMIT, RECEIVED_LIMIT
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.stuffing import has_bare_line_ends
 from mailrail_ingress.checks.verdicts import CheckedMessage, Refuse
@@ -11,6 +11,7 @@ from mailrail_ingress.checks.verdicts import CheckedMessage, Refuse
 HEADER_TOO_LONG: Final = Refuse(
     Reply.of(552, "5.3.4", f"the message header exceeds the limit of {HEADER_LIMIT} octets")
 )
+TOO_MANY_FIELDS: Final = Refuse(Reply.of(550, "5.6.0", f"the message header has more than {FIELDS_LIMIT} fields"))
 LINE_TOO_LONG: Final = Refuse(Reply.of(550, "5.6.0", f"the message has a line of more than {LONGEST_LINE} octets"))
 LOOP: Final = Refuse(
     Reply.of(554, "5.4.6", f"the message has more than {RECEIVED_LIMIT} Received fields: it is in a loop")
@@ -23,6 +24,11 @@ line end, and what stands behind it a field that was not judged."""
 def header_size(message: CheckedMessage) -> Refuse | None:
     """The header is held in memory, so it is bounded."""
     return HEADER_TOO_LONG if message.fault is ContentFault.LONG_HEADER else None
+
+
+def header_fields(message: CheckedMessage) -> Refuse | None:
+    """Each field takes its time in each check, while other clients wait."""
+    return TOO_MANY_FIELDS if message.fault is ContentFault.MANY_FIELDS else None
 
 
 def line_length(message: CheckedMessage) -> Refuse | None:
