@@ -106,8 +106,9 @@ bench: $(STAMP) ## measure Mailrail beside Postfix, some minutes; ARGS='compare 
 	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 .PHONY: bench-long
-bench-long: $(STAMP) ## measure at every size and in steady flow: an hour; write docs/benchmarks.md
+bench-long: $(STAMP) ## measure at every size, in steady flow and under attack: hours; write docs/benchmarks.md
 	@PYTHONPATH=tests $(BIN)/python -m bench --long --page $(ARGS)
+	@PYTHONPATH=tests $(BIN)/python -m bench hostile --page
 
 # --- Kubernetes ---
 

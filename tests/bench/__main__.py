@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from bench import alone, compare, instructions, report
+from bench import alone, compare, hostile, instructions, report
 from bench.load import Load, Sink, counting_sink, own_sink, send, somewhere
 from bench.measure import cpu_ms, memory_mb, settle
 from bench.systems import DEAD_DOMAIN, SINK_DOMAIN, Also, Mailrail, System, idle_sessions, mailrail, postfix
@@ -61,7 +61,8 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="make bench ARGS='...'",
         description="Measure Mailrail against Postfix on this machine: all its cores, for some minutes.",
-        epilog="Others: `compare BASE [HEAD]` (two commits), `instructions BASE [HEAD]`; each has a --help of its own.",
+        epilog="Others, each with a --help of its own: `compare BASE [HEAD]` (two commits), `instructions BASE [HEAD]`,"
+        " `hostile` (slow sites and hostile clients).",
     )
     parser.add_argument(
         "--only", action="append", choices=PARTS, help=f"measure only this part; may be repeated ({', '.join(PARTS)})"
@@ -282,7 +283,7 @@ def measure(chosen: argparse.Namespace, result: report.Result) -> None:
 
 def main() -> int:
     """Measure, print, write."""
-    others = {"compare": compare.main, "instructions": instructions.main}
+    others = {"compare": compare.main, "instructions": instructions.main, "hostile": hostile.main}
     if sys.argv[1:2] and sys.argv[1] in others:
         return others[sys.argv[1]](sys.argv[2:])
     chosen = options(sys.argv[1:])

@@ -84,7 +84,9 @@ class CountingSink:
 class OwnSink:
     """`bench.sink`, which offers STARTTLS, counts recipients, and can note the time of each (`times`)."""
 
-    def __init__(self, at: tuple[str, int] | None = None, *, tls: bool = False, timed: bool = False) -> None:
+    def __init__(
+        self, at: tuple[str, int] | None = None, *, tls: bool = False, timed: bool = False, delay: float = 0.0
+    ) -> None:
         self.address, self.port = at or somewhere()
         self._folder = Path(tempfile.mkdtemp(prefix="mailrail-bench-sink-"))
         self._counters = Counters(self._folder / "counters", make=True)
@@ -92,6 +94,8 @@ class OwnSink:
         command += ["--counters", str(self._folder / "counters")]
         if tls:
             command += ["--certificate", str(Authority().issue("sink.test").write(self._folder))]
+        if delay:
+            command += ["--delay", str(delay)]
         if timed:
             command += ["--log", str(self._log)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
@@ -157,9 +161,11 @@ def counting_sink(at: tuple[str, int] | None = None) -> Iterator[CountingSink]:
 
 
 @contextlib.contextmanager
-def own_sink(at: tuple[str, int] | None = None, *, tls: bool = False, timed: bool = False) -> Iterator[OwnSink]:
-    """Our own sink for the time of the context."""
-    sink = OwnSink(at, tls=tls, timed=timed)
+def own_sink(
+    at: tuple[str, int] | None = None, *, tls: bool = False, timed: bool = False, delay: float = 0.0
+) -> Iterator[OwnSink]:
+    """Our own sink for the time of the context. `delay`: seconds that each reply of it takes, as a tarpit's."""
+    sink = OwnSink(at, tls=tls, timed=timed, delay=delay)
     try:
         yield sink
     finally:

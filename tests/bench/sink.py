@@ -1,8 +1,9 @@
 """`python -m bench.sink`: the sink of what smtp-sink cannot do: STARTTLS, recipients counted, times of single messages.
 
-It accepts everything and throws it away. Two numbers lie in a file that others map into their memory: messages and
-recipients received so far. With `--log` it writes a line for each recipient: local part, and the clock's seconds
-(CLOCK_MONOTONIC, which all processes share) when the final dot had been read.
+It accepts everything and throws it away; with `--delay` as a tarpit does, where each reply takes so long. Two numbers
+lie in a file that others map into their memory: messages and recipients received so far. With `--log` it writes a
+line for each recipient: local part, and the clock's seconds (CLOCK_MONOTONIC, which all processes share) when the
+final dot had been read.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 from typing import cast
 
+from mailrail.kit.open_files import raise_limit
 from mailrail.kit.run import new_event_loop
 
 COUNTERS = struct.Struct("=QQ")
@@ -44,10 +46,11 @@ class Counters:
 
 
 class _Session(asyncio.Protocol):
-    def __init__(self, counters: Counters, context: ssl.SSLContext | None, log: int | None) -> None:
+    def __init__(self, counters: Counters, context: ssl.SSLContext | None, log: int | None, delay: float) -> None:
         self._counters = counters
         self._context = context
         self._log = log
+        self._delay = delay
         self._transport: asyncio.Transport | None = None
         self._buffer = b""
         self._in_content = False
@@ -58,6 +61,9 @@ class _Session(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.write(b"220 sink.test ESMTP\r\n")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
 
     def data_received(self, data: bytes) -> None:
         self._buffer = self._buffer + data if self._buffer else data
@@ -84,9 +90,18 @@ class _Session(asyncio.Protocol):
                 break
             self._buffer = rest
             replies.append(self._command(line))
-        if replies and self._transport is not None:
-            self._transport.write(b"".join(replies))
-        if self._upgrading is None and replies and replies[-1].startswith(b"221") and self._transport is not None:
+        if not replies:
+            return
+        if self._delay:
+            asyncio.get_running_loop().call_later(self._delay, self._say, replies)
+        else:
+            self._say(replies)
+
+    def _say(self, replies: list[bytes]) -> None:
+        if self._transport is None:
+            return
+        self._transport.write(b"".join(replies))
+        if replies[-1].startswith(b"221"):
             self._transport.close()
 
     def _command(self, line: bytes) -> bytes:
@@ -132,7 +147,7 @@ class _Session(asyncio.Protocol):
 
 
 async def serve(
-    address: str, port: int, counters: Counters, certificate: Path | None, log: Path | None
+    address: str, port: int, counters: Counters, certificate: Path | None, log: Path | None, delay: float = 0.0
 ) -> asyncio.Server:
     """Listen. With a certificate (key and chain in one file) it offers STARTTLS."""
     context = None
@@ -141,7 +156,7 @@ async def serve(
         context.load_cert_chain(certificate)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if log is not None else None
     loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: _Session(counters, context, out), address, port, backlog=1024)
+    return await loop.create_server(lambda: _Session(counters, context, out, delay), address, port, backlog=1024)
 
 
 def main() -> None:
@@ -151,11 +166,13 @@ def main() -> None:
     parser.add_argument("--counters", type=Path, required=True)
     parser.add_argument("--certificate", type=Path)
     parser.add_argument("--log", type=Path)
+    parser.add_argument("--delay", type=float, default=0.0, help="seconds that each reply takes")
     chosen = parser.parse_args()
+    raise_limit()
     host, _, port = chosen.listen.rpartition(":")
 
     async def whole() -> None:
-        server = await serve(host, int(port), Counters(chosen.counters), chosen.certificate, chosen.log)
+        server = await serve(host, int(port), Counters(chosen.counters), chosen.certificate, chosen.log, chosen.delay)
         # Standard input is held by whoever started this: it ends with that one.
         stopped = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stopped), sys.stdin)

@@ -30,10 +30,11 @@ class System:
 
 
 @contextlib.contextmanager
-def postfix(sink: Sink) -> Iterator[System]:
+def postfix(sink: Sink, changes: Mapping[str, str] | None = None) -> Iterator[System]:
     """Postfix as Debian configures it (TLS where it is offered, sessions cached), relaying to the sink.
 
-    Its limit of connections a client is off, and messages may be as large as they may be in Mailrail.
+    Its limit of connections a client is off, and messages may be as large as they may be in Mailrail. `changes` are
+    further lines of main.cf.
     `in_flow_delay = 0` and higher destination concurrency were tried: no faster than the defaults, within the noise.
     """
     settings = {
@@ -41,6 +42,7 @@ def postfix(sink: Sink) -> Iterator[System]:
         "smtp_tls_session_cache_database": "btree:${data_directory}/smtp_scache",
         "message_size_limit": "110000000",
         "mailbox_size_limit": "0",
+        **(changes or {}),
     }
     certificate = Authority().issue("postfix.test")
     where = (sink.address, sink.port)
@@ -55,28 +57,39 @@ class Mailrail(System):
     rail: Rail
 
 
+_NO_LIMITS: Mapping[str, object] = {"connections": 10_000, "connectionsPerIP": 10_000}
+"""Of connections, as far as a generator at one address could run into them."""
+
+
 @contextlib.contextmanager
-def mailrail(sink: Sink, side: Side = HERE, settings: Mapping[str, str] | None = None) -> Iterator[Mailrail]:
+def mailrail(
+    sink: Sink | None,
+    side: Side = HERE,
+    settings: Mapping[str, str] | None = None,
+    *,
+    resolver: str | None = None,
+    limits: Mapping[str, object] = _NO_LIMITS,
+) -> Iterator[Mailrail]:
     """`mailrail local` with its embedded Postgres; one global route hands everything on to the sink.
 
-    `settings` are variables for the services, such as MAILRAIL_QUEUE_KEEP_CONTENT_SECONDS.
+    Without a sink everything goes by MX, as the `resolver` (HOST:PORT) says. `settings` are variables for the services,
+    such as MAILRAIL_QUEUE_KEEP_CONTENT_SECONDS; `limits` are those of the gateway.
     """
     nobody = loopback_address()
     documents = [one for one in basics() if one["kind"] != "MailGateway"]
     documents += [
-        gateway(retry={"delaysSeconds": [450, 900, 1800]}, limits={"connections": 10_000, "connectionsPerIP": 10_000}),
-        transport("sink", smtp={"host": sink.address, "port": sink.port}),
+        gateway(retry={"delaysSeconds": [450, 900, 1800]}, limits=dict(limits)),
+        *([transport("sink", smtp={"host": sink.address, "port": sink.port})] if sink is not None else []),
         transport("dead", smtp={"host": nobody, "port": free_port(nobody)}),
         route(
             "everything",
             ("MailGateway", "local"),
             rule("dead", "dead", to=[DEAD_DOMAIN]),
-            rule("sink", "sink"),
+            rule("sink", "sink" if sink is not None else None),
         ),
     ]
-    with Rail(
-        documents, options=["--log-level", "warning"], env=side.environment, python=side.python, settings=settings
-    ) as rail:
+    words = ["--log-level", "warning", *(["--resolver", resolver] if resolver else [])]
+    with Rail(documents, options=words, env=side.environment, python=side.python, settings=settings) as rail:
 
         def parts() -> dict[str, list[int]]:
             services = {name: [rail.pid(name)] for name in (*SERVICES, "postgres")}
