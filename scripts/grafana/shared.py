@@ -12,7 +12,7 @@ SERVED = "ingress|queue|outbound"  # the services that run a configuration
 BACKLOG = Panel(
     "Due mail, by what it waits for",
     "Recipients that are due now. ready: more processes would help. limited: the window of the site or a limit has no "
-    "room. backoff: the site is in backoff, or its transport is missing. Each process counts up to 50,000.",
+    "room. backoff: the site is in backoff, or its transport is missing.",
     (Query("sum by (state) (mailrail_queue_backlog_recipients)", "{{state}}"),),
     stacked=True,
 )

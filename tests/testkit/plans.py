@@ -78,9 +78,8 @@ _watched: dict[int, Explained] = {}
 
 class _ExplainingCursor(psycopg.AsyncCursor[Any]):
     async def execute(self, query: Any, params: Any = None, **how: Any) -> Any:
-        # Positional parameters are a test's own; what is asked while a statement is explained is ours.
-        ours = params is not None and not isinstance(params, Mapping)
-        if not ours and (found := _watched.pop(id(self.connection), None)) is not None:
+        # `run` prepares; a test's own queries are not, and what is asked while a statement is explained is ours.
+        if how.get("prepare") and (found := _watched.pop(id(self.connection), None)) is not None:
             try:
                 found.plans.append(await _explain(found.connection, query, params or {}))
             finally:

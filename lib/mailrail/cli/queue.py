@@ -2,7 +2,9 @@
 
 import datetime
 import sys
+import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +19,19 @@ app = typer.Typer(no_args_is_help=True, help="Show and change what is in the que
 SERVICE = "queue"
 
 _STORED = "(including mailboxes and messages awaiting cleanup)"
+GO_ON = 10.0
+"""Seconds for which a search that the queue answers in stretches is gone on with."""
+_PAGE = 500
+_START = "start"
+After = Annotated[
+    str,
+    typer.Option(
+        "--after",
+        metavar="CURSOR",
+        help="Go on behind this cursor of an earlier answer; `start` begins. With --json the answer is then an object:"
+        " recipients, complete, next.",
+    ),
+]
 _UNLIMITED = 1_000_000
 """The window of a site that is not dialled, such as the built-in mailbox."""
 
@@ -38,13 +53,14 @@ def utc_now() -> datetime.datetime:
 def list_recipients(
     chosen: admin_pb2.Filter,
     limit: a.Limit = 50,
+    after: After = "",
     json: a.Json = False,
 ) -> None:
     """List the recipients in the queue, the next due first. A recipient must match all options."""
 
     now = utc_now()
     _print_recipients(
-        *_recipients(chosen, limit, finished=False),
+        _recipients(chosen, limit, after, finished=False),
         {
             "STATE": _state,
             "TRIES": _tries,
@@ -52,51 +68,92 @@ def list_recipients(
             "LAST REPLY": _last_reply,
         },
         none="the queue is empty" if chosen == admin_pb2.Filter() else "no recipient in the queue matches",
+        paged=bool(after),
         json=json,
     )
 
 
-def _recipients(chosen: admin_pb2.Filter, limit: int, *, finished: bool) -> tuple[list[admin_pb2.Recipient], bool]:
-    """Up to `limit` (0: all) recipients of the queue or, `finished`, of its history; and whether there are more."""
+@dataclass(slots=True)
+class Found:
+    """Some of the recipients that a list has."""
 
-    async def question(channel: Any) -> tuple[list[admin_pb2.Recipient], bool]:
-        stub = admin_service(channel)
+    recipients: list[admin_pb2.Recipient] = field(default_factory=list)
+    cursor: str = ""
+    """Where it goes on; empty: that was all."""
+    stopped_at: str = ""
+    """Set when the queue is still looking: what was looked at so far, in words."""
 
-        async def fetch(size: int, token: str) -> tuple[list[admin_pb2.Recipient], str]:
-            answer: admin_pb2.ListRecipientsResponse | admin_pb2.ListHistoryResponse
-            if finished:
-                past = admin_pb2.ListHistoryRequest(filter=chosen, page_size=size, page_token=token)
-                answer = await stub.ListHistory(past, timeout=TIMEOUT)
-            else:
-                live = admin_pb2.ListRecipientsRequest(filter=chosen, page_size=size, page_token=token)
-                answer = await stub.ListRecipients(live, timeout=TIMEOUT)
-            return list(answer.recipients), answer.next_page_token
 
-        return await pages(fetch, limit)
+async def search(
+    stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub",
+    chosen: admin_pb2.Filter,
+    limit: int,
+    after: str = "",
+    *,
+    finished: bool,
+) -> Found:
+    """Up to `limit` (0: all) recipients of the queue or, `finished`, of its history, behind the cursor `after`.
 
-    return ask(SERVICE, question)
+    Where no index leads to what is meant, the queue answers a stretch at a time; that is gone on with for GO_ON.
+    """
+    found, until = Found(cursor=after), time.monotonic() + GO_ON
+    while True:
+        size = _PAGE if limit == 0 else min(_PAGE, limit - len(found.recipients))
+        answer: admin_pb2.ListRecipientsResponse | admin_pb2.ListHistoryResponse
+        if finished:
+            past = admin_pb2.ListHistoryRequest(filter=chosen, page_size=size, page_token=found.cursor)
+            answer = await stub.ListHistory(past, timeout=TIMEOUT)
+        else:
+            live = admin_pb2.ListRecipientsRequest(filter=chosen, page_size=size, page_token=found.cursor)
+            answer = await stub.ListRecipients(live, timeout=TIMEOUT)
+        found.recipients += answer.recipients
+        found.cursor = answer.next_page_token
+        if not found.cursor or (limit and len(found.recipients) >= limit):
+            return found
+        if answer.incomplete and time.monotonic() >= until:
+            looked_to = output.when(answer, "looked_to", utc_now())
+            which = "that finished after" if finished else "that are due before"
+            found.stopped_at = f"those {which} {looked_to}" if looked_to else "those in delivery"
+            return found
+
+
+def _recipients(chosen: admin_pb2.Filter, limit: int, after: str, *, finished: bool) -> Found:
+    cursor = "" if after == _START else after
+    return ask(SERVICE, lambda channel: search(admin_service(channel), chosen, limit, cursor, finished=finished))
 
 
 def _print_recipients(
-    found: list[admin_pb2.Recipient],
-    more: bool,
+    found: Found,
     columns: Mapping[str, Callable[[admin_pb2.Recipient], str]],
     *,
     none: str,
+    paged: bool,
     json: bool,
 ) -> None:
     """A table of recipients: number, sender, address, then `columns` (heading: cell); or all of them as JSON."""
-    if json:
-        output.print_json(found)
+    if json and paged:
+        output.print_json(
+            {"recipients": found.recipients, "complete": not found.stopped_at, "next": found.cursor or None}
+        )
         return
-    output.table(
-        ("ID", "FROM", "TO", *columns),
-        ((str(r.id), r.mail_from or "<>", r.address, *(cell(r) for cell in columns.values())) for r in found),
-        none=none,
-        prose=1,
-    )
-    if more:
-        output.say(f"... more than {len(found)}; --limit 0 shows all")
+    if json:
+        output.print_json(found.recipients)
+    else:
+        output.table(
+            ("ID", "FROM", "TO", *columns),
+            (
+                (str(r.id), r.mail_from or "<>", r.address, *(cell(r) for cell in columns.values()))
+                for r in found.recipients
+            ),
+            none="none was found so far" if found.stopped_at else none,
+            prose=1,
+        )
+    if found.stopped_at:
+        output.note(
+            f"not all was looked at, only {found.stopped_at}: there may be more, and --after {found.cursor} goes on"
+        )
+    elif found.cursor and not json:
+        output.say(f"... more than {len(found.recipients)}; --limit 0 shows all")
 
 
 def counted(number: int, one: str, many: str = "") -> str:
@@ -220,12 +277,18 @@ async def _message_of(stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub", text: s
     if not a.is_number(text):
         return a.message_id(text)
     chosen = admin_pb2.Filter(recipient_ids=[int(text)])
-    live = await stub.ListRecipients(admin_pb2.ListRecipientsRequest(filter=chosen, page_size=1), timeout=TIMEOUT)
-    done = await stub.ListHistory(admin_pb2.ListHistoryRequest(filter=chosen, page_size=1), timeout=TIMEOUT)
-    found = [r.message_id for r in (*live.recipients, *done.recipients)]
-    if not found:
+    live = await search(stub, chosen, 1, finished=False)
+    if live.recipients:
+        return live.recipients[0].message_id
+    done = await search(stub, chosen, 1, finished=True)
+    if not done.recipients and not done.stopped_at:
         output.stop(f"no recipient {text} in the queue or in its history")
-    return found[0]
+    if done.stopped_at:
+        output.stop(
+            f"recipient {text} is not in the queue, nor among {done.stopped_at}, which is as far as its history was"
+            " searched: name the message by its id"
+        )
+    return done.recipients[0].message_id
 
 
 @app.command()
@@ -249,13 +312,14 @@ def content(
 def history(
     chosen: admin_pb2.Filter,
     limit: a.Limit = 50,
+    after: After = "",
     json: a.Json = False,
 ) -> None:
     """List finished recipients (delivered, failed or dropped), the newest first."""
 
     now = utc_now()
     _print_recipients(
-        *_recipients(chosen, limit, finished=True),
+        _recipients(chosen, limit, after, finished=True),
         {
             "OUTCOME": lambda r: output.name_of(r, "outcome") or output.name_of(r, "state"),
             "TRIES": _tries,
@@ -263,6 +327,7 @@ def history(
             "REPLY": _last_reply,
         },
         none="no recipient is finished yet" if chosen == admin_pb2.Filter() else "no recipient in the history matches",
+        paged=bool(after),
         json=json,
     )
 
@@ -278,14 +343,17 @@ def stats(json: a.Json = False) -> None:
     if json:
         output.print_json(found)
         return
+    about = "about " if found.HasField("counted") else ""
+    stored = "about " if found.estimated else ""
     output.facts(
         (
-            ("queued", counted(found.queued, "recipient")),
-            ("due", str(found.due)),
+            ("queued", about + counted(found.queued, "recipient")),
+            ("due", f"{about}{found.due}"),
             ("in delivery", str(found.leased)),
-            ("on hold", str(found.on_hold)),
+            ("on hold", f"{about}{found.on_hold}"),
+            ("counted", output.when(found, "counted", utc_now())),
             ("oldest", output.when(found, "oldest", utc_now())),
-            ("stored", f"{counted(found.messages, 'message')}, {output.size_of(found.bytes)} {_STORED}"),
+            ("stored", f"{stored}{counted(found.messages, 'message')}, {output.size_of(found.bytes)} {_STORED}"),
             ("shards", f"{found.shards_owned} owned by this queue process"),
             ("outbound", f"{counted(found.outbound_processes, 'process', 'processes')} connected"),
         )
@@ -315,7 +383,7 @@ def sites(limit: a.Limit = 50, json: a.Json = False) -> None:
         (
             (
                 s.name,
-                str(s.queued),
+                f"{s.queued}+" if s.queued_at_least else str(s.queued),
                 str(s.in_flight),
                 str(s.window) if 0 < s.window < _UNLIMITED else "",
                 output.when(s, "next_due", now, brief=True),

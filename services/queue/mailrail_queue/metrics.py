@@ -71,7 +71,7 @@ POSTGRES_DATABASE_BYTES = Gauge(
 )
 BACKLOG = Gauge(
     "mailrail_queue_backlog_recipients",
-    "Due recipients in the shards of this process, by what they wait for; counted up to 50,000",
+    "Due recipients in the shards of this process, by what they wait for",
     ["state"],
 )
 """state: ready (for an outbound process; scale by this state), limited (the window of the site or a limit has no room),
@@ -96,7 +96,7 @@ TRANSPORTS_IN_BACKOFF = SnapshotGauge(
 no_answer (no connection, or it was lost)."""
 NAMED_SITES = SnapshotGauge(
     "mailrail_queue_site_waiting_recipients",
-    "Recipients, due or not, that wait for the ten sites in backoff where most wait; counted up to 500 a shard",
+    "Recipients, due or not, that wait for the ten sites in backoff where most wait",
     ["site"],
 )
 """site: as `mailrail queue sites` prints it, such as domain:example.com. MAILRAIL_QUEUE_NAMED_SITES says how many."""

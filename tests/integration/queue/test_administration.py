@@ -20,6 +20,7 @@ from mailrail_queue.admin.administration import Administration
 from mailrail_queue.admin.base import CALLER, AdminContext
 from mailrail_queue.admin.change_result import ChangeResult, PartlyDone
 from mailrail_queue.admin.filters import BadRequest, NotFound, PageTokens, make_place, read_place
+from mailrail_queue.admin.listing import RecipientPage
 from mailrail_queue.store import leases as lease_store
 from mailrail_queue.store import results as result_store
 from mailrail_queue.store import waiting as waiting_store
@@ -48,6 +49,9 @@ class Administrators:
 
         async def asked(*arguments: Any, **more: Any) -> Any:
             answer = await method(self.rig.connection, *arguments, **more)
+            if isinstance(answer, RecipientPage):
+                assert not answer.incomplete
+                return answer.recipients, answer.next_token
             return answer.listed if isinstance(answer, ChangeResult) else answer
 
         return asked

@@ -31,6 +31,7 @@ from mailrail_queue.notify import dsn, outbox
 from mailrail_queue.store import (
     accept,
     blocks,
+    census,
     content,
     corrupt,
     hold_rules,
@@ -54,8 +55,8 @@ RECIPIENTS: Final = 200_000
 LEASED: Final = 3_000
 """Of them; a third of the leases ran out."""
 OWN: Final = Ownership("plans", dict.fromkeys(range(SHARDS), 1))
-PER_ROW: Final = 60
-"""Blocks that a statement may look at for each row of its batch. A row that moves into eight indexes looks at 40."""
+PER_ROW: Final = 80
+"""Blocks that a statement may look at for each row of its batch: one that moves into seven indexes looks at 40."""
 ONCE: Final = 700
 """Blocks that it may look at besides: all of `shard` and its indexes, the edges of ranges, what is dead and not yet swept."""
 
@@ -354,6 +355,13 @@ async def _probe(connection: Connection, full: Full, count: int) -> None:
     assert await probes.take(connection, UUID(bytes=full.due[0].message_id)) is False
 
 
+async def _census(connection: Connection, full: Full, count: int) -> None:
+    await census.count(connection, range(count * SHARDS // RECIPIENTS))
+    found = await census.held(connection, range(SHARDS))
+    await census.write(connection, {number: census.ShardCount(1, 1, held) for number, held in found.items()})
+    await census.read(connection)
+
+
 BATCHES: Final = (20, 200, 1000)
 HOT: Final[tuple[tuple[Ask, tuple[int, ...]], ...]] = (
     (_lease, BATCHES),
@@ -390,6 +398,7 @@ HOT: Final[tuple[tuple[Ask, tuple[int, ...]], ...]] = (
     (_deliver_locally, (1, 20, 200)),
     (_events, (20, 200)),
     (_probe, (1,)),
+    (_census, (20_000,)),
 )
 """What the message path asks, with the sizes of batches that the service uses."""
 
@@ -411,7 +420,7 @@ async def test_each_hot_statement_reads_by_its_batch_whatever_waits_SHD_03(full:
 
 # --- the list is complete -----------------------------------------------------------------------------------------------
 
-_ADMIN: Final = "administrators' connections; what they read is bounded in test_bounded_lists"
+_ADMIN: Final = "administrators' connections; what lists read is bounded in test_bounded_lists"
 _READER: Final = "asked by whoever reads a mailbox, one page or one message at a time"
 NOT_HOT: Final[dict[str, str]] = {
     "admin": _ADMIN,
@@ -420,6 +429,7 @@ NOT_HOT: Final[dict[str, str]] = {
     "mailbox.store.MAILBOXES": _READER,
     "mailbox.store.ONE": _READER,
     "mailbox.store.SET_FLAGS": _READER,
+    "rpc.answering._SETTINGS": "settings of a session",
     "store.fencing.NOTE": "a part of others",
     "store.blocks.RAISE_IDS": "once after the database went back",
     "store.corrupt.HOLD_CORRUPT_MESSAGE": "once for a message that cannot be read; by the message's id",
@@ -429,8 +439,6 @@ NOT_HOT: Final[dict[str, str]] = {
     "store.results.MAKE_PARTITIONS": "the catalog, now and then",
     "store.shards.LEAVE": "once at a stop; 256 rows",
     "store.shards.STARTED": "reads no table",
-    "upkeep.backlog._COUNT": "bounded by `backlog.MOST`: test_backlog",
-    "upkeep.backlog._WAITING": "bounded by places and rows a place: test_backlog",
     "upkeep.backlog._STORED": "statistics",
     "upkeep.server_room._ROOM": "the catalog",
     "upkeep.sweeping._OLD": "the catalog",

@@ -419,3 +419,72 @@ def test_next_hops_are_those_with_mail_or_trouble_and_a_window_is_a_number_of_co
     lines = CliRunner().invoke(app, ["queue", "sites"]).stdout.splitlines()
     assert [line.split()[0] for line in lines[1:]] == [s.name for s in found if s.name != "domain:done.example"]
     assert "1000000" not in "".join(lines)
+
+
+class _LongQueue:
+    """A queue that is looked through a stretch at a time: recipient 7 is in the second one, and there is a third."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def ListRecipients(
+        self, request: admin_pb2.ListRecipientsRequest, timeout: float
+    ) -> admin_pb2.ListRecipientsResponse:
+        self.asked.append(request.page_token)
+        match request.page_token:
+            case "":
+                answer = admin_pb2.ListRecipientsResponse(next_page_token="x:W:2", incomplete=True)
+            case "x:W:2":
+                answer = admin_pb2.ListRecipientsResponse(
+                    recipients=[admin_pb2.Recipient(id=7, address="bob@d.example")],
+                    next_page_token="x:W:3",
+                    incomplete=True,
+                )
+            case _:
+                return admin_pb2.ListRecipientsResponse()
+        answer.looked_to.FromSeconds(1_800_000_000)
+        return answer
+
+
+def _list(
+    monkeypatch: pytest.MonkeyPatch, there: _LongQueue, *options: str, seconds: float = 60.0
+) -> tuple[str, str, list[str]]:
+    there.asked.clear()
+    monkeypatch.setattr(queue, "GO_ON", seconds)
+    monkeypatch.setattr(queue, "admin_service", lambda _: there)
+    monkeypatch.setattr(queue, "ask", lambda _, question, doing="": asyncio.run(question(None)))
+    done = CliRunner().invoke(app, ["queue", "list", "--to", "bob", *options])
+    assert done.exit_code == 0, done.stderr
+    return done.stdout, done.stderr, list(there.asked)
+
+
+def test_a_list_goes_on_by_itself_where_the_queue_looks_a_stretch_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, error, asked = _list(monkeypatch, _LongQueue())
+    assert "bob@d.example" in out
+    assert error == ""
+    assert asked == ["", "x:W:2", "x:W:3"]
+
+
+def test_a_list_that_ends_before_all_was_looked_at_says_so_and_how_to_go_on_QRY_05(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, error, asked = _list(monkeypatch, _LongQueue(), seconds=0.0)
+    assert out == "none was found so far\n"
+    assert "only those that are due before 2027-01-15" in error
+    assert "--after x:W:2 goes on" in error
+    assert asked == [""]
+    out, error, asked = _list(monkeypatch, _LongQueue(), "--after", "x:W:2", seconds=0.0)
+    assert "bob@d.example" in out
+    assert asked == ["x:W:2"]
+
+
+def test_a_list_for_programs_says_whether_it_is_complete_and_where_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    out, _, asked = _list(monkeypatch, _LongQueue(), "--json", "--after", "start", seconds=0.0)
+    assert json.loads(out) == {"recipients": [], "complete": False, "next": "x:W:2"}
+    assert asked == [""]
+    out, _, _ = _list(monkeypatch, _LongQueue(), "--json", "--after", "start")
+    found = json.loads(out)
+    assert ([one["id"] for one in found["recipients"]], found["complete"], found["next"]) == (["7"], True, None)
+    out, error, _ = _list(monkeypatch, _LongQueue(), "--json", seconds=0.0)
+    assert json.loads(out) == [], "without --after programs get the list that they always got"
+    assert "--after x:W:2 goes on" in error

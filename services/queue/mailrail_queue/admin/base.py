@@ -25,6 +25,8 @@ class AdminContext:
     wake: Callable[[set[int]], None]
     """Wakes the owners of shards whose recipients changed (ADM-02)."""
     clock: Callable[[], float] = time.time
+    counted: Callable[[str], int] = lambda _: 0
+    """Recipients that this process counted at a site, where they are many; 0 for any other."""
 
 
 def stamp(field_of: Any, moment: datetime | None) -> None:

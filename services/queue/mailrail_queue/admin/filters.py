@@ -12,6 +12,7 @@ from uuid import UUID
 from mailrail.core.route.site import shard
 from mailrail.core.smtp.address import AddressError, domain_to_ascii, parse_literal
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
+from mailrail_queue.admin.walk import BEGINNING, END
 from mailrail_queue.store import columns as c
 
 PAGE: Final = 50
@@ -23,9 +24,16 @@ class BadRequest(ValueError):
     """The call cannot be understood or must not be done; the text says what to change."""
 
 
+class NotCounted(Exception):
+    """The queue is long and was not counted yet."""
+
+
 class NotFound(LookupError):
     """There is no such thing."""
 
+
+# As recipient_domain has it.
+_TO_DOMAIN: Final[LiteralString] = """lower(split_part(r.address COLLATE "C", '@', -1)) = lower(%(to_domain)s)"""
 
 # --- filters ----------------------------------------------------------------------------------------------------------
 
@@ -86,11 +94,55 @@ def live_where(wanted: admin_pb2.Filter) -> Where:
         )
         parameters["from"] = getattr(wanted, "from")
     if wanted.to_domain:
+        parts.append(_TO_DOMAIN)
         parts.append("r.shard = %(to_shard)s")
+        parameters["to_domain"] = domain_argument(wanted.to_domain)
         parameters["to_shard"] = shard(domain_argument(wanted.to_domain))
     # The due time of a leased recipient has no meaning: a filter by it is about those that wait.
     _times(wanted.due_after, wanted.due_before, wanted, "due", "r.token IS NULL AND r.due", parts, parameters)
     return Where(" AND ".join(parts) or "true", parameters)
+
+
+def leased_lead(wanted: admin_pb2.Filter) -> LiteralString:
+    """Which of the conditions of `live_where` an index leads to, among the recipients that are leased (QRY-04)."""
+    if wanted.recipient_ids:
+        return "r.token IS NOT NULL AND r.id = ANY(%(ids)s)"
+    if wanted.message_ids:
+        return "r.token IS NOT NULL AND r.message_id = ANY(%(message_ids)s)"
+    return "r.token IS NOT NULL"
+
+
+def waiting_lead(wanted: admin_pb2.Filter) -> LiteralString:
+    """The same among those that wait."""
+    led: list[LiteralString] = ["r.token IS NULL"]
+    if wanted.recipient_ids:
+        led.append("r.id = ANY(%(ids)s)")
+    elif wanted.message_ids:
+        led.append("r.message_id = ANY(%(message_ids)s)")
+    elif wanted.transport:
+        led.append("r.override_transport = %(transport)s")
+    elif wanted.on_hold:
+        led.append("r.held_since IS NOT NULL")
+    elif wanted.to_domain:
+        led.append(_TO_DOMAIN)
+    _led_by_time(wanted, "r.due", led)
+    return " AND ".join(led)
+
+
+def history_lead(wanted: admin_pb2.Filter) -> LiteralString:
+    """The same of `history_where`."""
+    led: list[LiteralString] = ["true"]
+    if wanted.message_ids:
+        led.append("h.message_id = ANY(%(message_ids)s)")
+    _led_by_time(wanted, "h.finished", led)
+    return " AND ".join(led)
+
+
+def _led_by_time(wanted: admin_pb2.Filter, column: LiteralString, led: list[LiteralString]) -> None:
+    if wanted.HasField("due_after"):
+        led.append(column + " > %(due_after)s")
+    if wanted.HasField("due_before"):
+        led.append(column + " < %(due_before)s")
 
 
 def history_where(wanted: admin_pb2.Filter) -> Where:
@@ -105,6 +157,9 @@ def history_where(wanted: admin_pb2.Filter) -> Where:
     if getattr(wanted, "from"):
         parts.append("strpos(lower(h.mail_from), lower(%(from)s)) > 0")
         parameters["from"] = getattr(wanted, "from")
+    if wanted.to_domain:
+        parts.append("right(lower(h.address), length(%(to_domain)s) + 1) = '@' || lower(%(to_domain)s)")
+        parameters["to_domain"] = domain_argument(wanted.to_domain)
     if wanted.from_domain:
         parts.append("right(lower(h.mail_from), length(%(from_domain)s) + 1) = '@' || lower(%(from_domain)s)")
         parameters["from_domain"] = domain_argument(wanted.from_domain)
@@ -127,9 +182,6 @@ def _common(wanted: admin_pb2.Filter, a: LiteralString, parts: list[LiteralStrin
     if wanted.to:
         parts.append("strpos(lower(" + a + ".address), lower(%(to)s)) > 0")
         parameters["to"] = wanted.to
-    if wanted.to_domain:
-        parts.append("right(lower(" + a + ".address), length(%(to_domain)s) + 1) = '@' || lower(%(to_domain)s)")
-        parameters["to_domain"] = domain_argument(wanted.to_domain)
     if wanted.HasField("submitted_only"):
         operator: LiteralString = " = " if wanted.submitted_only else " <> "
         parts.append(a + ".origin" + operator + "%(submission)s")
@@ -173,8 +225,6 @@ def _times(
 
 # --- pages --------------------------------------------------------------------------------------------------------------
 
-BEGINNING = datetime(1970, 1, 1, tzinfo=UTC)
-_END = datetime(9999, 1, 1, tzinfo=UTC)
 _OWNER = 16
 """Characters of a token that say what it is of."""
 
@@ -220,7 +270,7 @@ def make_place(phase: str, moment: datetime, identity: int) -> str:
 def read_place(place: str | None, first: str, *, end: bool = False) -> tuple[str, datetime, int]:
     """Phase, time and id of a place; the beginning (or end) of everything when there is none. Raises BadRequest."""
     if place is None:
-        return (first, _END, 2**62) if end else (first, BEGINNING, 0)
+        return (first, *(END if end else BEGINNING))
     phase, _, rest = place.partition(":")
     moment, _, identity = rest.rpartition(":")
     try:

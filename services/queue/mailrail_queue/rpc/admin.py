@@ -4,12 +4,13 @@ These calls have connections of their own, so that an administrator's wide filte
 """
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, mailbox_pb2_grpc, probe_pb2_grpc, transports_pb2_grpc
 from mailrail_queue.admin.administration import Administration
-from mailrail_queue.admin.base import AdminContext
+from mailrail_queue.admin.base import AdminContext, stamp
 from mailrail_queue.admin.filters import NotFound, message_id_argument
+from mailrail_queue.admin.listing import RecipientPage
 from mailrail_queue.app import QueueProcess
 from mailrail_queue.mailbox import store as mailbox
 from mailrail_queue.rpc.answering import Context, Pool, Rows, answering
@@ -54,10 +55,8 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
         self, request: admin_pb2.ListRecipientsRequest, context: Context
     ) -> admin_pb2.ListRecipientsResponse:
         async with answering(context, request), self._rows.use() as connection:
-            found, token = await self._do.listing.recipients(
-                connection, request.filter, request.page_size, request.page_token
-            )
-            return admin_pb2.ListRecipientsResponse(recipients=found, next_page_token=token)
+            page = await self._do.listing.recipients(connection, request.filter, request.page_size, request.page_token)
+            return _with_page(admin_pb2.ListRecipientsResponse(), page)
 
     async def GetMessage(self, request: admin_pb2.GetMessageRequest, context: Context) -> admin_pb2.GetMessageResponse:
         async with answering(context, request), self._rows.use() as connection:
@@ -93,10 +92,8 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
         self, request: admin_pb2.ListHistoryRequest, context: Context
     ) -> admin_pb2.ListHistoryResponse:
         async with answering(context, request), self._rows.use() as connection:
-            found, token = await self._do.listing.history(
-                connection, request.filter, request.page_size, request.page_token
-            )
-            return admin_pb2.ListHistoryResponse(recipients=found, next_page_token=token)
+            page = await self._do.listing.history(connection, request.filter, request.page_size, request.page_token)
+            return _with_page(admin_pb2.ListHistoryResponse(), page)
 
     async def Hold(self, request: admin_pb2.HoldRequest, context: Context) -> admin_pb2.HoldResponse:
         async with answering(context, request), self._rows.change() as connection:
@@ -169,6 +166,16 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
             return await self._do.explainer.explain(connection, request)
 
 
+_Answer = TypeVar("_Answer", admin_pb2.ListRecipientsResponse, admin_pb2.ListHistoryResponse)
+
+
+def _with_page(answer: _Answer, page: RecipientPage) -> _Answer:
+    answer.recipients.extend(page.recipients)
+    answer.next_page_token, answer.incomplete = page.next_token, page.incomplete
+    stamp(answer.looked_to, page.looked_to)
+    return answer
+
+
 def administration_services(queue: QueueProcess, pool: Pool) -> dict[str, tuple[Any, Callable[[Any, Any], None]]]:
     """The services of this module in front of a queue."""
     rows = Rows(pool)
@@ -179,6 +186,7 @@ def administration_services(queue: QueueProcess, pool: Pool) -> dict[str, tuple[
             queue.notifier,
             queue.worklist.wake_everybody,
             queue.database.now,
+            lambda site: queue.counting.large.get(site, 0),
         )
     )
 

@@ -8,7 +8,7 @@ recipients were changed; RESOURCE_EXHAUSTED when the disk is full.
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Final
 
 import grpc
 import psycopg
@@ -20,7 +20,7 @@ from mailrail.kit.postgres import settle, why_read_only
 from mailrail.kit.rpc import caller_roles
 from mailrail_queue.admin.base import CALLER
 from mailrail_queue.admin.change_result import PartlyDone
-from mailrail_queue.admin.filters import BadRequest, NotFound
+from mailrail_queue.admin.filters import BadRequest, NotCounted, NotFound
 from mailrail_queue.app import NotConfigured
 from mailrail_queue.mailbox.store import ContentIncomplete
 from mailrail_queue.store import columns
@@ -91,6 +91,8 @@ def status_of(error: BaseException | None) -> tuple[grpc.StatusCode, str] | None
             return grpc.StatusCode.NOT_FOUND, said
         case ContentIncomplete():
             return grpc.StatusCode.DATA_LOSS, said
+        case NotCounted():
+            return grpc.StatusCode.FAILED_PRECONDITION, said
         case NotConfigured():
             return grpc.StatusCode.UNAVAILABLE, said
         case psycopg.errors.QueryCanceled():
@@ -110,6 +112,11 @@ def status_of(error: BaseException | None) -> tuple[grpc.StatusCode, str] | None
             return None
 
 
+# Administration never takes more than one processor from mail.
+_SETTINGS: Final = """SELECT set_config('statement_timeout', '30s', false), set_config('lock_timeout', '10s', false),
+    set_config('max_parallel_workers_per_gather', '0', false)"""
+
+
 class Rows:
     """Connections for administration, set up for the statements of this service."""
 
@@ -121,8 +128,7 @@ class Rows:
         """One connection. Raises psycopg_pool.PoolTimeout, and psycopg.OperationalError where nothing is written."""
         async with self._pool.connection() as connection:
             columns.register(connection.adapters)
-            await connection.execute("SET statement_timeout = '30s'")
-            await connection.execute("SET lock_timeout = '10s'")
+            await connection.execute(_SETTINGS)
             try:
                 yield connection
             except psycopg.errors.ReadOnlySqlTransaction as error:  # the pool gives it up when it leads to a standby

@@ -60,6 +60,8 @@ _OWN: Mapping[str, str] = MappingProxyType(
         "enable_seqscan": "off",
         "enable_mergejoin": "off",
         "jit": "off",
+        # Nothing here gains from a second process, and what counts for the gauges must not take it from mail.
+        "max_parallel_workers_per_gather": "0",
     }
 )
 """Settings of a lane besides those of every connection of ours."""

@@ -1,35 +1,36 @@
-"""How many due recipients wait, and what for: the figures for scaling and alerts.
+"""How many recipients wait, and what for: the census, and the figures for scaling and alerts (QRY-07).
 
-They are counted for the shards of this process from time to time, on a connection of their own. A count reads a bounded
-number of index entries, however long the backlog (SHD-03); beyond the bounds below it shows the bound.
+Each process counts the shards that it owns, on a connection of its own, some shards a statement: from the index, with
+pauses that leave mail nine tenths of a processor, and no more often than every few seconds. However long the backlog
+is, no statement of it is long. The rows of `census` are what all processes have; the gauges are this process's part.
 """
 
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final, LiteralString
+from functools import partial
+from typing import Final, LiteralString, TypeVar
 
 from mailrail.core.route.site import SiteKind
 from mailrail.kit import log
 from mailrail_queue import metrics
 from mailrail_queue.delivery.dispatcher import Dispatcher
 from mailrail_queue.delivery.sites import SiteState
-from mailrail_queue.store import columns as c
-from mailrail_queue.store import faults
-from mailrail_queue.store.connection import TROUBLE, Database
+from mailrail_queue.store import census, faults
+from mailrail_queue.store.census import ShardCount, SiteCount
+from mailrail_queue.store.connection import TROUBLE, Connection, Database
 from mailrail_queue.upkeep import server_room
 
-PER_SITE: Final = 5_000
-"""Most recipients that are counted of one site in one shard."""
-MOST: Final = 50_000
-"""Most recipients that are counted at sites in backoff, and at all others, of one process."""
-_WAITING_PER_SITE: Final = 500
-"""Most recipients that are counted of one site in backoff in one shard, to find the worst."""
-_WAITING_PLACES: Final = 500
-"""Most sites in backoff, once for each shard, that are looked at for the worst: 250,000 index entries at most."""
+_T = TypeVar("_T")
+_STEP: Final = 20_000
+"""Recipients that one statement counts, where shards are alike: some ms."""
+_PAUSE: Final = 9
+"""Times as long as a statement took, nothing is asked after it."""
+LARGE: Final = 1_000
+"""From so many recipients on, what waits at a site is remembered until the next count."""
 
 
 class Waits(StrEnum):
@@ -40,37 +41,19 @@ class Waits(StrEnum):
     BACKOFF = "backoff"  # its site or transport is in backoff, or the transport is missing (SHD-05)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Backlog:
     """Due recipients and the age of the oldest, by what they wait for."""
 
     recipients: dict[Waits, int]
     oldest: dict[Waits, float]
     """Seconds since the longest-waiting one fell due; 0 when there is none."""
+    in_backoff: dict[str, int]
+    """Recipients, due or not, at each site in backoff: each retry moves them into the future."""
+    large: dict[str, int]
+    """The same at every site that has at least LARGE."""
 
 
-# Sites with due mail, longest due first, and of each what recipient_due holds. The outer LIMIT ends the nested loop.
-_COUNT: Final[LiteralString] = """WITH d AS (
-    SELECT shard, site FROM site_due
-    WHERE shard = ANY(%(shard)s) AND next_due <= now() AND (site = ANY(%(in_backoff)s)) = %(wanted)s
-    ORDER BY next_due LIMIT %(most)s
-), due AS (
-    SELECT d.site, r.due FROM d CROSS JOIN LATERAL (
-        SELECT r.due FROM recipient r
-        WHERE r.shard = d.shard AND r.site = d.site AND r.token IS NULL AND r.held_since IS NULL AND r.due <= now()
-        ORDER BY r.due LIMIT %(per_site)s
-    ) r LIMIT %(most)s
-)
-SELECT site, count(*), extract(epoch FROM now() - min(due))::float8 FROM due GROUP BY site"""
-# Of sites in backoff, what waits, due or not: each retry moves it into the future, so little of it is ever due.
-_WAITING: Final[LiteralString] = """SELECT w.site, sum(w.waits)::bigint FROM (
-    SELECT d.site, q.waits FROM site_due d CROSS JOIN LATERAL (
-        SELECT count(*) AS waits FROM (
-            SELECT FROM recipient r
-            WHERE r.shard = d.shard AND r.site = d.site AND r.token IS NULL AND r.held_since IS NULL LIMIT %(per_site)s
-        ) r
-    ) q WHERE d.shard = ANY(%(shard)s) AND d.site = ANY(%(site)s) LIMIT %(most)s
-) w GROUP BY w.site"""
 # An estimate from the statistics, which reads no row.
 _STORED: Final[LiteralString] = "SELECT pg_stat_get_live_tuples('recipient'::regclass)"
 
@@ -94,6 +77,10 @@ class BacklogCounter:
         self._every = every
         self._named_sites = named_sites
         self._log = log.get_logger()
+        self._waiting = 0
+        """Recipients that the last count found."""
+        self.large: Mapping[str, int] = {}
+        """What waits in our shards at each site that has at least LARGE, as of the last count."""
 
     async def run(self) -> None:
         """Count until cancelled. Without Postgres the last figures stay."""
@@ -106,8 +93,8 @@ class BacklogCounter:
                 self._log.info("cannot count the backlog", error=str(error).strip())
             except Exception as error:
                 faults.failed(self._log, "backlog", error)
-            # A machine that is slow for other reasons is not asked more often for that.
-            await asyncio.sleep(max(self._every, 20 * (time.monotonic() - began)) * dice.uniform(0.9, 1.1))
+            # The count itself is mostly pauses; a machine that is slow for other reasons makes them longer.
+            await asyncio.sleep(max(1.0, self._every - (time.monotonic() - began)) * dice.uniform(0.9, 1.1))
 
     async def measure(self) -> Backlog:
         """Count once and set the gauges. Raises psycopg.Error, NotDurable."""
@@ -115,63 +102,67 @@ class BacklogCounter:
         for wait in Waits:
             metrics.BACKLOG.labels(state=wait.value).set(backlog.recipients[wait])
             metrics.BACKLOG_OLDEST.labels(state=wait.value).set(backlog.oldest[wait])
-        metrics.NAMED_SITES.set({(key,): waits for key, waits in (await self.worst_sites()).items()})
+        metrics.NAMED_SITES.set({(key,): waits for key, waits in self.worst_sites(backlog).items()})
         ((stored,),) = await self.lane.run(_STORED)
         metrics.STORED.set(int(stored))
         await server_room.measure(self.lane)
         return backlog
 
     async def count(self) -> Backlog:
-        """What is due in our shards. Raises psycopg.Error, NotDurable."""
-        backlog = Backlog(dict.fromkeys(Waits, 0), dict.fromkeys(Waits, 0.0))
-        shards = list(self._shards())
-        if not shards:
-            return backlog
-        now = self._dispatcher.clock()
-        sites = self._dispatcher.sites
-        in_backoff = self._in_backoff(now)
-        for wanted in (False, True):
-            if wanted and not in_backoff:
-                break
-            rows = await self.lane.run(
-                _COUNT,
-                {
-                    "shard": c.smallints(shards),
-                    "in_backoff": c.names(in_backoff),
-                    "wanted": wanted,
-                    "most": MOST,
-                    "per_site": PER_SITE,
-                },
-            )
-            for key, count, oldest in rows:
-                site = sites.get(key)
-                if wanted:
-                    wait = Waits.BACKOFF
-                elif site is None or self._dispatcher.room(site, now) > 0:
-                    wait = Waits.READY
-                else:
-                    wait = Waits.LIMITED
-                backlog.recipients[wait] += int(count)
-                backlog.oldest[wait] = max(backlog.oldest[wait], float(oldest))
+        """Count what waits in our shards, and write it down. Raises psycopg.Error, NotDurable."""
+        backlog = Backlog(dict.fromkeys(Waits, 0), dict.fromkeys(Waits, 0.0), {}, {})
+        shards = sorted(self._shards())
+        at_once = max(1, len(shards) * _STEP // max(_STEP, self._waiting))
+        held: dict[int, int] = {}
+        if shards:
+            held = await self._paused(partial(census.held, shards=shards))
+        self._waiting = 0
+        for first in range(0, len(shards), at_once):
+            some = shards[first : first + at_once]
+            found = await self._paused(partial(self._count, shards=some, held=held))
+            self._add(backlog, found)
+        self.large = backlog.large = {key: waits for key, waits in backlog.large.items() if waits >= LARGE}
         return backlog
 
-    async def worst_sites(self) -> dict[str, int]:
-        """The sites in backoff where most recipients wait, most first. Raises psycopg.Error, NotDurable."""
-        shards, keys = list(self._shards()), self._in_backoff(self._dispatcher.clock()) if self._named_sites else []
-        if not shards or not keys:
-            return {}
-        parameters = {
-            "shard": c.smallints(shards),
-            "site": c.names(keys),
-            "per_site": _WAITING_PER_SITE,
-            "most": _WAITING_PLACES,
-        }
-        rows = [(str(key), int(waits)) for key, waits in await self.lane.run(_WAITING, parameters) if waits]
-        rows.sort(key=lambda row: (-row[1], row[0]))
-        return dict(rows[: self._named_sites])
+    async def _paused(self, ask: Callable[[Connection], Awaitable[_T]]) -> _T:
+        began = time.monotonic()
+        async with self.lane.use() as connection:
+            found = await ask(connection)
+        await asyncio.sleep(_PAUSE * (time.monotonic() - began))
+        return found
 
-    def _in_backoff(self, now: float) -> list[str]:
-        return [key for key, site in self._dispatcher.sites.items() if _in_backoff(site, now)]
+    async def _count(self, connection: Connection, shards: Sequence[int], held: Mapping[int, int]) -> list[SiteCount]:
+        found = await census.count(connection, shards)
+        counts = {shard: ShardCount(0, 0, held.get(shard, 0)) for shard in shards}
+        for one in found:
+            waiting, due, on_hold = counts[one.shard]
+            counts[one.shard] = ShardCount(waiting + one.waiting, due + one.due, on_hold)
+        await census.write(connection, counts)
+        return found
+
+    def _add(self, backlog: Backlog, found: Iterable[SiteCount]) -> None:
+        now, sites = self._dispatcher.clock(), self._dispatcher.sites
+        for one in found:
+            self._waiting += one.waiting
+            site = sites.get(one.site)
+            if site is not None and _in_backoff(site, now):
+                wait = Waits.BACKOFF
+                backlog.in_backoff[one.site] = backlog.in_backoff.get(one.site, 0) + one.waiting
+            elif site is None or self._dispatcher.room(site, now) > 0:
+                wait = Waits.READY
+            else:
+                wait = Waits.LIMITED
+            if one.due:
+                backlog.recipients[wait] += one.due
+                backlog.oldest[wait] = max(backlog.oldest[wait], one.oldest)
+            # The site of a domain is in one shard; others are in all of them.
+            if one.waiting >= LARGE or not one.site.startswith(f"{SiteKind.DOMAIN}:"):
+                backlog.large[one.site] = backlog.large.get(one.site, 0) + one.waiting
+
+    def worst_sites(self, backlog: Backlog) -> dict[str, int]:
+        """The sites in backoff where most recipients wait, most first."""
+        rows = sorted(backlog.in_backoff.items(), key=lambda row: (-row[1], row[0]))
+        return dict(rows[: self._named_sites])
 
 
 def _in_backoff(site: SiteState, now: float) -> bool:

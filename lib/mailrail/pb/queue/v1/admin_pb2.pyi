@@ -357,21 +357,35 @@ class ListRecipientsResponse(_message.Message):
 
     RECIPIENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    INCOMPLETE_FIELD_NUMBER: _builtins.int
+    LOOKED_TO_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """empty: that was all"""
+    incomplete: _builtins.bool
+    """No index leads to what the filter means, and the call ended after 50,000 recipients or 1 s. The page may have fewer
+    recipients than asked for, or none; next_page_token goes on from where it ended.
+    """
     @_builtins.property
     def recipients(self) -> _containers.RepeatedCompositeFieldContainer[Global___Recipient]: ...
+    @_builtins.property
+    def looked_to(self) -> _timestamp_pb2.Timestamp:
+        """of such a page: all that is due before was looked at"""
+
     def __init__(
         self,
         *,
         recipients: _abc.Iterable[Global___Recipient] | None = ...,
         next_page_token: _builtins.str = ...,
+        incomplete: _builtins.bool = ...,
+        looked_to: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_looked_to", b"_looked_to", "looked_to", b"looked_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "recipients", b"recipients"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_looked_to", b"_looked_to", "incomplete", b"incomplete", "looked_to", b"looked_to", "next_page_token", b"next_page_token", "recipients", b"recipients"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__looked_to: _TypeAlias = _typing.Literal["looked_to"]  # noqa: Y015
+    _WhichOneofArgType__looked_to: _TypeAlias = _typing.Literal["_looked_to", b"_looked_to"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__looked_to) -> _WhichOneofReturnType__looked_to | None: ...
 
 Global___ListRecipientsResponse: _TypeAlias = ListRecipientsResponse  # noqa: Y015
 
@@ -508,6 +522,10 @@ Global___GetStatsRequest: _TypeAlias = GetStatsRequest  # noqa: Y015
 
 @_typing.final
 class GetStatsResponse(_message.Message):
+    """Of a queue of more than 10,000 recipients some figures are the owners' last count; of more than 10,000 stored messages
+    their number and size are estimates.
+    """
+
     DESCRIPTOR: _descriptor.Descriptor
 
     QUEUED_FIELD_NUMBER: _builtins.int
@@ -519,6 +537,8 @@ class GetStatsResponse(_message.Message):
     OLDEST_FIELD_NUMBER: _builtins.int
     SHARDS_OWNED_FIELD_NUMBER: _builtins.int
     OUTBOUND_PROCESSES_FIELD_NUMBER: _builtins.int
+    COUNTED_FIELD_NUMBER: _builtins.int
+    ESTIMATED_FIELD_NUMBER: _builtins.int
     queued: _builtins.int
     due: _builtins.int
     leased: _builtins.int
@@ -527,8 +547,14 @@ class GetStatsResponse(_message.Message):
     bytes: _builtins.int
     shards_owned: _builtins.int
     outbound_processes: _builtins.int
+    estimated: _builtins.bool
+    """`messages` and `bytes`, from a sample"""
     @_builtins.property
     def oldest(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def counted(self) -> _timestamp_pb2.Timestamp:
+        """When `queued`, `due` and `on_hold` were counted, where that was longest ago. Absent: by this call."""
+
     def __init__(
         self,
         *,
@@ -541,13 +567,20 @@ class GetStatsResponse(_message.Message):
         oldest: _timestamp_pb2.Timestamp | None = ...,
         shards_owned: _builtins.int = ...,
         outbound_processes: _builtins.int = ...,
+        counted: _timestamp_pb2.Timestamp | None = ...,
+        estimated: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_oldest", b"_oldest", "oldest", b"oldest"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_counted", b"_counted", "_oldest", b"_oldest", "counted", b"counted", "oldest", b"oldest"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_oldest", b"_oldest", "bytes", b"bytes", "due", b"due", "leased", b"leased", "messages", b"messages", "oldest", b"oldest", "on_hold", b"on_hold", "outbound_processes", b"outbound_processes", "queued", b"queued", "shards_owned", b"shards_owned"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_counted", b"_counted", "_oldest", b"_oldest", "bytes", b"bytes", "counted", b"counted", "due", b"due", "estimated", b"estimated", "leased", b"leased", "messages", b"messages", "oldest", b"oldest", "on_hold", b"on_hold", "outbound_processes", b"outbound_processes", "queued", b"queued", "shards_owned", b"shards_owned"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__counted: _TypeAlias = _typing.Literal["counted"]  # noqa: Y015
+    _WhichOneofArgType__counted: _TypeAlias = _typing.Literal["_counted", b"_counted"]  # noqa: Y015
     _WhichOneofReturnType__oldest: _TypeAlias = _typing.Literal["oldest"]  # noqa: Y015
     _WhichOneofArgType__oldest: _TypeAlias = _typing.Literal["_oldest", b"_oldest"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__counted) -> _WhichOneofReturnType__counted | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__oldest) -> _WhichOneofReturnType__oldest | None: ...
 
 Global___GetStatsResponse: _TypeAlias = GetStatsResponse  # noqa: Y015
@@ -610,11 +643,14 @@ class Site(_message.Message):
     NEXT_DUE_FIELD_NUMBER: _builtins.int
     BACKOFF_UNTIL_FIELD_NUMBER: _builtins.int
     LAST_ERROR_FIELD_NUMBER: _builtins.int
+    QUEUED_AT_LEAST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     queued: _builtins.int
     in_flight: _builtins.int
     window: _builtins.int
     last_error: _builtins.str
+    queued_at_least: _builtins.bool
+    """there are more than `queued`: they were not counted to the end"""
     @_builtins.property
     def next_due(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -629,10 +665,11 @@ class Site(_message.Message):
         next_due: _timestamp_pb2.Timestamp | None = ...,
         backoff_until: _timestamp_pb2.Timestamp | None = ...,
         last_error: _builtins.str = ...,
+        queued_at_least: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_backoff_until", b"_backoff_until", "_next_due", b"_next_due", "backoff_until", b"backoff_until", "next_due", b"next_due"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backoff_until", b"_backoff_until", "_next_due", b"_next_due", "backoff_until", b"backoff_until", "in_flight", b"in_flight", "last_error", b"last_error", "name", b"name", "next_due", b"next_due", "queued", b"queued", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_backoff_until", b"_backoff_until", "_next_due", b"_next_due", "backoff_until", b"backoff_until", "in_flight", b"in_flight", "last_error", b"last_error", "name", b"name", "next_due", b"next_due", "queued", b"queued", "queued_at_least", b"queued_at_least", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__backoff_until: _TypeAlias = _typing.Literal["backoff_until"]  # noqa: Y015
     _WhichOneofArgType__backoff_until: _TypeAlias = _typing.Literal["_backoff_until", b"_backoff_until"]  # noqa: Y015
@@ -677,20 +714,32 @@ class ListHistoryResponse(_message.Message):
 
     RECIPIENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    INCOMPLETE_FIELD_NUMBER: _builtins.int
+    LOOKED_TO_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    incomplete: _builtins.bool
+    """as in ListRecipientsResponse"""
     @_builtins.property
     def recipients(self) -> _containers.RepeatedCompositeFieldContainer[Global___Recipient]: ...
+    @_builtins.property
+    def looked_to(self) -> _timestamp_pb2.Timestamp:
+        """of such a page: all that finished after it was looked at"""
+
     def __init__(
         self,
         *,
         recipients: _abc.Iterable[Global___Recipient] | None = ...,
         next_page_token: _builtins.str = ...,
+        incomplete: _builtins.bool = ...,
+        looked_to: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_looked_to", b"_looked_to", "looked_to", b"looked_to"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "recipients", b"recipients"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_looked_to", b"_looked_to", "incomplete", b"incomplete", "looked_to", b"looked_to", "next_page_token", b"next_page_token", "recipients", b"recipients"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__looked_to: _TypeAlias = _typing.Literal["looked_to"]  # noqa: Y015
+    _WhichOneofArgType__looked_to: _TypeAlias = _typing.Literal["_looked_to", b"_looked_to"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__looked_to) -> _WhichOneofReturnType__looked_to | None: ...
 
 Global___ListHistoryResponse: _TypeAlias = ListHistoryResponse  # noqa: Y015
 
