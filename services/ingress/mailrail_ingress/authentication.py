@@ -66,8 +66,7 @@ class Authentication:
             number = int.from_bytes(os.urandom(8), "big")
             return CramMd5(config.accounts, f"<{number}.{now:.6f}@{config.gateway.hostname}>")
         plus = self._facts.protocol.tls is not None and any(m.endswith("-PLUS") for m in config.options.mechanisms)
-        bindings = config.bindings if self._facts.protocol.tls is not None else {}
-        return Scram(name, config.accounts, os.urandom(18).hex(), bindings, plus_offered=plus)
+        return Scram(name, config.accounts, os.urandom(18).hex(), self._facts.bindings, plus_offered=plus)
 
     def respond(self, event: AuthResponse) -> None:
         """The client answers a challenge."""

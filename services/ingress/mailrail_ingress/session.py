@@ -103,6 +103,11 @@ class SmtpSession:
         if facts.account is not None:
             facts.account = config.directory.account(facts.account.ref) or facts.account
 
+    def bind(self, bindings: Mapping[str, bytes]) -> None:
+        """TLS began, with these channel bindings: who logged in before it has to again."""
+        self._facts.bindings = bindings
+        self.authentication.reset()
+
     def hang_up(self) -> None:
         """The client is gone. A commit that is under way goes on; whatever is not whole is dropped (SIN-18)."""
         self.authentication.hang_up()

@@ -1,5 +1,6 @@
 """What all parts of one SMTP session know: the configuration in force, the client, and who logged in."""
 
+from collections.abc import Mapping
 from ipaddress import IPv4Address, IPv6Address
 
 from mailrail.core.revision.revision import Account
@@ -11,7 +12,7 @@ from mailrail_ingress.throttle import neighbourhood
 class SessionFacts:
     """One client's session."""
 
-    __slots__ = ("account", "active_config", "client", "client_text", "config", "protocol")
+    __slots__ = ("account", "active_config", "bindings", "client", "client_text", "config", "protocol")
 
     def __init__(
         self,
@@ -27,6 +28,8 @@ class SessionFacts:
         self.client_text = str(client)
         self.account: Account | None = None
         """Who logged in."""
+        self.bindings: Mapping[str, bytes] = {}
+        """Channel bindings of its TLS, by type: of the certificate that it was shown, which may be replaced by now."""
 
     @property
     def uploader(self) -> str:

@@ -9,7 +9,7 @@ kernel ahead of time (Proactor on Windows) would need one each, and is not used 
 import asyncio
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum, auto
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -170,6 +170,7 @@ class ServerConnection(asyncio.BufferedProtocol):
     """One client."""
 
     __slots__ = (
+        "_bindings",
         "_client_done",
         "_content_until",
         "_dropped",
@@ -225,6 +226,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._end = "lost"
         self._expected: Peer | None = None  # for whom its place is reserved during the handshake
         self._label = ""
+        self._bindings: Mapping[str, bytes] = {}  # of the certificate that its handshake began with
 
     def expect_handshake(self, peer: str, end: Callable[[], None]) -> bool:
         """Reserve a place for a client whose TLS handshake comes first. False: there is none for it. `end`: closes it
@@ -238,6 +240,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             metrics.CONNECTIONS.inc(config.listener.protocol.value, obstacle)
             return False
         self._expected = peer_of(client)
+        self._bindings = config.bindings
         self._sessions.handshakes.begin(self, self._loop.time(), end, metrics.HANDSHAKES.of())
         return True
 
@@ -379,6 +382,8 @@ class ServerConnection(asyncio.BufferedProtocol):
     def _greet(self, config: ListenerConfig, tls: TlsFacts | None) -> None:
         self.protocol = ServerSession(config.options, tls=tls)
         self.session = SmtpSession(self._sessions.active_config, config, self.protocol, self, self.client)
+        if tls is not None:
+            self.session.bind(self._bindings)
         self.pump()
 
     def _handshake(self, config: ListenerConfig) -> None:
@@ -388,6 +393,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             self._transport.close()
             return
         self._state = _State.HANDSHAKE
+        self._bindings = config.bindings
         self._sessions.handshakes.begin(
             self, self._loop.time(), self._transport.abort, metrics.STARTTLS_HANDSHAKES.of()
         )
@@ -430,7 +436,7 @@ class ServerConnection(asyncio.BufferedProtocol):
             return
         self.protocol.complete_tls(facts)
         if self.session is not None:
-            self.session.authentication.reset()
+            self.session.bind(self._bindings)
         self.pump()
 
     # --- the session ---

@@ -756,6 +756,27 @@ def test_plus_is_offered_where_it_is_switched_on_and_binds_to_our_certificate_SC
             assert _scram_plus(talk, data).startswith(expected)
 
 
+@pytest.mark.parametrize("listener", ["submission", "submissions"])
+def test_a_login_is_bound_to_the_certificate_that_its_client_was_shown_SCR_05a(run: Start, listener: str) -> None:
+    from mailrail_ingress.tls import load
+
+    shown = Authority().issue("mx.home.example").pem
+    binding = load(shown).end_point
+    assert binding is not None
+    ingress = run(setup(certificate=shown), bind_server_end_point="true")
+    first = listener == "submissions"
+    with Talk((HOST, ingress.ports[listener]), greeting=not first) as talk:
+        if first:
+            talk.encrypt()
+            talk.reply()
+        else:
+            talk.start_tls()
+        assert talk.codes("EHLO c") == ["250"]
+        ingress.publish(setup(certificate=Authority().issue("mx.home.example").pem))
+        assert talk.codes("NOOP") == ["250 2.0.0"]  # which the new configuration answers
+        assert _scram_plus(talk, binding).startswith("235")
+
+
 def _scram_plus(talk: Talk, data: bytes) -> str:
     from base64 import b64decode, b64encode
 
