@@ -366,6 +366,7 @@ async def pool(
     schema: str,
     *,
     size: int = 8,
+    kept: int = 1,
     application: str = "mailrail",
     timeout: float = 10.0,
     opened: Callable[[AsyncConnection[Any]], Awaitable[None]] | None = None,
@@ -373,8 +374,9 @@ async def pool(
     """A pool whose connections look into `schema` and commit durably. It opens even while Postgres is down.
 
     `timeout`: seconds that a caller waits for a connection before psycopg_pool.PoolTimeout. A statement may take a
-    minute. A connection to a standby is never handed out, nor kept. `opened` is told of each before its first
-    use; one for which it raises is given to nobody.
+    minute. Connections beyond `kept` are opened when they are asked for, and close after a minute without use. A
+    connection to a standby is never handed out, nor kept. `opened` is told of each before its first use; one for which
+    it raises is given to nobody.
     """
 
     async def configure(connection: AsyncConnection[Any]) -> None:
@@ -398,9 +400,10 @@ async def pool(
         # Connections of before a restart of Postgres would fail once each, long after it is back; those to a server
         # that was made a standby would do so for an hour.
         check=check_connection,
-        min_size=min(2, size),
+        min_size=kept,
         max_size=size,
         timeout=timeout,
+        max_idle=60.0,
         max_lifetime=3600.0,
         reconnect_timeout=5.0,
         open=False,

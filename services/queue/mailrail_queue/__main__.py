@@ -57,6 +57,7 @@ async def start(settings: QueueSettings, stop: asyncio.Event) -> None:
         queue.login,
         "queue",
         size=settings.admin_connections,
+        kept=0,  # most of the time nobody asks
         application=f"mailrail queue {settings.node_id} administration",
     )
     async with administrators as pool, config.running(), contextlib.AsyncExitStack() as stack:

@@ -224,6 +224,7 @@ class QueueProcess:
             )
             for part in parts:
                 group.create_task(part.run())
+            group.create_task(self.database.rest())
 
     def failed(self) -> BaseException | None:
         """Why the parts stopped, if they did: a fault in our code that a restart may cure."""

@@ -32,6 +32,16 @@ async def test_connections_that_the_server_ended_are_never_handed_out(
             assert row == (42,)
 
 
+async def test_a_pool_that_keeps_none_opens_its_first_connection_when_it_is_asked_for(empty_database: str) -> None:
+    count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'seldom'"
+    async with pool(Login.of(empty_database), "public", kept=0, application="seldom") as connections:
+        await connections.wait()
+        with psycopg.connect(empty_database) as other:
+            assert other.execute(count).fetchone() == (0,)
+        async with connections.connection() as connection:
+            assert await (await connection.execute(count)).fetchone() == (1,)
+
+
 async def test_a_server_that_is_gone_without_a_word_is_noticed_soon(empty_database: str) -> None:
     async with pool(Login.of(empty_database), "public", size=1) as connections, connections.connection() as connection:
         parameters = connection.info.get_parameters()

@@ -71,6 +71,13 @@ _ORDER: Final = ("heartbeat", "owner", "work", "lease", "finish 1", "ids", "acce
 """Lanes that are opened first, in this order: the shards, due mail, results; then what takes new mail."""
 
 
+_SELDOM: Final = ("content 1", "content 2", "outcome 1", "outcome 2", "upload", "forget")
+"""Lanes that stand still for hours: for content of many octets, and for what became of a commit. They are opened with
+all others, so that there is room for them, and rest when they are not used; to open one takes some 15 ms."""
+_REST_AFTER = 60.0
+"""Seconds without use after which one of them closes: its session takes 2.4 MiB of Postgres."""
+
+
 _NO_ROOM: Final = ("too many", "remaining connection slots", "no more connections")
 """What Postgres and PgBouncer say when they take no more connections."""
 _JUMP = 5.0
@@ -131,7 +138,8 @@ class Database:
 
     def lane(self, name: str) -> "Lane":
         """A new lane; `name` shows in pg_stat_activity."""
-        lane = Lane(self, f"{self._application} {name}", _ORDER.index(name) if name in _ORDER else len(_ORDER))
+        rank = _ORDER.index(name) if name in _ORDER else len(_ORDER)
+        lane = Lane(self, f"{self._application} {name}", rank, seldom=name in _SELDOM)
         self._lanes.append(lane)
         return lane
 
@@ -187,6 +195,14 @@ class Database:
                     f" the message path are open; {NEEDED}: raise max_connections, or the role's CONNECTION LIMIT"
                 ) from error
 
+    async def rest(self) -> None:
+        """Close lanes that are seldom used and were not for a while, until cancelled. Their next use opens them."""
+        while True:
+            await asyncio.sleep(_REST_AFTER / 4)
+            for lane in self._lanes:
+                if lane.seldom and not lane.used_within(_REST_AFTER):
+                    await lane.close()
+
     async def close(self) -> None:
         """Close every lane."""
         for lane in self._lanes:
@@ -237,9 +253,12 @@ _INCOMPLETE = (
 class Lane:
     """One connection for one kind of work, one statement or transaction at a time."""
 
-    def __init__(self, database: Database, name: str, rank: int) -> None:
+    def __init__(self, database: Database, name: str, rank: int, *, seldom: bool) -> None:
         self.rank = rank
         """Lanes of a lower one are opened first."""
+        self.seldom = seldom
+        """It need not keep its connection when nobody uses it."""
+        self._used = time.monotonic()
         self._database = database
         self._name = name
         self._lock = asyncio.Lock()
@@ -250,6 +269,10 @@ class Lane:
     def open(self) -> bool:
         """It has a connection that is not known to be lost."""
         return self._connection is not None and not self._connection.closed
+
+    def used_within(self, seconds: float) -> bool:
+        """Whether it is in use, or was so recently."""
+        return self._lock.locked() or time.monotonic() - self._used < seconds
 
     def warn(self, logger: FilteringBoundLogger, event: str, error: Exception, **fields: object) -> None:
         """Log that a step on this lane is tried again, unless Postgres is unreachable for all (`Outage`)."""
@@ -263,6 +286,7 @@ class Lane:
         reach: OperationalError.
         """
         async with self._lock:
+            self._used = time.monotonic()
             connection = self._connection
             if connection is not None and (self._generation != self._database.generation or _ended(connection)):
                 self._connection = None
@@ -273,7 +297,8 @@ class Lane:
                     self._generation = self._database.generation
                 except (psycopg.Error, NotDurable) as error:
                     metrics.DATABASE_ERRORS.labels(kind="connect").inc()
-                    self._database.outage.begin(error)
+                    if not self.seldom:  # for want of room, perhaps; were it out of reach for all, others would say so
+                        self._database.outage.begin(error)
                     raise
                 self._database.outage.end()
             try:
