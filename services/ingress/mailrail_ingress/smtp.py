@@ -34,14 +34,12 @@ from mailrail_ingress.places import Peer, Places, peer_of
 from mailrail_ingress.ports import Origin
 from mailrail_ingress.session import HANDLERS, SmtpSession
 from mailrail_ingress.throttle import Rate
+from mailrail_ingress.turns import TURN, Turns
 
 _NOBODY: Final = IPv4Address(0)
 _NO_PEER: Final = peer_of(_NOBODY)
 READ_SIZE: Final = 64 * 1024
 """Octets of one read."""
-TURN: Final = 64
-"""Command lines of one client that are handled in one turn, in some 2 ms. A message needs fewer unless it has a hundred
-recipients, and one read may bring thousands."""
 _TOO_MANY: Final = Reply.of(421, "4.7.0", "too many connections; try again later").encode()
 _TOO_OFTEN: Final = Reply.of(421, "4.7.0", "too many new connections; try again in a minute").encode()
 _TOO_MANY_HANDSHAKES: Final = Reply.of(421, "4.7.0", "too many TLS handshakes now; try again later").encode()
@@ -99,6 +97,7 @@ class Sessions:
         self.view = memoryview(self.buffer)
         self.open: set[ServerConnection] = set()
         self.tasks: set[asyncio.Task[None]] = set()
+        self.turns = Turns(self.loop)
         self.handshakes = Handshakes(active_config.settings.handshakes)
         self._trimmer = Trimmer(wheel, self.loop.time)
         self.stopping = False
@@ -486,11 +485,14 @@ class ServerConnection(asyncio.BufferedProtocol):
             self._hold(_Hold.TURN)
         if not self._next_turn:
             self._next_turn = True
-            self._loop.call_soon(self._take_next_turn)
+            self._sessions.turns.ask(self)
 
-    def _take_next_turn(self) -> None:
+    def take_turn(self) -> int:
+        """See turns.Talkative."""
         self._next_turn = False
+        protocol = self.protocol
         self.pump()
+        return TURN - protocol.turn if protocol is not None else 0
 
     def _look_after(self, protocol: ServerSession, session: SmtpSession) -> None:
         """Reading, the end and deadlines, while a message is on its way, an answer is awaited or more is to be done."""

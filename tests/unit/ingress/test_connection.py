@@ -16,7 +16,8 @@ from mailrail_ingress.held_octets import LEAST
 from mailrail_ingress.metrics import ENDS, HANDSHAKES, STRESS
 from mailrail_ingress.ports import ACCEPTED
 from mailrail_ingress.settings import IngressSettings
-from mailrail_ingress.smtp import LAST_WORD, TURN, ServerConnection, Sessions
+from mailrail_ingress.smtp import LAST_WORD, ServerConnection, Sessions
+from mailrail_ingress.turns import ROUND, TURN
 
 from testkit.conditions import eventually
 from testkit.ingress import GATEWAY, HeldQueue, no_probes, setup
@@ -177,6 +178,29 @@ def test_a_client_that_says_much_at_once_lets_others_go_first() -> None:
         assert caller.line.reading
         for one in (caller, other):
             one.connection.connection_lost(None)
+
+    asyncio.run(main())
+
+
+def test_clients_that_say_much_at_once_share_each_round_of_the_loop() -> None:
+    """With a part for each of them, the more they were the less often anybody else was heard."""
+
+    async def main() -> None:
+        caller = Caller()
+        many = [Visit(caller, f"198.51.{n}.1") for n in range(50)]
+        for visit in many:
+            visit.say(b"EHLO c\r\nMAIL FROM:<>\r\n" + b"RCPT TO:<ada@home.example>\r\n" * 400)
+
+        def answered() -> int:
+            return sum(visit.line.written.count(b"recipient ok") for visit in many)
+
+        before = answered()
+        while before < 50 * 400:
+            await asyncio.sleep(0)
+            now = answered()
+            assert 0 < now - before <= ROUND + TURN
+            before = now
+        assert all(visit.line.reading for visit in many)
 
     asyncio.run(main())
 
