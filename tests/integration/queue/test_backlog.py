@@ -1,9 +1,10 @@
 """The figures of due mail: what it waits for is told apart, and a count takes little at a time (QRY-07)."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 
 import grpc
+import pytest
 from prometheus_client.registry import REGISTRY
 
 from mailrail.core.revision import revision as rev
@@ -13,6 +14,9 @@ from mailrail_operator.settings import OperatorSettings
 from mailrail_operator.transport_watch import TransportWatch
 from mailrail_queue.rpc.answering import Rows
 from mailrail_queue.rpc.transports import TransportServicer
+from mailrail_queue.store import census
+from mailrail_queue.store.census import SiteCount
+from mailrail_queue.store.connection import Connection
 from mailrail_queue.upkeep.backlog import Waits
 
 from testkit.conditions import eventually
@@ -115,7 +119,9 @@ async def test_mail_for_a_missing_transport_is_in_backoff(database: str) -> None
             await until_counted(q, backoff=1)
 
 
-async def test_a_long_backlog_is_counted_whole_in_steps_and_by_index_QRY_07(database: str) -> None:
+async def test_a_long_backlog_is_counted_whole_in_steps_and_by_index_QRY_07(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async with running_queue(database, look_seconds=60.0, count_seconds=600.0) as q:
         await q.sql(
             "INSERT INTO recipient (id, message_id, shard, site, due, address, envelope_recipient)"
@@ -125,8 +131,18 @@ async def test_a_long_backlog_is_counted_whole_in_steps_and_by_index_QRY_07(data
         )
         await q.sql("INSERT INTO site_due SELECT DISTINCT shard, site, now() - interval '1 hour' FROM recipient")
         await q.sql("ANALYZE recipient")
+        asked: list[int] = []
+        count = census.count
+
+        async def noted(connection: Connection, shards: Sequence[int]) -> list[SiteCount]:
+            found = await count(connection, shards)
+            asked.append(sum(one.waiting for one in found))
+            return found
+
+        monkeypatch.setattr(census, "count", noted)
         found = await q.queue.counting.count()
         assert found.recipients[Waits.READY] == 60_000
+        assert max(asked) <= 25_000
         async with q.queue.counting.lane.use() as connection:
             await connection.execute("SELECT pg_stat_force_next_flush()")
         scans, reads = "sum(seq_scan)", "sum(idx_tup_read)"

@@ -11,6 +11,7 @@ from mailrail.kit import migrations
 from mailrail.pb.queue.v1 import admin_pb2
 from mailrail_queue.admin import walk
 from mailrail_queue.admin.base import AdminContext
+from mailrail_queue.admin.changes import RecipientChanges
 from mailrail_queue.admin.filters import PageTokens
 from mailrail_queue.admin.listing import Listing
 from mailrail_queue.routing.router import Router
@@ -18,7 +19,7 @@ from mailrail_queue.routing.router import Router
 from testkit.backlog import BOUND, DEAD, Backlog, seed
 from testkit.plans import PlanMode, explained
 from testkit.postgres import embedded_postgres
-from testkit.stored_mail import revision
+from testkit.stored_mail import Rig, revision
 
 RECIPIENTS = 200_000
 
@@ -126,6 +127,23 @@ async def test_a_walk_begins_no_further_step_after_a_second(full: str, monkeypat
         page = await a_listing().recipients(found.connection, WALKED["an absent account"], 50, "")
     assert page.incomplete
     assert len(found.plans) <= 4
+
+
+async def test_a_change_by_a_filter_reads_a_stretch_a_statement_and_reaches_all_that_is_meant_QRY_05(
+    full: str, mode: PlanMode
+) -> None:
+    async with explained(full, mode) as found:
+        rig = Rig(found.connection, Router(1, revision()))
+        context = AdminContext(lambda: rig.router, lambda: rig.addresses, rig.notifier, rig.woken.append)
+        changes = RecipientChanges(context)
+        none = await changes.hold(found.connection, WALKED["an absent account"], "why")
+        assert none.count.recipients == 0
+        assert len([plan for plan in found.plans if "FOR UPDATE" in plan.statement]) >= RECIPIENTS // walk.ENTRIES
+        assert max(plan.buffers for plan in found.plans) < 2 * walk.ENTRIES
+        some = await changes.fail(found.connection, admin_pb2.Filter(account="default/account77"), "why")
+        assert some.count.recipients == 200
+        most = await changes.hold(found.connection, admin_pb2.Filter(account="default/account78"), "why")
+        assert most.count.recipients == 200
 
 
 async def test_a_page_of_sites_costs_a_page_wherever_it_is(full: str, mode: PlanMode) -> None:

@@ -285,6 +285,7 @@ async def _accepted(connection: Connection, full: Full, count: int) -> None:
     await accept.lock_usage(connection, "default/account1")
     await accept.count_usage(connection, "default/account1", 1, 1)
     assert await content.contents(connection, known[:20])
+    assert await content.piece(connection, known[0], 0, 1000)
     assert await content.is_leased(connection, full.at_work[0].message_id, full.at_work[-1].token or 0) is False
     await mailbox.heads(connection, known[:20])
     one = UUID(bytes=known[0])
@@ -357,7 +358,7 @@ async def _probe(connection: Connection, full: Full, count: int) -> None:
 
 async def _census(connection: Connection, full: Full, count: int) -> None:
     await census.count(connection, range(count * SHARDS // RECIPIENTS))
-    found = await census.held(connection, range(SHARDS))
+    found = await census.held(connection)
     await census.write(connection, {number: census.ShardCount(1, 1, held) for number, held in found.items()})
     await census.read(connection)
 

@@ -25,6 +25,7 @@ from mailrail_queue.admin.base import CALLER, AdminContext, backoff_names
 from mailrail_queue.admin.change_result import ChangeResult, PartlyDone
 from mailrail_queue.admin.filters import TEN_YEARS, BadRequest, Where, instant, is_empty, live_where, seconds
 from mailrail_queue.admin.operation import Operation, Place
+from mailrail_queue.admin.walk import ENTRIES
 from mailrail_queue.delivery.endings import by_administrator, end_unleased
 from mailrail_queue.delivery.ports import Notify
 from mailrail_queue.delivery.verdicts import facts_of
@@ -57,6 +58,10 @@ _REQUEST: Final[
     LiteralString
 ] = """UPDATE recipient r SET request = %(request)s, request_reason = %(reason)s, version = r.version + 1
     WHERE r.id = ANY(%(id)s) AND r.token IS NOT NULL RETURNING r.id, r.shard"""
+
+# By the key alone.
+_STRETCH: Final[LiteralString] = "SELECT id FROM recipient WHERE id > %(past)s ORDER BY id OFFSET %(skip)s LIMIT 1"
+_HIGHEST: Final = 2**63 - 1
 
 _LEFT: Final[LiteralString] = (
     "UPDATE recipient SET held_since = coalesce(held_since, now()), hold_reason = %(reason)s, version = version + 1 WHERE id = %(id)s"
@@ -243,7 +248,7 @@ class RecipientChanges:
         """Run an UPDATE over `found`, batch by batch; sites that became due earlier are noted for the owners."""
         where = self._for_change(wanted)
         statement: LiteralString = f"""WITH found AS (
-            SELECT r.id FROM recipient r WHERE r.id > %(past)s AND r.queued <= %(began)s AND {where.text} ORDER BY r.id LIMIT {BATCH} FOR UPDATE
+            SELECT r.id FROM recipient r WHERE r.id > %(past)s AND r.id <= %(up_to)s AND r.queued <= %(began)s AND {where.text} ORDER BY r.id LIMIT {BATCH} FOR UPDATE
         ), stored AS (
             {update}
             RETURNING r.id, r.token IS NOT NULL AS leased, r.shard, r.site, r.due, r.token IS NULL AND r.held_since IS NULL AS waits
@@ -252,8 +257,8 @@ class RecipientChanges:
         )
         SELECT f.id, s.leased, s.shard, s.site FROM found f LEFT JOIN stored s ON s.id = f.id ORDER BY f.id"""
 
-        async def step(place: Place, _: Notify) -> tuple[list[int], list[Changed]]:
-            bounds = {"past": place.past, "began": place.began}
+        async def step(place: Place, up_to: int, _: Notify) -> tuple[list[int], list[Changed]]:
+            bounds = {"past": place.past, "up_to": up_to, "began": place.began}
             rows = await run(connection, statement, {**where.parameters, **parameters, **bounds})
             changed = [row for row in rows if row[1] is not None]  # the others were as asked before
             if end_backoff and changed:
@@ -273,11 +278,11 @@ class RecipientChanges:
     ) -> ChangeResult:
         """Hand the recipients, locked, to `change`, some at a time."""
         where = self._for_change(wanted)
-        statement: LiteralString = f"""SELECT {waiting_store.WAITING} FROM recipient r WHERE r.id > %(past)s AND r.queued <= %(began)s AND {where.text}
+        statement: LiteralString = f"""SELECT {waiting_store.WAITING} FROM recipient r WHERE r.id > %(past)s AND r.id <= %(up_to)s AND r.queued <= %(began)s AND {where.text}
             ORDER BY r.id LIMIT {BATCH} FOR UPDATE OF r"""
 
-        async def step(place: Place, notify: Notify) -> tuple[list[int], list[Changed]]:
-            bounds = {"past": place.past, "began": place.began}
+        async def step(place: Place, up_to: int, notify: Notify) -> tuple[list[int], list[Changed]]:
+            bounds = {"past": place.past, "up_to": up_to, "began": place.began}
             rows = await run(connection, statement, {**where.parameters, **bounds})
             found = [waiting_store.waiting(row) for row in rows]
             done: list[Changed] = []
@@ -296,11 +301,13 @@ class RecipientChanges:
         connection: Connection,
         what: str,
         wanted: admin_pb2.Filter,
-        step: Callable[[Place, Notify], Awaitable[tuple[list[int], list[Changed]]]],
+        step: Callable[[Place, int, Notify], Awaitable[tuple[list[int], list[Changed]]]],
         operation: Operation | None,
     ) -> ChangeResult:
         """Do `step` for BATCH recipients at a time, each in a transaction, until none are left (ADM-04).
 
+        A filter that finds little reads no more in one statement than a list does (QRY-05): `step` gets the id up to
+        which it may look.
         Only recipients that were queued when the call began: mail that comes while it runs is not meant, nor are the
         notifications that it makes. Raises PartlyDone if it fails after some were changed.
         """
@@ -312,13 +319,22 @@ class RecipientChanges:
             [(began,)] = await run(connection, "SELECT now()")
             place = Place(began)
 
+        stretch = 0  # its last id
+
         async def batch() -> tuple[Place, list[Changed]]:
+            nonlocal stretch
             async with self._notifier.transaction(connection) as notify:
                 here = await operation.place(connection) if operation is not None else place
                 if here.finished:
                     return here, []
-                found, changed = await step(here, notify)
-                after = Place(here.began, found[-1] if found else here.past, finished=len(found) < BATCH)
+                if here.past >= stretch:
+                    ends = await run(connection, _STRETCH, {"past": here.past, "skip": ENTRIES - 1})
+                    stretch = ends[0][0] if ends else _HIGHEST
+                found, changed = await step(here, stretch, notify)
+                past = found[-1] if found else here.past
+                if len(found) < BATCH and stretch < _HIGHEST:
+                    past = stretch  # nothing is left up to there
+                after = Place(here.began, past, finished=len(found) < BATCH and stretch == _HIGHEST)
                 if operation is not None:
                     await operation.advance(connection, after, [one.pending for one in changed])
             return after, changed

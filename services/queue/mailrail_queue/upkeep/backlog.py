@@ -27,6 +27,8 @@ from mailrail_queue.upkeep import server_room
 _T = TypeVar("_T")
 _STEP: Final = 20_000
 """Recipients that one statement counts, where shards are alike: some ms."""
+_FIRST_SHARDS: Final = 4
+"""Shards of the first statement, when nothing is known yet."""
 _PAUSE: Final = 9
 """Times as long as a statement took, nothing is asked after it."""
 LARGE: Final = 1_000
@@ -77,8 +79,6 @@ class BacklogCounter:
         self._every = every
         self._named_sites = named_sites
         self._log = log.get_logger()
-        self._waiting = 0
-        """Recipients that the last count found."""
         self.large: Mapping[str, int] = {}
         """What waits in our shards at each site that has at least LARGE, as of the last count."""
 
@@ -112,15 +112,17 @@ class BacklogCounter:
         """Count what waits in our shards, and write it down. Raises psycopg.Error, NotDurable."""
         backlog = Backlog(dict.fromkeys(Waits, 0), dict.fromkeys(Waits, 0.0), {}, {})
         shards = sorted(self._shards())
-        at_once = max(1, len(shards) * _STEP // max(_STEP, self._waiting))
+        at_once, waiting = _FIRST_SHARDS, 0
         held: dict[int, int] = {}
         if shards:
-            held = await self._paused(partial(census.held, shards=shards))
-        self._waiting = 0
-        for first in range(0, len(shards), at_once):
-            some = shards[first : first + at_once]
+            held = await self._paused(census.held)
+        counted = 0
+        while counted < len(shards):
+            some = shards[counted : counted + at_once]
             found = await self._paused(partial(self._count, shards=some, held=held))
             self._add(backlog, found)
+            counted, waiting = counted + len(some), waiting + sum(one.waiting for one in found)
+            at_once = max(1, _STEP * counted // max(1, waiting))
         self.large = backlog.large = {key: waits for key, waits in backlog.large.items() if waits >= LARGE}
         return backlog
 
@@ -143,7 +145,6 @@ class BacklogCounter:
     def _add(self, backlog: Backlog, found: Iterable[SiteCount]) -> None:
         now, sites = self._dispatcher.clock(), self._dispatcher.sites
         for one in found:
-            self._waiting += one.waiting
             site = sites.get(one.site)
             if site is not None and _in_backoff(site, now):
                 wait = Waits.BACKOFF
