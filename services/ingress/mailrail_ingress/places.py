@@ -19,8 +19,9 @@ from mailrail_ingress.throttle import neighbourhood
 
 ACQUAINTANCES: Final = 20_000
 """Addresses that are remembered because they delivered mail or logged in; what was longest away is forgotten first."""
-PARTING: Final = 100
-"""Connections that may be on their way out for others at a time: until they are gone there is one too many of each."""
+PARTING: Final = 50
+"""Connections that may be on their way out for others at a time. Until they are gone each is one too many, and the
+process may open only so many files."""
 LOOK_AGAIN: Final = 0.25
 """Seconds between two looks at all connections for one that can go: a look at 10,000 takes some 10 ms."""
 STRESS_LOOK: Final = 1.0
