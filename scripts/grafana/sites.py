@@ -84,6 +84,21 @@ DASHBOARD = Dashboard(
                         Query("sum(mailrail_queue_pending_deliveries)", "pending"),
                     ),
                 ),
+                Panel(
+                    "Under way, by how sites answer",
+                    "quick: the last delivery was answered within 10 s. slow: later. unproven: none was answered yet, "
+                    "or the last one failed for the trouble of the site. They hold at most half of outbound, so that "
+                    "mail to the others goes on.",
+                    (
+                        Query(
+                            'sum by (standing) (mailrail_queue_standing_deliveries{state="in_flight"})', "{{standing}}"
+                        ),
+                        Query(
+                            "sum by (standing) (mailrail_queue_standing_sites_waiting)",
+                            "sites that wait: {{standing}}",
+                        ),
+                    ),
+                ),
                 DELIVERY,
                 DSNS,
                 Panel(

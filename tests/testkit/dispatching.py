@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mailrail.core.delivery.shares import SiteStanding, StreamCredit
 from mailrail.core.revision import revision as rev
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.delivery.attempt import Delivery, DeliveryContent
@@ -28,7 +29,7 @@ class Clock:
 @dataclass(eq=False)
 class Stream:
     node: str
-    credit: int = 1000
+    credit: StreamCredit = field(default_factory=lambda: StreamCredit(1000))
     sent: list[Delivery] = field(default_factory=list)
     remaining: list[float] = field(default_factory=list)
     cancelled: list[int] = field(default_factory=list)
@@ -69,17 +70,31 @@ class Events:
 class Bench:
     """A dispatcher with a clock of its own."""
 
-    def __init__(self, revision: rev.Revision | None = None) -> None:
+    def __init__(
+        self,
+        revision: rev.Revision | None = None,
+        *,
+        content_budget: int = 1000,
+        delivery_budget: int = 1000,
+        rounds: int = 3,
+    ) -> None:
         self.clock = Clock()
         self.router = Router(1, revision or a_revision())
         self.events = Events()
-        self.dispatcher = Dispatcher(self.clock, self.events, handout_seconds=60.0, content_budget=1000, rounds=3)
+        self.dispatcher = Dispatcher(
+            self.clock,
+            self.events,
+            handout_seconds=60.0,
+            content_budget=content_budget,
+            delivery_budget=delivery_budget,
+            rounds=rounds,
+        )
         self.token = 0
 
     def facts(self, domain: str) -> RecipientFacts:
         return RecipientFacts(domain, "away.example", None, False, False, None)
 
-    def lease(self, domain: str, *, seconds: float = 120.0, size: int = 10) -> Delivery:
+    def lease(self, domain: str, *, seconds: float = 120.0, size: int = 10, older: bool = False) -> Delivery:
         self.token += 1
         plan = self.router.plan(self.facts(domain), 0)
         site = self.dispatcher.site(plan)
@@ -114,13 +129,15 @@ class Bench:
             1,
             content,
         )
-        self.dispatcher.add(delivery)
+        self.dispatcher.add(delivery, older=older)
         return delivery
 
     def release(self, delivery: Delivery, *, well: bool = True) -> None:
         if well:
+            self.dispatcher.answered(delivery)
             delivery.site.window.succeed()
         else:
+            delivery.site.standing = SiteStanding.UNPROVEN
             delivery.site.window.fail(self.clock.now, "no")
         self.dispatcher.release(delivery)
         self.dispatcher.pump()

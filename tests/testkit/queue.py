@@ -221,13 +221,17 @@ class FakeOutbound:
         self._task: asyncio.Task[None] | None = None
 
     async def open(
-        self, credit: int = 1000, in_progress: Iterable[tuple[int, Iterable[int]]] = (), revision: int = 1
+        self,
+        credit: int = 1000,
+        in_progress: Iterable[tuple[int, Iterable[int]]] = (),
+        revision: int = 1,
+        octets: int | None = None,
     ) -> "FakeOutbound":
-        """Open the stream, say Hello, give credit."""
+        """Open the stream, say Hello, give credit. `octets` None: as a release that does not speak of them."""
         hello = lease_pb2.Hello(process=self.node, config_revision=revision)
         for token, numbers in in_progress:
             hello.in_progress.add(token=token, recipient_ids=numbers)
-        self._out.put_nowait(lease_pb2.LeaseRequest(hello=hello, credit=credit))
+        self._out.put_nowait(lease_pb2.LeaseRequest(hello=hello, credit=credit, credit_octets=octets))
 
         async def requests() -> AsyncIterator[lease_pb2.LeaseRequest]:
             while (request := await self._out.get()) is not None:
@@ -327,6 +331,19 @@ class RunningQueue:
         self.ends.append(end)
         await eventually(lambda: end.ended or node in self.queue.dispatcher.streams)
         return end
+
+    def fill_windows(self, *domains: str) -> None:
+        """Nothing more may start at these domains: what is leased for them waits in memory."""
+        for domain in domains:
+            window = self.queue.dispatcher.site_of_key(f"domain:{domain}", self.queue.router()).window
+            window.in_flight = int(window.limit)
+
+    def empty_windows(self) -> None:
+        """Undo `fill_windows`."""
+        for site in self.queue.dispatcher.sites.values():
+            site.window.in_flight = 0
+        self.queue.dispatcher.wake_all()
+        self.queue.dispatcher.pump()
 
     def configure(self, revision: rev.Revision) -> None:
         """Swap in a revision, as the configuration client would."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mailrail.core import limits
+from mailrail.core.delivery import shares
 from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
 from mailrail.core.message.content_reader import LONGEST_LINE
 from mailrail.core.message.header import RECEIVED_LIMIT
@@ -78,6 +79,13 @@ def rule(id: str) -> str:
         ("LSE-01", "none is handed on with under 60 s left", 60, QUEUE.handout_seconds),
         ("LSE-02", "only with ≥ 30 s left", 30, OUTBOUND.lease_margin),
         ("LSE-04", "the first 10 of a recipient", 10, INTERRUPTIONS_FORGIVEN),
+        ("SHD-03", "an answer after more than 10 s", 10, shares.QUICK_SECONDS),
+        ("SHD-03", "hold at most half of it", 1 / 2, shares.UNPROVEN_PART),
+        ("SHD-03", "both together at most 70 %", 0.7, shares.OTHERS_PART),
+        ("SHD-03", "for a tenth", 0.1, shares.FIRST_PART),
+        ("LSE-06", "past 20,000 deliveries", 20_000, QUEUE.pending_deliveries),
+        ("LSE-06", "what its site sends in 20 s", 20, shares.SITE_AHEAD_SECONDS),
+        ("LSE-06", "in the next 2 s", 2, shares.AHEAD_SECONDS),
         ("LSE-06", "a budget of 64 MiB a queue process", 64 * MIB, QUEUE.born_leased_bytes),
         ("LSE-07", "waits up to 5 s", 5, OUTBOUND.revision_wait),
         ("LSE-08", "ACC-04: 240 s and 5 s", 245, INGRESS.answer_timeout + queue_stream.SETTLING),

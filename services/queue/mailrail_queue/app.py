@@ -94,6 +94,7 @@ class QueueProcess:
             _Wiring(self),
             handout_seconds=settings.handout_seconds,
             content_budget=settings.born_leased_bytes,
+            delivery_budget=settings.pending_deliveries,
             rounds=settings.born_leased_rounds,
         )
         parts = Parts(settings, self.database, self.history, self.dispatcher, self.router)

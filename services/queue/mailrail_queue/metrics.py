@@ -1,10 +1,11 @@
 """Every series of the queue, with what its labels may say."""
 
 from collections import Counter as Tally
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from prometheus_client import Counter, Gauge, Histogram
 
+from mailrail.core.delivery.shares import SiteStanding
 from mailrail.kit.metrics import SnapshotGauge, Spread, bounded
 from mailrail.pb.queue.v1 import types_pb2
 
@@ -46,6 +47,19 @@ PENDING_BYTES = Gauge(
     "Octets of content in memory for deliveries that are not handed to outbound yet (LSE-06)",
 )
 IN_FLIGHT = Gauge("mailrail_queue_deliveries_in_flight", "Deliveries in progress at outbound")
+BY_STANDING = Gauge(
+    "mailrail_queue_standing_deliveries",
+    "Deliveries in memory by the standing of their site, which says what share of outbound they may use (SHD-03)",
+    ["standing", "state"],
+)
+"""standing: quick (the last delivery was answered within 10 s), slow, unproven (none was answered yet, or the last one
+failed for the site's trouble). state: in_flight, pending."""
+STARVED = Gauge(
+    "mailrail_queue_standing_sites_waiting",
+    "Sites whose deliveries wait because outbound takes no more for sites of this standing",
+    ["standing"],
+)
+"""standing: as above."""
 SITES = Gauge("mailrail_queue_sites", "Sites held in memory", ["state"])
 """state: active, backoff (nothing is dialled)."""
 SHARDS = Gauge("mailrail_queue_shards_owned", "Shards that this process owns, of 256 in all")
@@ -185,6 +199,15 @@ def count_stored(ways: Mapping[str, int]) -> None:
     for way, count in ways.items():
         if count:
             _by_way[way].inc(count)
+
+
+def set_standings(pending: Sequence[int], in_flight: Sequence[int], starved: Sequence[int]) -> None:
+    """Deliveries, and sites that wait for credit, by standing."""
+    for standing in SiteStanding:
+        name = standing.name.lower()
+        BY_STANDING.labels(standing=name, state="pending").set(pending[standing])
+        BY_STANDING.labels(standing=name, state="in_flight").set(in_flight[standing])
+        STARVED.labels(standing=name).set(starved[standing])
 
 
 def count_dsn(kind: str) -> None:

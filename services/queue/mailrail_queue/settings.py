@@ -36,6 +36,9 @@ class QueueSettings(DatabaseSettings):
     """A lease with less left is not handed on (LSE-01)."""
     born_leased_bytes: int = 64 * 1024 * 1024
     """Content in memory that waits for outbound; past it mail is stored due (LSE-06)."""
+    pending_deliveries: int = 20_000
+    """Deliveries in memory that wait for outbound, some 4 KiB each besides their content; past it mail is stored due
+    (LSE-06)."""
     born_leased_rounds: int = 30
     """Windows full of fresh mail that may wait in memory for one site; past it mail is stored due."""
 

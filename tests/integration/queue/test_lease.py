@@ -169,7 +169,8 @@ async def test_a_queue_that_gave_everything_back_ends_the_streams_of_outbound(da
 async def test_a_clean_stop_gives_back_all_that_was_not_handed_on_LSE_04(database: str) -> None:
     count = 1300  # three batches: who writes the last one is not cut off
     async with running_queue(database) as q:
-        await q.outbound(credit=0)
+        await q.outbound(credit=10_000)
+        q.fill_windows(*(f"d{n}.example" for n in range(count)))
         ingress = await q.ingress()
         results = await asyncio.gather(*ingress.commit(*(commit_of(f"user@d{n}.example") for n in range(count))))
         assert all(result.accepted for result in results)
@@ -184,7 +185,9 @@ async def test_what_is_leased_and_cannot_be_read_just_then_is_given_back_LSE_04(
 ) -> None:
     read, reading = content_store.contents, asyncio.Event()
 
-    async def cut_off(connection: Connection, ids: Iterable[bytes]) -> dict[bytes, content_store.StoredMessage]:
+    async def cut_off(
+        connection: Connection, ids: Iterable[bytes], room: int
+    ) -> dict[bytes, content_store.StoredMessage]:
         monkeypatch.setattr(content_store, "contents", read)
         reading.set()
         if how == "the process stops":
@@ -206,11 +209,12 @@ async def test_what_is_leased_and_cannot_be_read_just_then_is_given_back_LSE_04(
 
 async def test_a_lease_with_less_than_a_minute_left_is_not_handed_on_but_undone_LSE_01(database: str) -> None:
     async with running_queue(database, lease_seconds=61.0) as q:
-        outbound = await q.outbound(credit=0)
+        outbound = await q.outbound()
+        q.fill_windows("away.example")
         await (await q.ingress()).accept("bob@away.example")
         assert q.queue.dispatcher.pending_deliveries == 1
         await q.until("SELECT token IS NULL AND attempts = 0 FROM recipient")
-        outbound.send(credit=5)
+        q.empty_windows()
         await eventually(lambda: outbound.deliveries)
         assert outbound.deliveries[0].attempt == 1
         assert outbound.deliveries[0].remaining_seconds > 60
@@ -541,14 +545,15 @@ def stored_due() -> float:
 
 async def test_past_the_memory_budget_mail_is_stored_due_LSE_06(database: str) -> None:
     async with running_queue(database, born_leased_bytes=100_000) as q:
-        await q.outbound(credit=0)
+        outbound = await q.outbound()
+        q.fill_windows("away.example")
         ingress = await q.ingress()
         before = stored_due()
         for n in range(4):
             await ingress.accept(f"user{n}@away.example", body=b"x" * 40_000)
         assert stored_due() - before == 2  # they are leased from the database when there is room again
-        late = await q.outbound("outbound-2")
-        await eventually(lambda: len(late.deliveries) == 4)
+        q.empty_windows()
+        await eventually(lambda: len(outbound.deliveries) == 4)
 
 
 async def test_of_bodies_in_rows_no_more_are_read_than_have_room_together_LSE_06(database: str) -> None:
@@ -857,7 +862,8 @@ async def test_however_many_are_under_way_each_request_is_asked_of_outbound_and_
 
 async def test_a_request_is_granted_when_its_lease_was_never_handed_on_ADM_02(database: str) -> None:
     async with running_queue(database) as q:
-        await q.outbound(credit=0)
+        await q.outbound()
+        q.fill_windows("away.example")
         await (await q.ingress()).accept("bob@away.example")
         await q.until("SELECT token IS NOT NULL FROM recipient")
         await q.sql("UPDATE recipient SET held_since = now(), request = 2, version = version + 1")

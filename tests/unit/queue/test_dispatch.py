@@ -1,5 +1,7 @@
 """What may be handed on now, and to whom: windows, shared limits, credit, rates and turns (SHD-03, SHD-04)."""
 
+from mailrail.core.delivery.mx_group import mx_group_of
+from mailrail.core.delivery.shares import SiteStanding, StreamCredit
 from mailrail.core.revision.revision import MessageRate
 from mailrail_queue.delivery.sites import Bucket
 
@@ -17,7 +19,7 @@ def test_a_window_bounds_what_is_in_flight_and_memory_is_given_back_as_it_leaves
     assert (bench.dispatcher.pending_deliveries, bench.dispatcher.pending_bytes) == (3, 30)
     bench.release(deliveries[0])
     assert len(stream.sent) == 7  # one landed, and slow start opened the window by one
-    assert stream.credit == 1000 - 7
+    assert stream.credit.deliveries == 1000 - 7
 
 
 def test_one_slow_site_holds_up_no_other() -> None:
@@ -33,14 +35,13 @@ def test_one_slow_site_holds_up_no_other() -> None:
 
 def test_without_credit_nothing_leaves_and_with_it_all_that_waits_does() -> None:
     bench = Bench()
-    stream = Stream("a", credit=1)
+    stream = Stream("a", StreamCredit(1))
     bench.dispatcher.connect(stream)
     for name in ("a.example", "b.example", "c.example"):
         bench.lease(name)
     bench.dispatcher.pump()
     assert len(stream.sent) == 1
-    stream.credit += 5
-    bench.dispatcher.on_credit()
+    stream.credit.grant(5, None)
     bench.dispatcher.pump()
     assert len(stream.sent) == 3
 
@@ -54,7 +55,7 @@ def test_a_site_keeps_to_one_process_and_goes_elsewhere_only_when_that_takes_no_
         bench.lease("x.example")
     bench.dispatcher.pump()
     (home,) = [s for s in streams if s.sent]
-    home.credit = 0
+    home.credit.deliveries = 0
     bench.lease("y.example")
     other = bench.lease("x.example")
     bench.dispatcher.sites["domain:x.example"].window.size = 10
@@ -103,7 +104,11 @@ def test_fresh_mail_is_born_leased_only_where_it_would_leave_soon_LSE_06() -> No
     site = bench.dispatcher.site(bench.router.plan(bench.facts("x.example"), 0))
     accepts = bench.dispatcher.accepts_fresh
     assert not accepts(site, 10, bench.clock.now)  # nobody delivers
-    bench.dispatcher.connect(Stream("a", credit=0))
+    stream = Stream("a", StreamCredit(0))
+    bench.dispatcher.connect(stream)
+    assert not accepts(site, 10, bench.clock.now)  # nobody takes more
+    stream.credit.grant(100, None)
+    bench.dispatcher.pump()
     assert accepts(site, 10, bench.clock.now)
     assert not accepts(site, 1001, bench.clock.now)  # over the budget
     for _ in range(15):
@@ -165,7 +170,7 @@ def test_sites_with_one_mx_set_share_what_is_in_flight() -> None:
     for name in ("x.example", "y.example"):
         site = bench.dispatcher.site(bench.router.plan(bench.facts(name), 0))
         site.window.size = 20.0
-        bench.dispatcher.regroup(site, "mx.big.example")
+        site.standing, site.mx_group = SiteStanding.QUICK, mx_group_of(["mx.big.example"])
     deliveries = [bench.lease(name) for _ in range(15) for name in ("x.example", "y.example")]
     bench.dispatcher.pump()
     assert len(stream.sent) == 20

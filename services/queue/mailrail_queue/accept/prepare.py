@@ -25,8 +25,6 @@ from mailrail_queue.store.accept import NewMessage, NewRecipient
 from mailrail_queue.store.fencing import Ownership
 from mailrail_queue.store.hold_rules import HoldRules
 
-_OVERHEAD = 64
-"""Octets counted for a message besides its content."""
 _OURS = (types_pb2.ORIGIN_SUBMISSION, types_pb2.ORIGIN_SYSTEM)
 _EXPANDED = Judgement(Outcome.DELIVERED, EnhancedCode(2, 0, 0), None, DsnKind.EXPANDED)
 
@@ -172,7 +170,7 @@ def _born_leased(
     message: NewMessage, body: bytes, members: list[Member], under: Conditions, ids: Ids, sites: Sites
 ) -> list[Delivery]:
     """The deliveries of those `members` whose site can take them soon; their rows get the token."""
-    held = len(message.prefix) + len(body) + _OVERHEAD
+    held = len(message.prefix) + len(body)
     deliveries: list[Delivery] = []
     for group in group_by_transaction(members):
         plan = group[0].plan

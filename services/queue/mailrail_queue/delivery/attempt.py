@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 
+from mailrail.core.delivery.shares import SiteStanding, StreamCredit
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.delivery.ports import AttemptRecipient
 from mailrail_queue.routing.router import RoutePlan
@@ -22,7 +23,7 @@ class Stream(Protocol):
     """An outbound process that takes deliveries."""
 
     node: str
-    credit: int
+    credit: StreamCredit
 
     def send(self, delivery: "Delivery", content: "DeliveryContent", remaining: float) -> None:
         """Hand on a delivery with the next batch; its lease lasts `remaining` seconds."""
@@ -79,7 +80,7 @@ class Delivery:
     plan: RoutePlan
     site: "SiteState"
     recipients: list[AttemptRecipient]
-    size: int  # octets of content held in memory
+    size: int  # octets of content held in memory: prefix and inline body, as they count for outbound's credit
     deadline: float  # monotonic, counted from before the lease was sent to Postgres (LSE-01)
     started: float  # Unix seconds by Postgres's clock
     attempt: int
@@ -87,5 +88,9 @@ class Delivery:
     stream: Stream | None = None
     node: str = ""  # of the process that it was handed to
     ended: bool = False  # its results came, or it was taken back: it takes no part in any count
-    probe: bool = False
+    standing: SiteStanding = (
+        SiteStanding.UNPROVEN
+    )  # that it counts for: its site's when it was added, then when handed on
+    handed_on: float = 0.0  # monotonic; 0.0: not yet
+    counted_by: tuple[str, ...] = ()  # MX group and host (`mx_counts`)
     answered: set[int] = field(default_factory=set)  # recipients with a result, when results come in parts

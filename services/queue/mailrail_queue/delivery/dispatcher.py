@@ -2,29 +2,46 @@
 
 A *delivery* is what is done under one committed lease, with its content in memory until it is handed on (LSE-06). It
 waits at its *site* until the site's window has room, the limits of its transport allow it, and an outbound process has
-credit. Sites map to outbound processes by rendezvous hashing, so that connections are used again; a process without
-credit is passed over for the next in order.
+credit for sites of its standing (`core.delivery.shares`). Sites map to outbound processes by rendezvous hashing, so
+that connections are used again; a process without credit is passed over for the next in order. Sites that find no
+credit anywhere wait in a line for each standing, and have one delivery each in turn.
 
 Nothing here does I/O or waits. `pump` hands on all that may go; a part that changes what it depends on calls it.
 """
 
 import heapq
 import zlib
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
+from mailrail.core.delivery.mx_group import MxGroup
+from mailrail.core.delivery.shares import (
+    FIRST_PART,
+    QUICK,
+    QUICK_SECONDS,
+    SITE_AHEAD_SECONDS,
+    SLOW,
+    UNPROVEN,
+    SiteStanding,
+    Throughput,
+    may_add,
+    standing_of,
+)
 from mailrail.core.delivery.window import LIMIT, SiteWindow
 from mailrail.core.ids import history_of
 from mailrail.core.revision.revision import Transport
 from mailrail.core.route.site import SiteKind
 from mailrail_queue import metrics
 from mailrail_queue.delivery.attempt import Delivery, Stream
+from mailrail_queue.delivery.mx_counts import MxCounts
 from mailrail_queue.delivery.sites import UNBOUNDED, Bucket, SiteState, TransportState
 from mailrail_queue.delivery.verdicts import backoff_reason_of
 from mailrail_queue.routing.router import TRANSPORT, RoutePlan, Router, reference, reference_text
 from mailrail_queue.store.rows import attempt_of
 
+_REMEMBERED = 20_000
+"""Idle sites that answered, and are remembered for that: some 4 MiB."""
 _SLOT = 20.0
 """Seconds for which a limit smaller than the number of owners stays with the same ones; then others have their turn."""
 
@@ -57,6 +74,7 @@ class Dispatcher:
         *,
         handout_seconds: float,
         content_budget: int,
+        delivery_budget: int,
         rounds: int,
     ) -> None:
         self.clock = clock
@@ -68,17 +86,23 @@ class Dispatcher:
         self.history: int | None = None
         """Deliveries of another history of the database are refused (HIS-03); None: none is."""
         self.pending_bytes = 0
-        self.pending_deliveries = 0
+        self.throughput = Throughput()
         self.owners = 1
         self.owner_index = 0
         self._handout_seconds = handout_seconds
         self._content_budget = content_budget
+        self._delivery_budget = delivery_budget
         self._rounds = rounds
         self._line: deque[SiteState] = deque()
-        self._starved: dict[str, SiteState] = {}
+        self._starved: tuple[deque[SiteState], ...] = (deque(), deque(), deque())
+        self._fresh_left: list[int | None] = [None, None, None]
+        """How many fresh deliveries more may be born leased until the next `pump`, by standing; None: not looked at."""
+        self._pending = [0, 0, 0]
+        self._pending_octets = [0, 0, 0]
+        self._answered: OrderedDict[str, SiteStanding] = OrderedDict()
         self._timed: list[tuple[float, int, SiteState]] = []
         self._timed_count = 0
-        self._groups: dict[str, int] = {}
+        self._mx = MxCounts()
         self._generation = 0
 
     # --- sites ---
@@ -101,6 +125,7 @@ class Dispatcher:
             window = SiteWindow(limit=self._site_limit(kind, transport))
         state = self.transport(transport) if transport is not None else None
         site = self.sites[key] = SiteState(key, kind, window, state, kind is SiteKind.TRANSPORT, used=self.clock())
+        site.standing = QUICK if site.is_local else self._answered.pop(key, UNPROVEN)
         return site
 
     def site_of_key(self, key: str, router: Router) -> SiteState:
@@ -174,10 +199,14 @@ class Dispatcher:
             k
             for k, s in self.sites.items()
             if s.used < before
-            and not (s.pending or s.due or s.queued or s.window.in_flight)
+            and not (s.waiting or s.due or s.queued or s.window.in_flight)
             and not s.window.in_backoff(now)
         ]:
-            del self.sites[key]
+            site = self.sites.pop(key)
+            if site.standing is not UNPROVEN and not site.is_local:
+                self._answered[key] = site.standing
+        while len(self._answered) > _REMEMBERED:
+            self._answered.popitem(last=False)
 
     def measure(self) -> None:
         """Set the gauges that tell what is in memory."""
@@ -185,6 +214,8 @@ class Dispatcher:
         metrics.PENDING.set(self.pending_deliveries)
         metrics.PENDING_BYTES.set(self.pending_bytes)
         metrics.IN_FLIGHT.set(len(self.deliveries) - self.pending_deliveries)
+        out = [sum(stream.credit.out[s] for stream in self.streams.values()) for s in SiteStanding]
+        metrics.set_standings(self._pending, out, [len(line) for line in self._starved])
         in_backoff = sum(1 for s in self.sites.values() if s.in_backoff(now))
         metrics.SITES.labels(state="backoff").set(in_backoff)
         metrics.SITES.labels(state="active").set(len(self.sites) - in_backoff)
@@ -220,32 +251,78 @@ class Dispatcher:
             )
             site.generation = self._generation
         for stream in site.order:
-            if stream.credit > 0:
+            if stream.credit.free(site.standing) > 0:
                 return stream
         return None
 
-    def on_credit(self) -> None:
-        """A stream takes more deliveries: look again at sites that waited for credit."""
-        starved, self._starved = self._starved, {}
-        for site in starved.values():
-            self._enqueue(site)
+    def free(self, standing: SiteStanding) -> int:
+        """How many deliveries more all outbound processes take for sites of this standing."""
+        return sum([stream.credit.free(standing) for stream in self.streams.values()])
 
     # --- deliveries ---
 
+    @property
+    def pending_deliveries(self) -> int:
+        """Deliveries that wait to be handed on."""
+        return sum(self._pending)
+
+    def may_lease(self, standing: SiteStanding) -> int:
+        """How many deliveries more may be leased for sites of this standing, because they would leave soon (LSE-06)."""
+        pending = self._pending
+        if may_add(standing, self._pending_octets, self._content_budget) <= 0:
+            return 0
+        soon = self.throughput.ahead(standing)
+        if free := self.free(standing):
+            soon += free  # what is pending waits for windows, and not for this credit
+        else:
+            soon -= pending[standing]
+        return max(0, min(soon, may_add(standing, pending, self._delivery_budget)))
+
     def accepts_fresh(self, site: SiteState, size: int, now: float) -> bool:
         """Whether a fresh message may be born leased here: it would leave from memory soon (LSE-06)."""
+        if self.pending_bytes + size > self._content_budget:
+            return False
         if site.is_local:
-            return self.pending_bytes + size <= self._content_budget
-        return (
-            bool(self.streams)
-            and self.pending_bytes + size <= self._content_budget
-            and not site.window.probing
-            and not site.in_backoff(now)
-            and len(site.pending) < self._rounds * site.window.size
-        )
+            return True
+        if not self.streams or site.window.probing or site.in_backoff(now):
+            return False
+        if site.pending or (site.transport is not None and site.transport.bucket is not None):
+            most = self._site_ahead(site, now)
+            if site.due or site.older:  # what waits in the database has every other turn (SHD-04)
+                most = min(most, site.window.size) if site.standing is UNPROVEN else most / 2
+            if len(site.pending) >= most:
+                return False
+        standing = site.standing
+        left = self._fresh_left[standing]
+        if left is None:
+            left = self.may_lease(standing)
+        self._fresh_left[standing] = max(0, left - 1)
+        return left > 0
 
-    def add(self, delivery: Delivery) -> None:
-        """A lease is committed: the delivery waits at its site.
+    def _site_ahead(self, site: SiteState, now: float) -> float:
+        """Deliveries that a site takes before their leases are too short to be handed on."""
+        size = site.window.size
+        ahead = min(self._rounds * size, size * SITE_AHEAD_SECONDS / max(0.001, site.seconds))
+        bucket = site.transport.bucket if site.transport is not None else None
+        if bucket is not None:
+            if bucket.wait(now) > SITE_AHEAD_SECONDS:
+                return 0.0
+            ahead = min(ahead, bucket.rate * SITE_AHEAD_SECONDS)
+        return max(1.0, ahead)
+
+    def older_wanted(self, site: SiteState, now: float) -> int:
+        """How many deliveries of a site may wait in memory that come from the database; 0: it takes nothing now."""
+        room = self.room(site, now)
+        if site.pending and not site.window.probing and not site.in_backoff(now):
+            # Fresh mail fills each place that becomes free: without a stock of its own, older mail would have no turn.
+            wanted = max(2.0 * room, site.window.size)
+        else:
+            wanted = 2.0 * room if site.standing is QUICK else room
+        ahead = self._site_ahead(site, now)
+        return int(max(1.0, min(wanted, ahead / 2))) if wanted and ahead else 0
+
+    def add(self, delivery: Delivery, *, older: bool = False) -> None:
+        """A lease is committed: the delivery waits at its site. `older`: it comes from the database.
 
         One of another history, or whose token another has, takes no part: its attempt is undone.
         """
@@ -253,27 +330,41 @@ class Dispatcher:
             delivery.ended = True
             self._events.take_back([delivery])
             return
+        site = delivery.site
+        standing = delivery.standing = site.standing
         self.deliveries[delivery.token] = delivery
         self.pending_bytes += delivery.size
-        self.pending_deliveries += 1
-        delivery.site.pending.append(delivery)
-        delivery.site.used = self.clock()
-        self._enqueue(delivery.site)
+        self._pending[standing] += 1
+        self._pending_octets[standing] += delivery.size
+        (site.older if older else site.pending).append(delivery)
+        site.used = self.clock()
+        self._enqueue(site)
 
     def adopt(self, delivery: Delivery, stream: Stream) -> None:
         """A delivery that an outbound process works on already (LSE-02)."""
-        delivery.stream, delivery.node, delivery.content = stream, stream.node, None
+        delivery.content = None
         self.deliveries[delivery.token] = delivery
-        self._hand_out(delivery)
+        self._hand_out(delivery, stream, self.clock())
+        stream.credit.hold(delivery.standing, delivery.size)
 
-    def _hand_out(self, delivery: Delivery) -> None:
+    def adopt_again(self, delivery: Delivery, stream: Stream) -> None:
+        """A process that connected anew still works on a delivery that it was handed before."""
+        if delivery.content is None and delivery.stream is not stream:
+            if delivery.stream is not None:
+                delivery.stream.credit.let_go(delivery.standing, delivery.size)
+            stream.credit.hold(delivery.standing, delivery.size)
+        delivery.stream, delivery.node = stream, stream.node
+
+    def _hand_out(self, delivery: Delivery, stream: Stream, now: float) -> None:
         site = delivery.site
-        site.used = self.clock()
+        delivery.stream, delivery.node = stream, stream.node
+        delivery.standing = site.standing
+        delivery.handed_on = site.used = now
         site.window.start()
         if site.transport is not None:
             site.transport.in_flight += 1
-        if site.mx_group:
-            self._groups[site.mx_group] = self._groups.get(site.mx_group, 0) + 1
+        if site.mx_group is not None:
+            self._mx.enter(delivery)
 
     def release(self, delivery: Delivery) -> None:
         """A delivery ended or was taken back: free its place in the limits. The caller tells the window."""
@@ -286,30 +377,54 @@ class Dispatcher:
             self._unload(delivery)
             return
         site = delivery.site
+        if delivery.stream is not None:
+            delivery.stream.credit.let_go(delivery.standing, delivery.size)
+        self.throughput.ended[delivery.standing] += 1
         if site.transport is not None:
             site.transport.in_flight -= 1
-        if site.mx_group and site.mx_group in self._groups:
-            self._groups[site.mx_group] -= 1
-            if self._groups[site.mx_group] <= 0:
-                del self._groups[site.mx_group]
+        if delivery.counted_by:
+            for other in self._mx.leave(delivery):
+                self._enqueue(other)
         self._enqueue(site)
 
     def _unload(self, delivery: Delivery) -> None:
         delivery.content = None
         self.pending_bytes -= delivery.size
-        self.pending_deliveries -= 1
+        self._pending[delivery.standing] -= 1
+        self._pending_octets[delivery.standing] -= delivery.size
 
-    def regroup(self, site: SiteState, group: str) -> None:
-        """The MX set of a site was seen: sites with the same one share a limit (SHD-03)."""
-        if site.mx_group == group:
+    def resolve(self, delivery: Delivery, group: MxGroup) -> None:
+        """The MX hosts of a delivery are known, and it is not dialled yet: it counts by them from now on (SHD-03)."""
+        if delivery.ended or delivery.content is not None or delivery.site.kind is not SiteKind.DOMAIN:
             return
-        if site.mx_group and site.mx_group in self._groups:
-            self._groups[site.mx_group] -= site.window.in_flight
-            if self._groups[site.mx_group] <= 0:
-                del self._groups[site.mx_group]
-        site.mx_group = group
-        if site.window.in_flight:
-            self._groups[group] = self._groups.get(group, 0) + site.window.in_flight
+        delivery.site.mx_group = group
+        for other in self._mx.move(delivery, group):
+            self._enqueue(other)
+
+    def answered(self, delivery: Delivery) -> None:
+        """The site answered a delivery, whatever it said: that is its standing from now on."""
+        seconds = self.clock() - delivery.handed_on
+        site = delivery.site
+        site.seconds += 0.2 * (seconds - site.seconds)
+        site.standing = standing_of(seconds)
+
+    def _look_at_clocks(self, now: float) -> None:
+        """A delivery that goes on for long counts as slow, and its site does, before there is a result. One that waits
+        until its lease is too short is given back, whatever it waits for."""
+        before = now - QUICK_SECONDS
+        too_short = now + self._handout_seconds
+        for delivery in self.deliveries.values():
+            if not delivery.handed_on:
+                if delivery.deadline < too_short:
+                    self._enqueue(delivery.site)
+            elif delivery.handed_on <= before:
+                site = delivery.site
+                site.seconds = max(site.seconds, now - delivery.handed_on)
+                if site.standing is QUICK:
+                    site.standing = SLOW
+                if delivery.standing is QUICK and delivery.stream is not None:
+                    delivery.stream.credit.move(delivery.size, QUICK, SLOW)
+                    delivery.standing = SLOW
 
     # --- handing on ---
 
@@ -319,10 +434,9 @@ class Dispatcher:
             self._line.append(site)
 
     def wake_all(self) -> None:
-        """Look at every site that has something pending."""
-        self._starved.clear()
+        """Look at every site that has something to do. Those that wait for credit keep their turn."""
         for site in self.sites.values():
-            if site.pending or site.due:
+            if site.waiting or site.due:
                 self._enqueue(site)
 
     def next_timer(self) -> float | None:
@@ -343,51 +457,104 @@ class Dispatcher:
             share = self._share(transport.connections)
             if share is not None:
                 room = min(room, share - transport.in_flight)
-        if site.mx_group and room > 0:
-            room = min(room, int(site.window.limit) - self._groups.get(site.mx_group, 0))
+        if site.mx_group is not None and room > 0:
+            room = min(room, self._mx.room(site))
         return max(0, room)
 
     def pump(self) -> None:
         """Hand on everything that may go now, site by site in turn."""
         now = self.clock()
+        self._fresh_left = [None, None, None]
         while self._timed and self._timed[0][0] <= now:
             site = heapq.heappop(self._timed)[2]
             site.timed = False
             self._enqueue(site)
+        if now >= self.throughput.since + 1.0:
+            self.throughput.measure(now)
+            self._look_at_clocks(now)
+        if any(self._starved):
+            self._serve_starved(now)
         line = self._line
         for _ in range(len(line)):
             site = line.popleft()
             site.queued = False
-            if site.pending:
+            if site.pending or site.older:
                 self._pump_site(site, now)
-            if not site.pending and site.due and self.room(site, now) > 0:
-                self._events.fetch_more(site)
+            if site.due:
+                wanted = self.older_wanted(site, now)
+                if 2 * len(site.older) <= wanted and wanted:
+                    self._events.fetch_more(site)
+                elif not wanted:
+                    self._mx.wait(site)
 
-    def _pump_site(self, site: SiteState, now: float) -> None:
-        pending = site.pending
+    def _serve_starved(self, now: float) -> None:
+        """Give credit to sites that waited for it, one delivery each in turn: quick ones first, so that their mail
+        never waits for others; but the others are not to starve beside a flood of it."""
+        out = [sum([stream.credit.out[s] for stream in self.streams.values()]) for s in SiteStanding]
+        whole = sum([stream.credit.whole for stream in self.streams.values()])
+        first = int(FIRST_PART * whole) - out[UNPROVEN] - out[SLOW]
+        if first > 0:
+            self._serve(UNPROVEN, first, now)
+        for standing in (QUICK, SLOW, UNPROVEN):
+            self._serve(standing, whole, now)
+
+    def _serve(self, standing: SiteStanding, most: int, now: float) -> None:
+        waiting = self._starved[standing]
+        left = min(most, self.free(standing)) if waiting else 0
+        while left > 0 and waiting:
+            site = waiting.popleft()
+            if site.starved is not standing:
+                continue  # it waits in another line by now
+            site.starved = None
+            if site.standing is not standing:
+                self._enqueue(site)
+                continue
+            handed = self._pump_site(site, now, most=1)
+            left -= handed
+            if handed and (site.pending or site.older):
+                self._starve(site)
+            elif site.starved:
+                return  # there was no credit after all
+
+    def _starve(self, site: SiteState) -> None:
+        if site.starved is not site.standing:
+            site.starved = site.standing
+            self._starved[site.standing].append(site)
+
+    def _pump_site(self, site: SiteState, now: float, most: int = 0) -> int:
+        """Hand on what may go of a site, or give it back. `most`: it is its turn among those that wait for credit, and
+        it may have so many; 0: any number, unless others wait. Returns how many were handed on."""
+        pending, older = site.pending, site.older
         if site.is_local:
-            while pending:
-                delivery = pending.popleft()
-                if not delivery.ended:
-                    self._events.deliver_locally(delivery)
-            return
+            for queue in (older, pending):
+                while queue:
+                    delivery = queue.popleft()
+                    if not delivery.ended:
+                        self._events.deliver_locally(delivery)
+            return 0
         room = self.room(site, now)
         in_backoff = site.in_backoff(now)
         old: list[Delivery] = []
+        handed = 0
         bucket = site.transport.bucket if site.transport is not None else None
-        while pending:
-            delivery = pending[0]
+        others_wait = not most and bool(self._starved[site.standing])
+        while True:
+            queue = older if older and (site.older_next or not pending) else pending
+            if not queue:
+                break
+            delivery = queue[0]
             if delivery.ended:
-                pending.popleft()
+                queue.popleft()
                 continue
             remaining = delivery.deadline - now
             # A site in backoff has nothing pending, but for what was being committed when the backoff began: that goes
             # back too, or it would hold its lease for nothing while a later route could take it (SHD-05).
             if remaining < self._handout_seconds or in_backoff:
-                pending.popleft()
+                queue.popleft()
                 old.append(delivery)
                 continue
             if room <= 0:
+                self._mx.wait(site)
                 break
             if site.window.probing and site.shared and self.owners > 1 and not site.claimed:
                 self._events.claim_probe(site)  # after a backoff: one probe at a time, of all owners
@@ -398,23 +565,32 @@ class Dispatcher:
                     self._timed_count += 1
                     heapq.heappush(self._timed, (now + wait, self._timed_count, site))
                 break
-            stream = self._stream_for(site)
+            stream = None if others_wait else self._stream_for(site)
             if stream is None:
-                self._starved[site.key] = site
+                self._starve(site)
                 break
-            pending.popleft()
+            queue.popleft()
+            site.older_next = queue is pending
             room -= 1
             if bucket is not None:
                 bucket.take()
             content = delivery.content
             assert content is not None, "a pending delivery has its content"
             self._unload(delivery)
-            delivery.stream, delivery.node = stream, stream.node
-            self._hand_out(delivery)
-            stream.credit -= 1
+            self._hand_out(delivery, stream, now)
+            stream.credit.take(delivery.standing, delivery.size)
             stream.send(delivery, content, remaining)
+            handed += 1
+            if handed == most:
+                break
+        waiting = pending if queue is older else older  # whose turn it was not
+        while waiting and (waiting[0].ended or waiting[0].deadline - now < self._handout_seconds):
+            delivery = waiting.popleft()
+            if not delivery.ended:
+                old.append(delivery)
         if old:
             self._events.take_back(old)
+        return handed
 
     def close_all(self) -> list[Delivery]:
         """End every delivery, handed on or not: the database was set back, and their leases may be gone (HIS-03).
@@ -429,15 +605,13 @@ class Dispatcher:
                 delivery.site.window.undo()
             self.release(delivery)
         for site in self.sites.values():
-            site.pending.clear()
+            site.clear()
             site.claimed = False
         return closed
 
     def drop_pending(self) -> list[Delivery]:
         """Remove and return the deliveries that were not handed on."""
-        dropped = [f for s in self.sites.values() for f in s.pending if not f.ended]
-        for site in self.sites.values():
-            site.pending.clear()
+        dropped = [delivery for site in self.sites.values() for delivery in site.clear()]
         for delivery in dropped:
             self.release(delivery)
         return dropped

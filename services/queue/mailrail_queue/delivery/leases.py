@@ -29,6 +29,8 @@ _PAGE = 1000
 """Recipients looked up in one statement."""
 _MOST_CREDIT = 100_000
 """Deliveries that one message of a stream may add to its credit."""
+_MOST_OCTETS = 1 << 40
+"""Octets that one message of a stream may add to its credit."""
 
 
 class LeaseManager:
@@ -90,7 +92,7 @@ class LeaseManager:
         for token in listed:
             delivery = self._dispatcher.deliveries.get(token)
             if delivery is not None:
-                delivery.stream, delivery.node = stream, stream.node
+                self._dispatcher.adopt_again(delivery, stream)
             else:
                 strangers.append(token)
         if not strangers:
@@ -114,7 +116,7 @@ class LeaseManager:
             found = by_token.get(token)
             known = self._dispatcher.deliveries.get(token)
             if known is not None:  # another stream of this process adopted it meanwhile
-                known.stream, known.node = stream, stream.node
+                self._dispatcher.adopt_again(known, stream)
             elif found:
                 self._dispatcher.adopt(self._delivery_of(token, found, before), stream)
             else:
@@ -149,10 +151,22 @@ class LeaseManager:
 
     # --- requests of a stream ---
 
-    def add_credit(self, stream: OutboundStream, more: int) -> None:
-        """The process takes so many more deliveries."""
-        stream.credit += min(more, _MOST_CREDIT)
-        self._dispatcher.on_credit()
+    def add_credit(self, stream: OutboundStream, more: int, octets: int | None) -> None:
+        """The process takes so many more deliveries, and octets of their content. None: it does not speak of octets.
+
+        `pump` hands them on.
+        """
+        stream.credit.grant(min(more, _MOST_CREDIT), None if octets is None else min(octets, _MOST_OCTETS))
+
+    def resolve(self, stream: OutboundStream, found: Iterable[lease_pb2.Resolved]) -> None:
+        """The process found MX hosts of deliveries that it works on: they count by them (SHD-03). `pump` goes on."""
+        for message in found:
+            delivery = self._dispatcher.deliveries.get(message.token)
+            if delivery is not None and delivery.stream is stream:
+                self._site_health.resolve(delivery, message.mx_hosts)
+
+    def pump(self) -> None:
+        """Hand on what may go now."""
         self._dispatcher.pump()
 
     def renew(self, stream: OutboundStream, tokens: Iterable[int]) -> None:
@@ -166,7 +180,8 @@ class LeaseManager:
                 self._writer.renew(delivery, stream)
 
     def take_results(self, stream: OutboundStream, results: Iterable[lease_pb2.DeliveryResult]) -> None:
-        """Take results of deliveries: windows move now, the database is written with the next batch."""
+        """Take results of deliveries: windows move now, the database is written with the next batch. `pump` hands on
+        what has room now."""
         deliveries = self._dispatcher.deliveries
         for message in results:
             delivery = deliveries.get(message.token)
@@ -179,7 +194,6 @@ class LeaseManager:
                 else:
                     delivery.answered.update(r.id for r in message.recipients)
             self._finisher.submit(DeliveryResults(message.token, message, delivery, stream.node, stream.acknowledge))
-        self._dispatcher.pump()
 
     def cancel(self, tokens: Iterable[int]) -> None:
         """An administrator wants recipients under these leases failed or dropped: abort what can be (ADM-02)."""

@@ -1,8 +1,10 @@
 """What deliveries and other owners say of a site, and what it does to the site's window (SHD-04, SHD-05)."""
 
 import random
-from functools import lru_cache
+from collections.abc import Sequence
 
+from mailrail.core.delivery.mx_group import mx_group_of
+from mailrail.core.delivery.shares import SiteStanding
 from mailrail.core.delivery.window import Learned
 from mailrail.core.route.site import SiteKind
 from mailrail.kit import log
@@ -13,15 +15,6 @@ from mailrail_queue.delivery.lease_writer import LeaseWriter, SiteBackoff
 from mailrail_queue.delivery.sites import SiteState, TransportState
 from mailrail_queue.delivery.verdicts import SiteVerdict, site_verdict_of
 from mailrail_queue.store.sites import SiteRow
-
-_MOST_MX_HOSTS = 32
-"""MX hosts that name a group; a longer set is cut, so that a remote cannot make names without bound."""
-
-
-@lru_cache(maxsize=4096)
-def _mx_group(hosts: tuple[str, ...]) -> str:
-    """The name of a set of MX hosts."""
-    return ",".join(sorted({h.lower() for h in hosts}))
 
 
 class SiteHealth:
@@ -37,12 +30,13 @@ class SiteHealth:
         """A delivery ended so: its site's window hears of it, before anything is written."""
         site = delivery.site
         site.claimed = False
-        if result.mx_hosts and site.kind is SiteKind.DOMAIN:
-            self._dispatcher.regroup(site, _mx_group(tuple(result.mx_hosts[:_MOST_MX_HOSTS])))
+        if site.kind is SiteKind.DOMAIN and (group := mx_group_of(result.mx_hosts)) is not None:
+            site.mx_group = group
         verdict = site_verdict_of(result)
         if not verdict.dialled:
             site.window.undo()
         elif verdict.blamed is None:
+            self._dispatcher.answered(delivery)
             self._succeed(site)
         elif verdict.transport_failed and site.kind is not SiteKind.TRANSPORT and site.transport is not None:
             site.window.undo()
@@ -73,6 +67,7 @@ class SiteHealth:
     def _blame(self, site: SiteState, verdict: SiteVerdict) -> None:
         now = self._dispatcher.clock()
         window = site.window
+        site.standing = SiteStanding.UNPROVEN
         site.last_error = verdict.last_error
         jitter = self._dice.uniform(-1, 1)
         if not window.fail(now, verdict.error, jitter=jitter, transport=verdict.transport_failed):
@@ -81,10 +76,15 @@ class SiteHealth:
         self._writer.note_backoff(site.key, SiteBackoff(window.backoffs, seconds, site.last_error))
         self._log.info("site in backoff", site=site.key, seconds=round(seconds), error=window.last_error[:200])
         # What is leased for it is not to be dialled now: back, and the attempts undone (LSE-04).
-        pending = [delivery for delivery in site.pending if not delivery.ended]
-        site.pending.clear()
-        if pending:
-            self._writer.take_back(pending)
+        waiting = site.clear()
+        if waiting:
+            self._writer.take_back(waiting)
+
+    def resolve(self, delivery: Delivery, hosts: Sequence[str]) -> None:
+        """Outbound found the MX hosts of a delivery, and has not dialled yet (SHD-03)."""
+        group = mx_group_of(hosts)
+        if group is not None:
+            self._dispatcher.resolve(delivery, group)
 
     def learn(self, row: SiteRow) -> None:
         """What another owner, or this process before a restart, wrote of a site or transport."""

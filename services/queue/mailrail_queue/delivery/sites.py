@@ -3,6 +3,8 @@
 from collections import deque
 from dataclasses import dataclass, field
 
+from mailrail.core.delivery.mx_group import MxGroup
+from mailrail.core.delivery.shares import SiteStanding
 from mailrail.core.delivery.window import SiteWindow
 from mailrail.core.route.site import SiteKind
 from mailrail_queue.delivery.attempt import Delivery, Stream
@@ -65,11 +67,25 @@ class SiteState:
     shared: bool
     """Its recipients may be in shards of several owners."""
     pending: deque[Delivery] = field(default_factory=deque)
+    """Fresh mail, born leased, that waits to be handed on."""
+    older: deque[Delivery] = field(default_factory=deque)
+    """Mail leased from the database that waits to be handed on. While both wait, each has every other turn."""
+    older_next: bool = True
+    """Whose turn it is."""
     due: dict[int, bool] = field(default_factory=dict)
     """Shards in which it has due recipients in the database → found empty once already."""
     last_error: bytes = b""
     """An `Attempt`, encoded."""
-    mx_group: str = ""
+    mx_group: MxGroup | None = None
+    waits_for_mx: bool = False
+    """It waits for a delivery of its MX group or host to end."""
+    standing: SiteStanding = SiteStanding.UNPROVEN
+    seconds: float = 1.0
+    """From hand-out to result, of its latest deliveries; before the first, a guess."""
+    starved: SiteStanding | None = None
+    """It waits for credit, in the line of this standing."""
+    parked: SiteStanding | None = None
+    """Its due mail in the database waits until more may be leased for sites of this standing."""
     queued: bool = False
     """It is in the dispatcher's line."""
     grouped: bool = False
@@ -86,6 +102,18 @@ class SiteState:
 
     def __post_init__(self) -> None:
         self.is_local = self.kind in (SiteKind.MAILBOX, SiteKind.LOCAL)
+
+    @property
+    def waiting(self) -> int:
+        """Deliveries that wait to be handed on."""
+        return len(self.pending) + len(self.older)
+
+    def clear(self) -> list[Delivery]:
+        """Take out all that wait."""
+        found = [delivery for delivery in (*self.older, *self.pending) if not delivery.ended]
+        self.pending.clear()
+        self.older.clear()
+        return found
 
     def in_backoff(self, now: float) -> bool:
         """The site, or its whole transport, is in backoff (SHD-05)."""

@@ -2,6 +2,7 @@
 
 import asyncio
 
+from mailrail.core.delivery.shares import StreamCredit
 from mailrail.pb.queue.v1 import lease_pb2
 from mailrail_queue.delivery.attempt import Delivery, DeliveryContent
 
@@ -12,13 +13,13 @@ _ACKNOWLEDGE_WITHIN = 0.05
 class OutboundStream:
     """One connected outbound process, and the messages for it."""
 
-    def __init__(self, node: str, clock: float = 0.0) -> None:
-        """`clock`: the process's own clock, as in its first request."""
+    def __init__(self, node: str, clock: float = 0.0, credit: StreamCredit | None = None) -> None:
+        """`clock`: the process's own clock, as in its first request. `credit`: what it takes when it connects."""
         self.node = node
         self.clock = clock
         """The process's own clock, as in its latest request."""
         self._clock = clock  # as of the last `take`: what gathered since then is no older
-        self.credit = 0
+        self.credit = credit or StreamCredit()
         self.ready = asyncio.Event()
         self.closing = False
         self._deliveries: list[tuple[Delivery, DeliveryContent, float]] = []

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 import grpc
 
+from mailrail.core.delivery.shares import StreamCredit
 from mailrail.core.limits import CHUNK_SIZE
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import lease_pb2, lease_pb2_grpc
@@ -38,7 +39,8 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
         if first is None or not first.HasField("hello") or not first.hello.process:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the first request of a Lease stream says Hello")
             return
-        stream = OutboundStream(first.hello.process, first.clock)
+        octets = 0 if first.HasField("credit_octets") else None  # granted with the deliveries, once it is connected
+        stream = OutboundStream(first.hello.process, first.clock, StreamCredit(octets=octets))
         try:
             await queue.leases.welcome(stream, first.hello)
         except DATABASE_FAILURE as error:  # outbound connects again; its deliveries go on meanwhile
@@ -48,7 +50,7 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
         pulse_task = asyncio.create_task(pulse(stream.ready))
         leaving = False
         try:  # at once: a process that goes before it heard of us must not count as there
-            yield lease_pb2.LeaseResponse()  # so that an idle outbound knows that its stream stands
+            yield lease_pb2.LeaseResponse(counts_octets=True)  # so that an idle outbound knows that its stream stands
             while not stream.closing and not queue.stopped.is_set():
                 for response in stream.take():
                     yield response
@@ -82,14 +84,18 @@ class LeaseServicer(lease_pb2_grpc.LeaseServiceServicer):
         leases = self._queue.leases
         if request.clock:
             stream.clock = request.clock
+        if request.credit or request.credit_octets:
+            octets = request.credit_octets if request.HasField("credit_octets") else None
+            leases.add_credit(stream, request.credit, octets)
+        if request.resolved:
+            leases.resolve(stream, request.resolved)
         if request.results:
             leases.take_results(stream, request.results)
         if request.alive:
             leases.renew(stream, request.alive)
-        if request.credit:
-            leases.add_credit(stream, request.credit)
         if request.go_away:
             leases.disconnect(stream)
+        leases.pump()
 
     async def FetchContent(
         self, request: lease_pb2.FetchContentRequest, context: Context

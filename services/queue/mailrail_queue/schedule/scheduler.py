@@ -6,10 +6,12 @@ of a site in backoff are counted by `backoff`.
 """
 
 import asyncio
+import itertools
 import random
 import time
 from collections.abc import Sequence
 
+from mailrail.core.delivery.shares import SiteStanding
 from mailrail.core.route.site import SiteKind
 from mailrail.kit import log
 from mailrail_queue.delivery.attempt import Delivery
@@ -51,6 +53,8 @@ _CONTENT = 16 * 1024 * 1024
 """Octets of bodies read in one step."""
 _ROUND = 1000
 """Recipients fetched of all sites in one step."""
+_SITES = 1000
+"""Sites looked at in one step: most may have no room, and other work is not to wait for all of them."""
 _PAUSE = 10.0
 """Seconds for which a site is left alone after work at it failed."""
 
@@ -163,7 +167,10 @@ class Scheduler:
         wanted: list[tuple[int, str, int]] = []
         in_backoff: list[SiteState] = []
         room_left = _ROUND
-        for key in list(self._worklist.turn):
+        left = [dispatcher.may_lease(standing) for standing in SiteStanding]
+        for standing in SiteStanding:
+            self._worklist.unpark(standing, left[standing])
+        for key in list(itertools.islice(self._worklist.turn, _SITES)):
             site = dispatcher.sites.get(key)
             if site is None or not site.due:
                 self._worklist.turn.pop(key, None)
@@ -177,10 +184,17 @@ class Scheduler:
                 if len(in_backoff) >= 20:
                     break
                 continue
-            take = self._appetite(site, now)
-            if take <= 0:
+            groups = self._appetite(site, now)
+            if groups <= 0:
                 self._worklist.turn.pop(key, None)  # it comes back when it has room (`fetch_more`), or at the next look
                 continue
+            if not site.is_local:
+                groups = min(groups, left[site.standing])
+                if groups <= 0:
+                    self._worklist.park(site)
+                    continue
+                left[site.standing] -= groups
+            take = _FETCH if site.is_local or site.grouped else min(_FETCH, max(16, 2 * groups))
             self._worklist.turn.pop(key, None)
             shards = [n for n in site.due if n in self._worklist.ownership.epochs]
             random.shuffle(shards)
@@ -199,6 +213,7 @@ class Scheduler:
                         raise
                     self._pause(site.key, error)
             await faults.by_halves(wanted, self._fetch, self._fetch_failed)
+            await asyncio.sleep(0)
         except Exception:
             for key in [*(site.key for site in in_backoff), *(key for _, key, _ in wanted)]:
                 self._worklist.turn.setdefault(key)
@@ -217,22 +232,19 @@ class Scheduler:
         self._worklist.turn.pop(key, None)
 
     def _appetite(self, site: SiteState, now: float) -> int:
-        """Recipients to fetch of a site now; 0: it has no room."""
+        """Deliveries to lease of a site now; 0: it has no room."""
         dispatcher = self._dispatcher
         if site.is_local:
             return _FETCH if dispatcher.pending_bytes < self._settings.born_leased_bytes else 0
         if not dispatcher.streams or dispatcher.pending_bytes >= self._settings.born_leased_bytes:
             return 0
-        room = dispatcher.room(site, now)
-        if room <= 0:
+        wanted = dispatcher.older_wanted(site, now) - len(site.older)
+        if wanted <= 0:
             return 0
         if site.window.probing and site.shared and dispatcher.owners > 1 and not site.claimed:
             self._shared_sites.claim_probe(site)
             return 0
-        groups = 2 * room - len(site.pending)
-        if groups <= 0:
-            return 0
-        return _FETCH if site.grouped else min(_FETCH, max(16, 2 * groups))
+        return wanted
 
     async def _fetch(self, wanted: Sequence[tuple[int, str, int]]) -> None:
         dispatcher = self._dispatcher
@@ -272,9 +284,15 @@ class Scheduler:
         dispatcher = self._dispatcher
         now = dispatcher.clock()
 
+        may_lease = [dispatcher.may_lease(standing) for standing in SiteStanding]
+
         def room_of(plan: RoutePlan) -> int:
             site = dispatcher.site(plan)
-            return _FETCH if site.is_local else max(0, 2 * dispatcher.room(site, now) - len(site.pending))
+            if site.is_local:
+                return _FETCH
+            room = max(0, min(dispatcher.older_wanted(site, now) - len(site.older), may_lease[site.standing]))
+            may_lease[site.standing] -= room
+            return room
 
         for plan, members in groups:
             if len(members) > 1:
@@ -349,7 +367,7 @@ class Scheduler:
                 await result_store.defer(connection, undone)
                 raise
         for delivery in deliveries:
-            self._dispatcher.add(delivery)
+            self._dispatcher.add(delivery, older=True)
 
     # --- requests ---
 

@@ -5,8 +5,10 @@ The list is in memory only. A restart loses nothing: the scheduler finds due wor
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
+from mailrail.core.delivery.shares import SiteStanding
 from mailrail.kit import log
 from mailrail_queue import metrics
 from mailrail_queue.delivery.dispatcher import Dispatcher
@@ -29,6 +31,8 @@ class Worklist:
         """Shard → time after which the next look at its sites begins; 0.0: it was woken and is looked at anew."""
         self.turn: dict[str, None] = {}
         """Keys of sites with due work in the database, in the order of their turns."""
+        self.parked: tuple[deque[SiteState], ...] = (deque(), deque(), deque())
+        """Sites with due work in the database of whose standing no more may be leased, in the order of their turns."""
         self.requests = False
         """An administrator may have asked for something (ADM-02)."""
         self.unverified: list[int] = []
@@ -99,13 +103,37 @@ class Worklist:
 
     def note(self, number: int, key: str) -> None:
         """A site has due work in a shard of ours."""
-        self.site(key).due.setdefault(number, False)
-        self.turn.setdefault(key)
+        site = self.site(key)
+        site.due.setdefault(number, False)
+        self._take_turn(site)
 
     def fetch_more(self, site: SiteState) -> None:
         """A site has room again for what is due in the database."""
+        if self._take_turn(site):
+            self.wake.set()
+
+    def _take_turn(self, site: SiteState) -> bool:
+        if site.parked is site.standing and not site.in_backoff(self._dispatcher.clock()):
+            return False  # it keeps its place among those that wait
+        site.parked = None
         self.turn.setdefault(site.key)
-        self.wake.set()
+        return True
+
+    def park(self, site: SiteState) -> None:
+        """No more may be leased for sites of this standing now: the site waits for its turn (LSE-06)."""
+        self.turn.pop(site.key, None)
+        site.parked = site.standing
+        self.parked[site.standing].append(site)
+
+    def unpark(self, standing: SiteStanding, most: int) -> None:
+        """So many sites of those that wait longest have their turn."""
+        waiting = self.parked[standing]
+        while waiting and most > 0:
+            site = waiting.popleft()
+            if site.parked is standing:
+                site.parked = None
+                self.turn.setdefault(site.key)
+                most -= 1
 
     def look_anew(self) -> None:
         """Look at the sites of all shards, from the beginning."""
