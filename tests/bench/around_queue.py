@@ -20,6 +20,7 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from bench.stand_in import GATEWAY, PREFIX, Config, content, known, revision
+from mailrail.core.limits import CHUNK_SIZE, INLINE_LIMIT
 from mailrail.core.revision.revision import encode
 from mailrail.kit import migrations
 from mailrail.kit.run import new_event_loop
@@ -27,8 +28,6 @@ from mailrail.local.postgres.server import EmbeddedPostgres
 from mailrail.pb.config.v1 import config_pb2_grpc
 from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc, lease_pb2, lease_pb2_grpc, types_pb2
 
-INLINE = 64 * 1024  # octets of a body that travels in its commit; above it goes before, in chunks (LSE-06)
-CHUNK = 256 * 1024
 CREDIT = 1000  # deliveries, as outbound gives
 LINGER = 0.002  # seconds in which frames gather, as ingress and outbound let them
 FETCHES = 20
@@ -89,11 +88,11 @@ class Ingress:
     def _message(self) -> list[enqueue_pb2.EnqueueRequest]:
         number = uuid.uuid4().bytes
         request = enqueue_pb2.EnqueueRequest()
-        inline = len(self._body) <= INLINE
+        inline = len(self._body) <= INLINE_LIMIT
         if not inline:
-            for start in range(0, len(self._body), CHUNK):
+            for start in range(0, len(self._body), CHUNK_SIZE):
                 chunk = request.frames.add(message_id=number)
-                chunk.chunk.data = self._body[start : start + CHUNK]
+                chunk.chunk.data = self._body[start : start + CHUNK_SIZE]
         commit = request.frames.add(message_id=number).commit
         commit.prefix = PREFIX
         commit.size = len(PREFIX) + len(self._body)

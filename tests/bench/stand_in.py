@@ -17,6 +17,7 @@ import grpc
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from mailrail.core.limits import CHUNK_SIZE, INLINE_LIMIT
 from mailrail.core.revision.revision import (
     Gateway,
     GatewayLimits,
@@ -39,8 +40,6 @@ GATEWAY = ObjectRef("MailGateway", "default", "bench")
 SINK = ObjectRef("MailTransport", "default", "sink")
 STREAM_CREDIT = 32 * 1024 * 1024  # octets (ACC-07)
 BATCH = 64
-INLINE = 64 * 1024  # octets of a body that travels with its delivery; above it outbound fetches it (LSE-06)
-CHUNK = 256 * 1024
 PREFIX = b"Received: from bench by bench; Sun, 22 Nov 2026 18:00:00 +0000\r\n"
 
 
@@ -145,7 +144,7 @@ class Leases(lease_pb2_grpc.LeaseServiceServicer):
             size=len(PREFIX) + len(self._content),
             attempt=1,
         )
-        if len(self._content) <= INLINE:
+        if len(self._content) <= INLINE_LIMIT:
             self._pattern.body = self._content
 
     def order(self, count: int) -> None:
@@ -194,8 +193,8 @@ class Leases(lease_pb2_grpc.LeaseServiceServicer):
     async def FetchContent(
         self, request: lease_pb2.FetchContentRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[lease_pb2.FetchContentResponse]:
-        for start in range(request.offset, len(self._content), CHUNK):
-            yield lease_pb2.FetchContentResponse(data=self._content[start : start + CHUNK])
+        for start in range(request.offset, len(self._content), CHUNK_SIZE):
+            yield lease_pb2.FetchContentResponse(data=self._content[start : start + CHUNK_SIZE])
 
 
 async def serve(listen_port: int, sink: tuple[str, int], size: int) -> None:

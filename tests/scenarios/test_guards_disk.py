@@ -22,7 +22,7 @@ from testkit.rail import Rail, basics, everything_through
 from testkit.traffic import Fate, Sender
 
 ROOM = "400m"  # Postgres keeps up to 256 MB of its log for later
-LARGE = 280 * 1024  # octets; such bodies are several rows, stored in several transactions (ACC-05)
+LARGE = 1100 * 1024  # octets; such bodies are several rows, stored in several transactions (ACC-05)
 LATER = "later.test"  # is put off by the hop until the disk has room again
 
 

@@ -19,7 +19,7 @@ from testkit.next_hop import NextHop
 from testkit.rail import Rail
 from testkit.traffic import Sender
 
-LARGE = 280 * 1024  # octets; bodies above 64 KiB are sent in chunks, those above 256 KiB are several rows
+LARGE = 1100 * 1024  # octets; bodies above 1 MiB are sent in chunks, of which these have several
 PAUSE = 0.4  # seconds between two ended connections
 
 

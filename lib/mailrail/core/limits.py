@@ -2,7 +2,7 @@
 
 from typing import Final
 
-INLINE_LIMIT: Final = 64 * 1024
+INLINE_LIMIT: Final = 1024 * 1024
 """Octets: a body up to this travels inside its commit, is stored in its message's row and goes out with the lease
 (ACC-02, LSE-06)."""
 SMALL_LIMIT: Final = 64 * 1024

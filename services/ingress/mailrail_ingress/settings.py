@@ -34,13 +34,14 @@ class IngressSettings(ServiceSettings):
     """Seconds that a message waits for the queue to take more of it, then 452 4.3.1 (ACC-07)."""
     held_octets: int = 64 * 1024 * 1024
     """Octets of mail that is kept for all connections together until the queue takes it: headers that are not whole,
-    small bodies, frames that wait for credit. While there is more, clients with more than their share are not read
-    from, and hear 452 4.3.1 after `credit_timeout`. 64 MiB keep the process below 150 MB with 1,000 connections."""
+    bodies up to 1 MiB, frames that wait for credit. While there is more, clients with more than their share are not
+    read from, and hear 452 4.3.1 after `credit_timeout`. 64 MiB keep it below 150 MB with 1,000 connections."""
     upload_octets: int = 2 * 1024 * 1024 * 1024
-    """Octets of large messages (bodies above 64 KiB) of all clients together that the queue was given and has not
-    committed; those given up count for a minute more, until their room can be used again. New ones hear 452 4.3.1 from
-    three quarters on, those under way from all of it on; small messages never. They lie in Postgres: this is a quarter
-    of the smallest volume that the chart makes. The queue has a bound of its own over all ingress processes."""
+    """Octets of large messages (bodies above 1 MiB; above 64 KiB while memory is short) of all clients that the
+    queue was given and has not committed; those given up count for a minute more, until their room can be used again.
+    New ones hear 452 4.3.1 from three quarters on, those under way from all of it on; small messages never. They lie in
+    Postgres: this is a quarter of the smallest volume that the chart makes. The queue has a bound of its own over all
+    ingress processes."""
     client_upload_octets: int = 512 * 1024 * 1024
     """The same for one client: an account that is logged in, else an IPv4 address or an IPv6 /64. Room for five
     messages of the largest default size at a time, or fifty of 10 MB. It must exceed the largest message that is taken.

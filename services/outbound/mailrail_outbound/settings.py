@@ -44,7 +44,7 @@ class OutboundSettings(ServiceSettings):
     held_octets: int = 64 * 1024 * 1024
     """Octets of content that came with deliveries and wait with them. What streams counts by `streamed_content`."""
     streamed_content: int = 64 * 1024 * 1024
-    """Octets of memory for content above 64 KiB, which streams: half a MiB a delivery and one more where it may be
+    """Octets of memory for content that streams (above 1 MiB): half a MiB a delivery and one more where it may be
     re-encoded. Past it the next one waits before it dials; `capacity` alone would let it grow to gigabytes."""
     streamed_content_wait: float = 600.0
     """Seconds that a delivery waits for such room, its lease renewed, before it goes back not attempted (LSE-04)."""

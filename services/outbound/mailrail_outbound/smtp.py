@@ -2,8 +2,8 @@
 
 One `ClientConnection` runs the jobs that the pool hands it, one after the other; where the server pipelines, the next
 job's commands leave with the final dot of the one before. All work happens in `data_received`, one write per read: no
-task, no future, no stream reader. Only content above 64 KiB, which must wait for the peer and for the queue, has a
-task.
+task, no future, no stream reader. Only content that is not at hand, or is re-encoded in pieces, has a task: it
+must wait for the peer and for the queue.
 
 One wheel (kit.wheel) meets the deadlines of all connections. A deadline moves when a whole reply came, never because
 octets dripped in.

@@ -237,10 +237,12 @@ def test_a_large_body_comes_in_frames_of_256_kib_and_is_whole_ACC_02_ACC_07(ingr
     assert message.size == len(message.content)
 
 
-def test_a_body_of_64_kib_travels_inside_the_commit_ACC_02(ingress: Ingress, mx: Talk) -> None:
+def test_a_body_of_1_mib_travels_inside_the_commit_ACC_02(ingress: Ingress, mx: Talk) -> None:
     mx.say("EHLO c")
-    for size, uploaded in ((65_536, False), (65_537, True)):
-        content = b"A: b\r\n\r\n" + b"x" * (size - 10) + b"\r\n"
+    lines = b"A: b\r\n\r\n" + (b"x" * 998 + b"\r\n") * 1049
+    for size, uploaded in ((65_536, False), (65_537, False), (1_048_576, False), (1_048_577, True)):
+        content = lines[: size - 2].rstrip(b"\r\n").ljust(size - 2, b"y") + b"\r\n"
+        assert len(content) == size
         message = accepted(ingress, send(mx, content))
         assert message.body == content
         assert bool(message.chunks) is uploaded

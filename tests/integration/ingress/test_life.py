@@ -171,7 +171,7 @@ def test_a_body_is_never_resumed_on_another_stream_ACC_05(run: Start) -> None:
     ingress = run()
     with mx(ingress) as talk:
         open_message(talk)
-        talk.send(b"Subject: x\r\n\r\n" + b"x" * 998 + b"\r\n" * 500_000)
+        talk.send(b"Subject: x\r\n\r\n" + b"x" * 998 + b"\r\n" * 600_000)
         wait_until(lambda: ingress.queue.held, 30, "chunks arrived")
         background().call(ingress.queue.stop())
         background().call(ingress.queue.serve())
@@ -245,14 +245,14 @@ def test_a_stream_that_is_to_end_finishes_what_runs_and_another_takes_what_is_ne
     ingress = run()
     with mx(ingress) as long, mx(ingress) as short:
         open_message(long)
-        long.send(b"Subject: x\r\n\r\n" + (b"x" * 998 + b"\r\n") * 1000)
+        long.send(b"Subject: x\r\n\r\n" + (b"x" * 998 + b"\r\n") * 1200)
         wait_until(lambda: ingress.queue.held, 30, "chunks arrived")
         background().loop.call_soon_threadsafe(ingress.queue.go_away.set)
         ingress.wait_for(lambda: ingress.queue.streams == 2, "a second stream")
         assert deliver(short) == "250 2.6.0"
         long.send(b".\r\n")
         assert code(long.reply()) == "250 2.6.0"
-        assert len(ingress.queue.stored[1].body) == 14 + 1_000_000
+        assert len(ingress.queue.stored[1].body) == 14 + 1_200_000
 
 
 # --- the configuration ---

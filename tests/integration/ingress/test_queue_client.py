@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from mailrail.core.limits import CHUNK_SIZE
+from mailrail.core.limits import CHUNK_SIZE, INLINE_LIMIT
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.parameters import NO_MAIL_PARAMETERS
 from mailrail.kit import rpc
@@ -117,6 +117,29 @@ async def test_small_messages_are_committed_while_many_large_ones_are_uploaded_A
         octets = fake.octets
         await eventually(lambda: fake.octets > octets + 8 * 1024 * 1024, what="the uploads go on")
         assert not any(sender.lost for sender in senders)
+
+
+async def test_small_messages_pass_large_bodies_that_wait_to_be_committed_ACC_07() -> None:
+    fake = FakeQueue(keep=False)
+    committed = 0
+
+    async def send_large(queue: EnqueueClient) -> None:
+        nonlocal committed
+        while True:
+            assert (await commit(queue, message(body=bytes(INLINE_LIMIT)))).accepted
+            committed += 1
+
+    async with client(fake) as queue:
+        senders = [asyncio.create_task(send_large(queue)) for _ in range(60)]
+        await eventually(lambda: committed > 60, what="large bodies are committed")
+        for _ in range(20):
+            before = committed
+            assert (await asyncio.wait_for(commit(queue, message()), 60)).accepted
+            assert committed - before < 30, "what was on its way, and not what waited"
+            await eventually(lambda n=before: committed > n, what="large bodies go on")  # type: ignore[misc]
+        for sender in senders:
+            sender.cancel()
+        await asyncio.gather(*senders, return_exceptions=True)
 
 
 async def test_mail_that_begins_while_streams_change_waits_for_the_next_one_ACC_07() -> None:

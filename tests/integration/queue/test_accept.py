@@ -539,8 +539,8 @@ async def test_a_message_without_recipients_or_with_a_strange_id_is_refused(data
 async def test_a_body_too_long_for_a_row_is_stored_in_chunks_however_it_came(database: str) -> None:
     async with running_queue(database) as q:
         ingress = await q.ingress()
-        await ingress.accept("bob@away.example", body=b"x" * 300_000)
-        assert await q.sql("SELECT chunks, body FROM message") == [(2, None)]
+        await ingress.accept("bob@away.example", body=b"x" * 1_100_000)
+        assert await q.sql("SELECT chunks, body FROM message") == [(5, None)]
 
 
 async def test_a_hold_rule_holds_what_it_matches_before_anything_is_handed_on(database: str) -> None:
@@ -608,7 +608,7 @@ async def test_mail_waits_out_a_short_outage_of_postgres_and_is_stored_once(data
             assert (await sql(database, "SELECT count(*) FROM recipient"))[0][0] == 21
 
 
-@pytest.mark.parametrize(("table", "size"), [("message", 10), ("chunk", 300_000)])
+@pytest.mark.parametrize(("table", "size"), [("message", 10), ("chunk", 1_100_000)])
 async def test_a_full_disk_of_postgres_is_452_4_3_1_at_once_and_mail_is_taken_when_there_is_room_EXT_01(
     database: str, table: str, size: int
 ) -> None:

@@ -277,12 +277,12 @@ async def test_a_protected_message_gives_a_protected_dsn_without_its_body_RTLS_1
 
 
 async def test_ret_full_returns_all_of_a_large_message_up_to_the_limit_DSN_19(rig: Rig) -> None:
-    large = BODY + b"x" * 70 + b"\r\n" + (b"y" * 70 + b"\r\n") * 6000
+    large = BODY + b"x" * 70 + b"\r\n" + (b"y" * 70 + b"\r\n") * 14_540
     (bob,) = await rig.accept("bob@there.example", body=large, dsn_return=types_pb2.DSN_RETURN_FULL)
     await rig.fail(bob)
     _, _, content = await only(rig)
     assert large in content
-    assert (await rig.rows("SELECT chunks FROM message WHERE account = 'mail/postmaster'"))[0][0] == 2
+    assert (await rig.rows("SELECT chunks FROM message WHERE account = 'mail/postmaster'"))[0][0] == 5
     (carl,) = await rig.accept("carl@there.example", body=large * 3, dsn_return=types_pb2.DSN_RETURN_FULL)
     await rig.fail(carl)
     assert b"yyyy" not in (await dsns(rig))[1][2]

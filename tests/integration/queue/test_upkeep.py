@@ -145,7 +145,7 @@ async def test_chunks_that_nothing_names_are_found_step_by_step_and_no_others_ar
 ) -> None:
     monkeypatch.setattr("mailrail_queue.upkeep.sweeping._CHUNKS_STEP", 3)
     rig = sweepers.rig
-    kept = {p.message_id for _ in range(3) for p in await rig.accept("bob@there.example", body=BODY + b"x" * 600_000)}
+    kept = {p.message_id for _ in range(3) for p in await rig.accept("bob@there.example", body=BODY + b"x" * 1_100_000)}
     uploading = uuid.uuid4().bytes
     await content_store.add_chunk(rig.connection, uploading, 0, b"x")
     await content_store.add_chunk(rig.connection, uploading, 1, b"x")
@@ -153,13 +153,13 @@ async def test_chunks_that_nothing_names_are_found_step_by_step_and_no_others_ar
         stray = uuid.uuid4()
         for number in (0, 1, 7):
             await rig.connection.execute("INSERT INTO chunk VALUES (%s, %s, 'x')", (stray, number))
-    for _ in range(9):
+    for _ in range(14):
         await sweepers.upkeep.sweep(everything=False)
     left = {row[0].bytes for row in await rig.rows("SELECT message_id FROM chunk")}
     assert left == {uploading, *kept}
     assert await rig.rows(
         "SELECT sum(length(data))::int FROM chunk WHERE message_id <> %s", uuid.UUID(bytes=uploading)
-    ) == [(3 * (600_000 + len(BODY)),)]
+    ) == [(3 * (1_100_000 + len(BODY)),)]
 
 
 async def partitions(rig: Rig) -> list[str]:

@@ -56,7 +56,7 @@ class EnqueueFrame(_message.Message):
     """16 octets, chosen by the caller before DATA (ACC-04)"""
     @_builtins.property
     def chunk(self) -> Global___BodyChunk:
-        """in order of arrival; only for bodies above 64 KiB"""
+        """in order of arrival; only for bodies above 1 MiB, or where memory is short"""
 
     @_builtins.property
     def commit(self) -> Global___Commit:
@@ -120,7 +120,7 @@ class Commit(_message.Message):
     prefix: _builtins.bytes
     """what we add above the content: Received, Authentication-Results, signatures"""
     body: _builtins.bytes
-    """whole body when it is at most 64 KiB; absent when chunks were sent"""
+    """whole body when it is at most 1 MiB (0.1.0: 64 KiB); absent when chunks were sent"""
     size: _builtins.int
     """octets of prefix and body together"""
     valid_until: _builtins.int

@@ -1,0 +1,70 @@
+"""One service of the newest release among those of this Mailrail, as in an upgrade: mail of every size arrives whole.
+
+What travels inside a commit and a delivery differs between releases (ACC-02, LSE-06); decision 30 says what each takes.
+"""
+
+import smtplib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testkit.conditions import wait_until
+from testkit.next_hop import NextHop
+from testkit.older import Older, older
+from testkit.rail import Rail, basics, everything_through
+
+LINE = b"0123456789abcdef" * 4 + b".\r\n"
+SIZES = (1_000, 60_000, 100_000, 700_000, 1_500_000)
+
+# Local mode starts a service that died with the interpreter that it runs under. This puts another in its place.
+STAND_IN = """
+import os, sys
+older, module = {python!r}, {module!r}
+if "-m" in sys.orig_argv and sys.orig_argv[sys.orig_argv.index("-m") + 1] == module and sys.executable != older:
+    os.execv(older, [older, *sys.orig_argv[1:]])
+"""
+
+
+@pytest.fixture(scope="module")
+def release() -> Iterator[Older]:
+    """The newest release."""
+    with older() as installed:
+        yield installed
+
+
+def versions(rail: Rail) -> set[str]:
+    """What the processes that run say of themselves."""
+    return {str(one["version"]) for one in rail.cli_json("config", "status")["consumers"] if one["live"]}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("service", ["ingress", "queue", "outbound"])
+def test_mail_of_every_size_passes_a_service_of_the_newest_release_ACC_02_LSE_06(
+    release: Older, hop: NextHop, tmp_path: Path, service: str
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(STAND_IN.format(python=release.python, module=f"mailrail_{service}"))
+    documents = [*basics(), *everything_through(hop.address, hop.port)]
+    with Rail(documents, env={"PYTHONPATH": str(tmp_path)}) as rail:
+        rail.wait_until_back(service, rail.kill(service))
+        wait_until(lambda: release.version in versions(rail), 60, f"{service} is the newest release's")
+        assert len(versions(rail)) == 2
+
+        def send(name: str) -> dict[str, bytes]:
+            bodies = {
+                f"{name}{size}@partner.test": b"Subject: x\r\n\r\n" + LINE * (size // len(LINE)) for size in SIZES
+            }
+            with smtplib.SMTP(*rail.mx, timeout=60) as client:
+                for recipient, body in bodies.items():
+                    client.sendmail("bob@elsewhere.test", [recipient], body)
+            return bodies
+
+        sent = send("fresh")
+        rail.wait_until_empty(60)
+        pid = rail.kill("outbound")  # what comes now is read from the database later
+        sent |= send("due")
+        rail.wait_until_back("outbound", pid)
+        rail.wait_until_empty(120)
+        for recipient, body in sent.items():
+            (message,) = hop.received(recipient)
+            assert message.content.endswith(body), recipient
