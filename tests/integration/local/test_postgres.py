@@ -25,7 +25,7 @@ from mailrail.local.postgres.server import EmbeddedPostgres
 
 from testkit.conditions import wait_until
 from testkit.ports import free_port
-from testkit.postgres import SETTINGS
+from testkit.postgres import SETTINGS, oldest_programs
 
 as_root = pytest.mark.skipif(
     sys.platform == "win32" or os.geteuid() != 0, reason="only root needs another user for Postgres"
@@ -85,6 +85,19 @@ def test_a_cluster_of_an_older_release_gets_by_with_less_memory_and_writes_new_w
         }
         with psycopg.connect(server.url()) as connection:
             assert connection.execute("SELECT count(*) FROM kept").fetchone() == (1000,)
+
+
+def test_nobody_reads_for_others_where_that_can_be_chosen(folder: Path) -> None:
+    """Postgres 18 starts three processes for that; older ones do not know the setting."""
+    with EmbeddedPostgres(folder / "pg") as server, psycopg.connect(server.superuser_url()) as connection:
+        kinds = {kind for (kind,) in connection.execute("SELECT backend_type FROM pg_stat_activity").fetchall()}
+        assert "checkpointer" in kinds
+        assert not any("io worker" in kind for kind in kinds)
+
+
+def test_a_build_that_is_older_than_a_setting_starts_without_it(folder: Path) -> None:
+    with EmbeddedPostgres(folder / "pg", binaries=Binaries(oldest_programs())) as server:
+        assert _setting(server, "server_version").startswith("15")
 
 
 def test_it_has_room_for_a_queue_that_is_started_again_beside_the_sessions_of_the_old_one(folder: Path) -> None:

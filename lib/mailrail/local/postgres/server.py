@@ -453,8 +453,7 @@ class EmbeddedPostgres:
         assert self._binaries is not None
         options = self._command_options()
         arguments = [
-            f"{name}={value}"
-            for name, value in {**self._settings, **self._best_compression(), "port": str(port)}.items()
+            f"{name}={value}" for name, value in {**self._of_this_build(), **self._settings, "port": str(port)}.items()
         ]
         command = [self._binaries.program("postgres"), "-D", str(self.data)]
         for argument in arguments:
@@ -479,18 +478,22 @@ class EmbeddedPostgres:
         self._reader = threading.Thread(target=self._read_log, args=(self._process,), name="postgres-log", daemon=True)
         self._reader.start()
 
-    def _best_compression(self) -> dict[str, str]:
-        """`wal_compression=lz4` where this build has it; it makes full page images small for little work."""
-        if "wal_compression" in self._settings:
-            return {}
+    def _of_this_build(self) -> dict[str, str]:
+        """Settings that not every build knows."""
         assert self._binaries is not None
+        settings = {}
+        if int((self.data / "PG_VERSION").read_text()) >= 18:
+            # Backends read by themselves: three processes less, of up to 5 MiB each, and the same CPU a message.
+            settings["io_method"] = "sync"
         result = subprocess.run(
             [self._binaries.program("pg_config"), "--configure"],
             check=False,
             capture_output=True,
             **self._command_options(),
         )
-        return {"wal_compression": "lz4"} if b"--with-lz4" in result.stdout else {}
+        if b"--with-lz4" in result.stdout:  # it makes full page images small for little work
+            settings["wal_compression"] = "lz4"
+        return settings
 
     def _read_log(self, process: "subprocess.Popen[bytes]") -> None:
         assert process.stdout is not None
