@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from mailrail.core.admission import (
     LEAST_IDLE,
     STRESS_IDLE,
+    STRESS_PACE,
     Admission,
     Idle,
+    Pace,
     Survey,
     Worth,
     judge,
@@ -38,7 +40,7 @@ def test_parts_are_kept_for_submission_and_for_addresses_that_delivered_before_S
 
 
 def test_a_limit_of_a_few_has_no_parts_SIN_17() -> None:
-    assert [room(9, worth) for worth in Worth] == [9, 9, 9]
+    assert [room(9, worth) for worth in (STRANGER, SUBMITTER, ACQUAINTANCE)] == [9, 9, 9]
 
 
 def test_one_client_has_its_limit_however_well_it_is_known_SIN_17() -> None:
@@ -86,10 +88,39 @@ def test_the_longest_idle_stranger_goes_first_and_one_at_work_never_SIN_17() -> 
 
 
 def test_strangers_displace_no_acquaintance_and_an_acquaintance_displaces_strangers_first_SIN_17() -> None:
-    found = [idle("known", 200, ACQUAINTANCE), idle("stranger", 2), idle("submitter", 4, SUBMITTER)]
+    found = [idle("known", STRESS_IDLE - 1, ACQUAINTANCE), idle("stranger", 2), idle("submitter", 4, SUBMITTER)]
     assert displaced(STRANGER, *found) == ["submitter", "stranger"]
     assert displaced(SUBMITTER, *found) == ["submitter", "stranger"]
     assert displaced(ACQUAINTANCE, *found) == ["submitter", "stranger", "known"]
+
+
+def test_silence_of_ten_seconds_keeps_nobody_its_place_when_nobody_else_can_go_SIN_17() -> None:
+    """Else whoever had delivered one message, or logged in, could hold every place for five minutes at a time."""
+    found = [
+        idle("known", 20, ACQUAINTANCE),
+        idle("mail", 40, ACQUAINTANCE, in_transaction=True),
+        idle("account", 30, Worth.ACCOUNT),
+        idle("busy account", STRESS_IDLE - 1, Worth.ACCOUNT),
+        idle("stranger", 2),
+    ]
+    for newcomer in (STRANGER, SUBMITTER, ACQUAINTANCE):
+        assert displaced(newcomer, *found) == ["stranger", "mail", "account", "known"]
+
+
+@pytest.mark.parametrize("step", [1.0, 3.0])
+def test_content_that_drips_is_found_slow_and_other_content_is_not_SIN_17(step: float) -> None:
+    pace: Pace[str] = Pace()
+    slow: list[str] = []
+    now = 0.0
+    while now <= 4 * STRESS_IDLE:
+        messages = int(now * 2000 % 15_000)  # one after the other, each smaller than what came of the one before
+        octets = {"drips": int(now), "flows": int(now * STRESS_PACE) + 1, "messages": messages}
+        slow += pace.slow(octets.items(), now)
+        now += step
+    assert set(slow) == {"drips"}
+    assert pace.slow([("drips", 40)], now + 100) == ["drips"]
+    pace.slow([], now + 101)
+    assert pace.slow([("drips", 50)], now + 200) == [], "it is not known any more"
 
 
 @pytest.mark.parametrize(("stress", "expired"), [(True, ["idle", "mail"]), (False, [])])
@@ -101,6 +132,7 @@ def test_silence_of_strangers_is_short_under_stress_also_within_a_transaction_SI
         idle("mail", STRESS_IDLE, SUBMITTER, in_transaction=True),
         idle("short", STRESS_IDLE - 0.1),
         idle("known", 250, ACQUAINTANCE),
+        idle("account", 250, Worth.ACCOUNT),
     ]
     assert Survey(found, NOW, stress=stress).expired == expired
 

@@ -18,7 +18,11 @@ PART: Final = 10
 STRESS_BEGINS, STRESS_ENDS = 0.7, 0.6
 """Parts of all connections from which on a process is under stress, and below which it is no longer."""
 STRESS_IDLE: Final = 10.0
-"""Seconds of silence that end a stranger's session under stress, as in Postfix's stress mode."""
+"""Seconds of silence that end a stranger's session under stress, as in Postfix's stress mode. Where nobody else can go
+for another, it is anybody who has been silent for so long."""
+STRESS_PACE: Final = 500.0
+"""Octets a second below which content ends the session of anybody under stress (Postfix: smtpd_min_data_rate). The
+slowest modem sends ten times as many."""
 LEAST_IDLE: Final = 1.0
 """Seconds of silence before a connection may have to go for another: one that is at work is never idle so long, but
 for a client that is far away or asks DNS in between, and of those the longest idle goes first."""
@@ -32,9 +36,11 @@ class Worth(IntEnum):
     STRANGER = auto()
     """Nothing, and it came to an MX listener."""
     SUBMITTER = auto()
-    """Nothing, and it came to a submission listener; those who have logged in are in no danger."""
+    """Nothing, and it came to a submission listener."""
     ACQUAINTANCE = auto()
     """Its address has delivered mail before, or logged in."""
+    ACCOUNT = auto()
+    """It has logged in on this connection; so no newcomer is one."""
 
 
 class Admission(Enum):
@@ -69,7 +75,7 @@ def under_stress(before: bool, *, limit: int, total: int) -> bool:
 
 
 class Idle(NamedTuple, Generic[T]):
-    """A connection whose client is to say something, and has not logged in."""
+    """A connection whose client is to say something."""
 
     worth: Worth
     since: float
@@ -89,14 +95,20 @@ class Survey(Generic[T]):
         """Strangers whose time is over under stress."""
         self._strangers: list[Idle[T]] = []
         self._acquaintances: list[Idle[T]] = []
+        self._others: list[Idle[T]] = []  # who goes if nobody else can
         for idle in found:
             silent = now - idle.since
-            known = idle.worth is Worth.ACQUAINTANCE
-            if stress and silent >= STRESS_IDLE and not known:
-                self.expired.append(idle.connection)
+            if silent >= STRESS_IDLE:
+                if stress and idle.worth < Worth.ACQUAINTANCE:
+                    self.expired.append(idle.connection)
+                else:
+                    self._others.append(idle)
             elif silent >= LEAST_IDLE and not idle.in_transaction:
-                (self._acquaintances if known else self._strangers).append(idle)
-        for one in (self._strangers, self._acquaintances):
+                if idle.worth < Worth.ACQUAINTANCE:
+                    self._strangers.append(idle)
+                elif idle.worth is Worth.ACQUAINTANCE:
+                    self._acquaintances.append(idle)
+        for one in (self._strangers, self._acquaintances, self._others):
             one.sort(key=_recent_first)
 
     def next_for(self, newcomer: Worth) -> Idle[T] | None:
@@ -104,9 +116,33 @@ class Survey(Generic[T]):
         spoken since the look. None: nobody is left."""
         if self._strangers:
             return self._strangers.pop()
-        if self._acquaintances and newcomer is Worth.ACQUAINTANCE:
+        if self._acquaintances and newcomer >= Worth.ACQUAINTANCE:
             return self._acquaintances.pop()
-        return None
+        return self._others.pop() if self._others else None
+
+
+class Pace(Generic[T]):
+    """How fast content comes, from one look to the next."""
+
+    def __init__(self) -> None:
+        self._marks: dict[T, tuple[float, int]] = {}
+
+    def slow(self, found: Iterable[tuple[T, int]], now: float) -> list[T]:
+        """Of those that are sending content, each with its octets so far: who sends it too slowly. Who is not among
+        them is forgotten."""
+        marks: dict[T, tuple[float, int]] = {}
+        slow: list[T] = []
+        for connection, octets in found:
+            since, before = self._marks.get(connection, (now, octets))
+            if octets < before:  # of another message
+                since, before = now, octets
+            elif now - since >= STRESS_IDLE:
+                if octets - before < STRESS_PACE * (now - since):
+                    slow.append(connection)
+                since, before = now, octets
+            marks[connection] = since, before
+        self._marks = marks
+        return slow
 
 
 def _recent_first(idle: Idle[T]) -> float:

@@ -47,8 +47,8 @@ ENDS = Tally(
     "mailrail_ingress_sessions",
     "Sessions that ended, by reason: quit, lost (the client disconnected), timeout, errors (too many bad commands), "
     "shutdown, refused (a bare line end, an endless line, too many failed logins), tls (the handshake failed), stress "
-    "(a stranger was idle for ten seconds while connections were scarce), displaced (it was idle, and another client "
-    "needed its place)",
+    "(a stranger was idle for ten seconds, or content dripped, while connections were scarce), displaced (it was idle, "
+    "and another client needed its place)",
     ["end"],
     known=product(("quit", "lost", "timeout", "errors", "shutdown", "refused", "tls", "stress", "displaced")),
 )

@@ -8,7 +8,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any, Final, NamedTuple, Protocol
 
-from mailrail.core.admission import Admission, Idle, Survey, Worth, judge, under_stress
+from mailrail.core.admission import Admission, Idle, Pace, Survey, Worth, judge, under_stress
 from mailrail.core.revision.revision import GatewayLimits
 from mailrail.core.smtp.address import plain_ip
 from mailrail.kit import log
@@ -49,7 +49,11 @@ class Occupant(Protocol):
     """A connection that has a place."""
 
     def idleness(self) -> Idle[Any] | None:
-        """Since when its client is to say something; None: it is at work, or has logged in."""
+        """Since when its client is to say something; None: it waits for us, or has not long to go."""
+        ...
+
+    def content_octets(self) -> int | None:
+        """Octets so far of the message whose content its client is to send; None: of none."""
         ...
 
     def end_idle(self, *, displaced: bool) -> None:
@@ -77,6 +81,7 @@ class Places:
         self._acquaintances: dict[str, None] = {}
         self._parting: set[Occupant] = set()
         self._survey: Survey[Occupant] = Survey((), -LOOK_AGAIN, stress=False)
+        self._pace: Pace[Occupant] = Pace()
 
     def worth(self, of: Peer, *, submission: bool) -> Worth:
         """What is known of a client before it says anything."""
@@ -156,10 +161,15 @@ class Places:
         return False
 
     def _look(self, now: float) -> None:
-        found = (occupant.idleness() for occupant in list(self._occupants))
-        self._survey = Survey((idle for idle in found if idle is not None), now, stress=self.stress)
+        looks = (occupant.idleness() for occupant in list(self._occupants))
+        self._survey = Survey((idle for idle in looks if idle is not None), now, stress=self.stress)
         for occupant in self._survey.expired:
             occupant.end_idle(displaced=False)
+        if self.stress:
+            sending = ((occupant, occupant.content_octets()) for occupant in list(self._occupants))
+            found = ((occupant, octets) for occupant, octets in sending if octets is not None)
+            for occupant in self._pace.slow(found, now):
+                occupant.end_idle(displaced=False)
 
     def _weigh(self) -> None:
         stress = under_stress(self.stress, limit=self._limit, total=self.total)

@@ -572,12 +572,22 @@ class ServerConnection(asyncio.BufferedProtocol):
     def idleness(self) -> "Idle[ServerConnection] | None":
         """See places.Occupant."""
         protocol = self.protocol
-        if protocol is None or self._state is not _OPEN or protocol.login is not None or protocol.awaiting:
+        if protocol is None or not self._is_clients_turn(protocol) or self.deadline == self._content_until:
             return None
-        if self._holds & ~_Hold.WRITING or self.deadline == self._content_until:
-            return None  # it waits for us, or has not long to go
         worth = Worth.ACQUAINTANCE if protocol.messages else self.worth
+        if protocol.login is not None:
+            worth = Worth.ACCOUNT
         return Idle(worth, self.deadline - self._idle, protocol.in_transaction, self)
+
+    def content_octets(self) -> int | None:
+        """See places.Occupant."""
+        protocol = self.protocol
+        if protocol is None or not protocol.in_content or not self._is_clients_turn(protocol):
+            return None
+        return protocol.content_octets
+
+    def _is_clients_turn(self, protocol: ServerSession) -> bool:
+        return self._state is _OPEN and not protocol.awaiting and not self._holds & ~_Hold.WRITING
 
     def end_idle(self, *, displaced: bool) -> None:
         """See places.Occupant. Nothing of the client is on its way, so it needs no lingering to hear our last word."""

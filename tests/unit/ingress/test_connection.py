@@ -392,7 +392,7 @@ def test_a_client_that_has_delivered_is_displaced_by_none_but_its_like_SIN_17() 
         delivers.say(MAIL + b"BDAT 1 LAST\r\nx")
         caller.queue.commits[0][1](ACCEPTED)
         assert delivers.last.startswith(b"250 2.6.0 ")
-        delivers.be_silent(100)
+        delivers.be_silent(STRESS_IDLE - 1)
         assert Visit(caller, "198.51.100.1").last == NO_PLACE
         caller.sessions.places.remember("198.51.100.1")
         assert Visit(caller, "198.51.100.1").line.written.startswith(b"220 ")
@@ -439,6 +439,25 @@ def test_under_stress_idle_strangers_end_after_ten_seconds_and_nobody_else_SIN_1
         for visit in (idle, in_mail, in_content, *rest):
             visit.leave()
         assert (ENDS.of("stress").number, places.stress, STRESS.of().number) == (before + 3, False, 0)
+
+    asyncio.run(main())
+
+
+def test_under_stress_content_that_drips_ends_and_content_that_flows_does_not_SIN_17() -> None:
+    async def main() -> None:
+        caller, (drips, flows, in_chunk, waits, *_) = full(8, 10)
+        places, now = caller.sessions.places, caller.sessions.loop.time()
+        for visit in (drips, flows, waits):
+            visit.say(MAIL + b"DATA\r\nSubject: x\r\n\r\n")
+        waits.say(b"x\r\n.\r\n")
+        in_chunk.say(b"BDAT 99999\r\n")  # refused, and read to its end
+        for second in range(int(STRESS_IDLE) + 2):
+            for visit, octets in ((drips, b"x"), (flows, b"y" * 998 + b"\r\n"), (in_chunk, b"z" * 1000)):
+                visit.say(octets)
+                visit.be_silent(-second)  # it has just spoken, also by the clock that is `second` ahead
+            places.expire(now + second)
+        assert drips.last == b"421 4.4.2 timeout, closing connection"
+        assert not any(visit.line.closed for visit in (flows, in_chunk, waits))
 
     asyncio.run(main())
 

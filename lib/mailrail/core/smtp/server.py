@@ -381,6 +381,13 @@ class ServerSession:
         return self._transaction is not None or self._stage is _CHUNK
 
     @property
+    def content_octets(self) -> int:
+        """Octets so far of the message whose content is being received, or of the chunk that is refused."""
+        if self._stage is _CHUNK and self._chunk_reply is not None:
+            return self._chunk_size - self._chunk_left
+        return self._transaction.octets if self._transaction is not None else 0
+
+    @property
     def closed(self) -> bool:
         """The session is over; what still comes is dropped."""
         return self._stage is _CLOSED
@@ -840,7 +847,7 @@ class ServerSession:
 
     def _swallow(self, octets: int, reply: bytes) -> None:
         """A BDAT out of order: its octets are on their way in any case, and are not commands (EXT-05, EXT-06)."""
-        self._chunk_left = octets
+        self._chunk_left = self._chunk_size = octets
         self._chunk_last = False
         self._chunk_reply = reply
         self._errors += 1
