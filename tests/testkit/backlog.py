@@ -2,9 +2,9 @@
 
 `seed` fills the tables as a queue would have left them: recipients that wait, due or not, at many sites; some on hold,
 bound to a transport, or leased; a thousand of them share a message. On the command line, for a database that has the
-schema `queue`:
+schema `queue`, from the folder `tests`:
 
-    python -m testkit.backlog postgresql://... 5000000
+    ../.venv/bin/python -m testkit.backlog postgresql://... 5000000
 """
 
 # ruff: noqa: E501 -- statements keep their own lines

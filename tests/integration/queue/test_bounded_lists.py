@@ -8,6 +8,7 @@ import psycopg
 import pytest
 
 from mailrail.kit import migrations
+from mailrail.kit import postgres as pools
 from mailrail.pb.queue.v1 import admin_pb2
 from mailrail_queue.admin import walk
 from mailrail_queue.admin.base import AdminContext
@@ -15,6 +16,8 @@ from mailrail_queue.admin.changes import RecipientChanges
 from mailrail_queue.admin.filters import PageTokens
 from mailrail_queue.admin.listing import Listing
 from mailrail_queue.routing.router import Router
+from mailrail_queue.rpc.answering import Rows
+from mailrail_queue.store.connection import Database
 
 from testkit.backlog import BOUND, DEAD, Backlog, seed
 from testkit.plans import PlanMode, explained
@@ -189,3 +192,13 @@ async def test_history_is_walked_in_the_same_way(database_for: Callable[..., str
         newest = await listing.history(found.connection, admin_pb2.Filter(), 3, "")
         assert [one.id for one in newest.recipients] == [1, 2, 3]
         assert max(plan.buffers for plan in found.plans) < 30_000
+
+
+async def test_neither_administration_nor_the_message_path_takes_a_second_processor(full: str) -> None:
+    asked = "SHOW max_parallel_workers_per_gather"
+    login = pools.Login.of(full)
+    async with pools.pool(login, "queue", size=1) as pool, Rows(pool).use() as connection:
+        assert (await (await connection.execute(asked)).fetchone()) == ("0",)
+    async with Database(login, "looking").lane("backlog").use() as connection:
+        assert (await (await connection.execute(asked)).fetchone()) == ("0",)
+        await connection.close()
