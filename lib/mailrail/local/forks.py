@@ -50,7 +50,11 @@ class Forks:
             return cls()
         for module in modules:
             importlib.import_module(_entry(module))
-        if len(list(Path("/proc/self/task").iterdir())) > 1:  # a lock that it holds would stay locked in the children
+        try:
+            threads = len(list(Path("/proc/self/task").iterdir()))
+        except OSError:  # /proc is not mounted
+            return cls()
+        if threads > 1:  # a lock that one of them holds would stay locked in the children
             return cls()
         gc.collect()
         gc.freeze()
@@ -95,7 +99,10 @@ class _Fork(Process):
         try:
             pid = os.fork()
             if pid == 0:
-                _be(module, modules, stdin, stdout)
+                try:
+                    _be(module, modules, stdin, stdout)
+                finally:  # whatever interrupts it: the child must never go on as a second supervisor
+                    os._exit(1)
         except OSError:
             os.close(leash)
             os.close(output)
@@ -137,7 +144,10 @@ class _Fork(Process):
 
     def _look(self, how: int) -> None:
         if self._status is None:
-            pid, status = os.waitpid(self.pid, how)
+            try:
+                pid, status = os.waitpid(self.pid, how)
+            except ChildProcessError:  # SIGCHLD is ignored, so the kernel kept no status; Popen says 0, too
+                pid, status = self.pid, 0
             if pid:
                 self._status = os.waitstatus_to_exitcode(status)
 

@@ -32,6 +32,10 @@ def main():
     print("ä, read", rest.decode())
     import atexit
     atexit.register(print, "last words")
+    if os.environ.get("INTERRUPTED"):
+        sys.stdout.flush()
+        flush = lambda _: signal.raise_signal(signal.SIGINT)
+        sys.stdout = type("Interrupted", (), {"write": lambda *_: 0, "flush": flush})()
     if os.environ.get("FAIL"):
         raise ValueError("a fault of the shop")
     return int(os.environ.get("STATUS", "0"))
@@ -167,3 +171,33 @@ status, lines = end(forks.launch(COMMAND, dict(os.environ)))
 go_on.set()
 print(json.dumps([waiting, status, lines[-1]]))
 """) == [0, 0, "last words"]
+
+
+def test_nothing_is_forked_where_nobody_can_tell_how_many_threads_there_are(supervised: Any) -> None:
+    assert supervised("""
+def not_mounted(path="."):
+    raise FileNotFoundError(2, "there is no /proc", str(path))
+os.listdir = not_mounted
+forks = Forks.made(["shop"])
+waiting = len(forks._waiting)
+status, lines = end(forks.launch(COMMAND, dict(os.environ)))
+print(json.dumps([waiting, status, lines[-1]]))
+""") == [0, 0, "last words"]
+
+
+def test_the_end_of_a_child_is_noticed_where_its_parent_was_started_with_SIGCHLD_ignored(supervised: Any) -> None:
+    """Some supervisors start programs so; the kernel then keeps no exit status, neither for Popen nor for us."""
+    assert supervised("""
+signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+forks = Forks.made(["shop"])
+children = [forks.launch(COMMAND, {**os.environ, "STATUS": "7"}) for _ in range(2)]
+print(json.dumps([[end(child)[0], child.poll()] for child in children]))
+""") == [[0, 0], [0, 0]]
+
+
+def test_a_child_whose_end_is_interrupted_ends_all_the_same(supervised: Any) -> None:
+    """It must not go on where its parent is, as a second supervisor."""
+    status, lines = supervised("""
+print(json.dumps(end(Forks.made(["shop"]).launch(COMMAND, {**os.environ, "INTERRUPTED": "1"}))))
+""")
+    assert (status, lines[1:]) == (1, ["ä, read "])
