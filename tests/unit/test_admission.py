@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mailrail.core.admission import (
+    AT_WORK_IDLE,
     LEAST_IDLE,
     STRESS_IDLE,
     STRESS_PACE,
@@ -76,15 +77,10 @@ def displaced(newcomer: Worth, *found: Idle[str]) -> list[str]:
     return named
 
 
-def test_the_longest_idle_stranger_goes_first_and_one_at_work_never_SIN_17() -> None:
-    found = [
-        idle("b", 5),
-        idle("c", 3),
-        idle("a", 8),
-        idle("new", LEAST_IDLE / 2),
-        idle("mail", 9, in_transaction=True),
-    ]
-    assert displaced(STRANGER, *found) == ["a", "b", "c"]
+def test_the_longest_idle_stranger_goes_first_and_one_at_work_last_SIN_17() -> None:
+    busy = [idle("new", LEAST_IDLE / 2), idle("at work", AT_WORK_IDLE - 0.1, in_transaction=True)]
+    mail = idle("mail", 9, in_transaction=True)
+    assert displaced(STRANGER, idle("b", 5), mail, idle("c", 3), idle("a", 8), *busy) == ["a", "b", "c", "mail"]
 
 
 def test_strangers_displace_no_acquaintance_and_an_acquaintance_displaces_strangers_first_SIN_17() -> None:

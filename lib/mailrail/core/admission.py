@@ -26,6 +26,8 @@ slowest modem sends ten times as many."""
 LEAST_IDLE: Final = 1.0
 """Seconds of silence before a connection may have to go for another: one that is at work is never idle so long, but
 for a client that is far away or asks DNS in between, and of those the longest idle goes first."""
+AT_WORK_IDLE: Final = 3.0
+"""The same for a stranger within a transaction, which goes after those who have begun none."""
 
 T = TypeVar("T")
 
@@ -94,6 +96,7 @@ class Survey(Generic[T]):
         self.expired: list[T] = []
         """Strangers whose time is over under stress."""
         self._strangers: list[Idle[T]] = []
+        self._at_work: list[Idle[T]] = []  # strangers within a transaction
         self._acquaintances: list[Idle[T]] = []
         self._others: list[Idle[T]] = []  # who goes if nobody else can
         for idle in found:
@@ -103,19 +106,20 @@ class Survey(Generic[T]):
                     self.expired.append(idle.connection)
                 else:
                     self._others.append(idle)
-            elif silent >= LEAST_IDLE and not idle.in_transaction:
-                if idle.worth < Worth.ACQUAINTANCE:
-                    self._strangers.append(idle)
-                elif idle.worth is Worth.ACQUAINTANCE:
-                    self._acquaintances.append(idle)
-        for one in (self._strangers, self._acquaintances, self._others):
+            elif idle.worth < Worth.ACQUAINTANCE:
+                if silent >= (AT_WORK_IDLE if idle.in_transaction else LEAST_IDLE):
+                    (self._at_work if idle.in_transaction else self._strangers).append(idle)
+            elif silent >= LEAST_IDLE and idle.worth is Worth.ACQUAINTANCE and not idle.in_transaction:
+                self._acquaintances.append(idle)
+        for one in (self._strangers, self._at_work, self._acquaintances, self._others):
             one.sort(key=_recent_first)
 
     def next_for(self, newcomer: Worth) -> Idle[T] | None:
         """Whom this newcomer may displace: strangers first, the longest idle first. Each is named once, and may have
         spoken since the look. None: nobody is left."""
-        if self._strangers:
-            return self._strangers.pop()
+        for strangers in (self._strangers, self._at_work):
+            if strangers:
+                return strangers.pop()
         if self._acquaintances and newcomer >= Worth.ACQUAINTANCE:
             return self._acquaintances.pop()
         return self._others.pop() if self._others else None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mailrail.core.admission import LEAST_IDLE, STRESS_IDLE
+from mailrail.core.admission import AT_WORK_IDLE, LEAST_IDLE, STRESS_IDLE
 from mailrail.core.revision.revision import GatewayLimits
 from mailrail.kit.metrics import Count
 from mailrail.kit.wheel import NEVER, Wheel
@@ -376,9 +376,9 @@ def test_who_is_at_work_or_has_just_come_makes_room_for_nobody_SIN_17() -> None:
         caller, (in_mail, fresh, in_content) = full()
         in_mail.say(MAIL)
         in_content.say(MAIL + b"DATA\r\nSubject: x")
-        in_mail.be_silent(STRESS_IDLE - 1)
+        in_mail.be_silent(AT_WORK_IDLE - 1)
         fresh.be_silent(LEAST_IDLE / 2)
-        in_content.be_silent(STRESS_IDLE - 1)
+        in_content.be_silent(AT_WORK_IDLE - 1)
         assert Visit(caller, "198.51.100.1").last == NO_PLACE
         assert not any(visit.line.closed for visit in (in_mail, fresh, in_content))
 
