@@ -24,9 +24,14 @@ class Handshakes:
     def __len__(self) -> int:
         return len(self._under_way)
 
+    @property
+    def full(self) -> bool:
+        """There are as many as may be."""
+        return len(self._under_way) >= self._limit
+
     def make_room(self, now: float) -> bool:
         """Whether another one may begin. Where there are as many as may be, the oldest is ended for it."""
-        return len(self._under_way) < self._limit or self.end_oldest(now)
+        return not self.full or self.end_oldest(now)
 
     def end_oldest(self, now: float) -> bool:
         """End the handshake that is longest under way, unless it is within its GRACE. False: none was ended."""

@@ -89,8 +89,11 @@ class TlsServer:
         self._loop.call_later(seconds, self._listen, listening)
 
     def _accept(self, listening: socket.socket) -> None:
-        for _ in range(BACKLOG):
-            if not self._sessions.handshakes.make_room(self._loop.time()):
+        handshakes = self._sessions.handshakes
+        for number in range(BACKLOG):
+            if number and handshakes.full:
+                return  # the loop comes back if there is another one, for whom one of them may have to go
+            if not handshakes.make_room(self._loop.time()):
                 self._pause(listening, self.PATIENCE)  # who waits here unread costs nothing
                 return
             try:

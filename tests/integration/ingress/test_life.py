@@ -5,6 +5,7 @@ import select
 import socket
 import ssl
 import struct
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from mailrail.core.sasl.client import ChannelBinding, Credentials, start
 from mailrail.core.sasl.client import Mechanism as ClientMechanism
 from mailrail.core.smtp.proxy import SIGNATURE
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
+from mailrail_ingress.handshakes import GRACE
 from mailrail_ingress.smtp import LINGER_OCTETS
 
 from testkit.background import background
@@ -584,6 +586,19 @@ def test_handshakes_that_nobody_finishes_keep_nobody_from_theirs_SIN_17(run: Sta
                 return talk.codes("EHLO client.example") == ["250"]
 
         wait_until(by_starttls, 30, "a handshake after STARTTLS is done")
+
+
+def test_no_handshake_ends_while_there_are_no_more_than_may_be(run: Start) -> None:
+    ingress = run(handshakes="2")
+    place = (HOST, ingress.ports["submissions"])
+    with Talk(place, greeting=False) as slow:
+        began = time.monotonic()
+        while time.monotonic() < began + 2 * GRACE:  # so it is old enough to make room
+            with Talk(place, greeting=False) as other:
+                other.encrypt()
+                assert other.reply().startswith("220 ")
+        slow.encrypt()
+        assert slow.reply().startswith("220 ")
 
 
 def test_waves_of_handshakes_that_nobody_finishes_leave_no_memory_behind(run: Start) -> None:
