@@ -14,6 +14,7 @@ import grpc
 import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from mailrail.kit import rpc
 from mailrail.kit.settings import BadSettings, ServiceSettings
@@ -96,6 +97,27 @@ async def test_a_handshake_that_takes_a_second_is_waited_for(ca: trustme.CA, tmp
         with FaultProxy(("127.0.0.1", server.port), address="127.0.0.1") as far:
             far.delay(0.3)
             assert await wake(issue(ca, tmp_path / "peer", "queue"), far.port) is grpc.StatusCode.OK
+
+
+async def test_a_tool_learns_by_reflection_what_it_can_call() -> None:
+    asked = [
+        reflection_pb2.ServerReflectionRequest(list_services=""),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol=PEER),
+        reflection_pb2.ServerReflectionRequest(file_containing_symbol="not.There"),
+    ]
+    async with (
+        running(ServiceSettings(plaintext=True)) as server,
+        grpc.aio.insecure_channel(f"127.0.0.1:{server.port}") as channel,
+    ):
+        call = reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked, timeout=60)
+        services, file, nothing = [answer async for answer in call]
+    assert {one.name for one in services.list_services_response.service} == {
+        PEER,
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+    assert any(b"WakeRequest" in text for text in file.file_descriptor_response.file_descriptor_proto)
+    assert nothing.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
 
 
 async def test_probes_reach_health_in_plaintext_on_a_port_of_its_own(ca: trustme.CA, tmp_path: Path) -> None:
