@@ -28,6 +28,10 @@ CONNECTIONS = Tally(
     ["result"],
     known=product(("ready", "unreachable", "proxy", "refused", "tls", "auth", "broken", "resumption")),
 )
+GAVE_WAY = Tally(
+    "mailrail_outbound_connections_gave_way",
+    "Connections broken off because the server had not answered for long and others waited",
+)
 OPEN = Gauge("mailrail_outbound_connections_open", "Open connections to next hops")
 REUSES = Tally("mailrail_outbound_connection_reuses", "Transactions on a connection that was used before")
 TLS = Tally(

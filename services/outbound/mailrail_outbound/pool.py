@@ -1,15 +1,19 @@
 """Connections by the key that they are reused under, and the jobs that wait for one (design 4, Deliver).
 
-A job goes to an idle connection of its key; else a new one is dialled, up to the destination's limit and the process's;
-else it waits. A connection that has finished takes the next waiting job of its key. When a new connection fails while
-others of its key live, the server wants no more of us and fewer are used for a while; when it was the only one, all
-jobs that wait for that host fail with it.
+A job goes to an idle connection of its key; else a new one is dialled, up to the limits of the destination, of the
+address and of the process, and to the share of it that addresses of its standing may hold (peers.py); else it waits. A
+connection that has finished takes the next waiting job of its key. When a new connection fails while others of its key
+live, the server wants no more of us and fewer are used for a while; when it was the only one, all jobs that wait for
+that host fail with it.
 
 Connections that a server closed behind our back are found out by a transaction that no reply touched, those on which it
 takes no more messages by one that it refused before the content (core/smtp/client.py, `Transaction.wants_fresh`): such
 a job goes once to a fresh connection, in the same attempt. So does one whose connection broke while a TLS session was
 resumed (TLS-10c). How many messages a connection carried until then is kept for a while, so that the next ones end in
 time.
+
+While others wait for their share, connections that have not been answered for long are bounded, and the oldest of those
+beyond it are broken off. Otherwise servers have all the time that RFC 5321 4.5.3.2 gives them.
 """
 
 import asyncio
@@ -17,17 +21,22 @@ import itertools
 import ssl
 from collections import deque
 
+from mailrail.core.delivery.shares import QUICK, QUICK_SECONDS, SLOW, UNPROVEN, standing_of
+from mailrail.core.line import Line
 from mailrail.core.outbound.targets import ConnectionKey
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.tlspolicy.resumption import SessionCache
 from mailrail.kit import log
 from mailrail.kit.wheel import Wheel
 from mailrail_outbound import metrics
+from mailrail_outbound.peers import Peer, Peers
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import ClientConnection, Dial, Job
 from mailrail_outbound.tls import SESSION_READS
 
 _LOOK_AT_WAITING = 15.0  # seconds between looks at those that wait
+_LOOK_AT_OPEN = 1.0  # seconds between looks at how long connections have not been answered
+_SILENCE = frozenset({Trouble.UNREACHABLE, Trouble.TIMEOUT})  # of an address, whatever name led to it
 _FEWER_FOR = 60.0  # seconds that a destination's refusal of further connections or messages is respected
 
 
@@ -51,7 +60,19 @@ class PoolJob(Job):
 class _Destination:
     """Everything of one key."""
 
-    __slots__ = ("carries", "carries_until", "connecting", "fewer", "fewer_until", "idle", "live", "total", "waiting")
+    __slots__ = (
+        "carries",
+        "carries_until",
+        "connecting",
+        "dead",
+        "fewer",
+        "fewer_until",
+        "idle",
+        "line",
+        "live",
+        "total",
+        "waiting",
+    )
 
     def __init__(self) -> None:
         self.waiting: deque[PoolJob] = deque()
@@ -59,6 +80,8 @@ class _Destination:
         self.connecting = 0  # those of them whose session is not set up
         self.live: set[ClientConnection] = set()  # those of them whose socket is connected, or nearly
         self.idle: list[ClientConnection] = []
+        self.line: Line[ConnectionKey] | None = None  # where it waits for a further connection
+        self.dead: dict[str, float] | None = None  # addresses that gave none just now → until when they are passed over
         self.fewer: int | None = None
         self.fewer_until = 0.0
         self.carries = 0  # messages that a connection was seen to carry before the server took no more
@@ -76,12 +99,13 @@ class Pool:
         self._destinations: dict[ConnectionKey, _Destination] = {}
         self._dials: set[asyncio.Task[None]] = set()
         self._tls_sessions = SessionCache[ssl.SSLSession](settings.tls_sessions, reads=SESSION_READS)
-        self._open = 0
-        self._starved: deque[ConnectionKey] = deque()  # keys with waiting jobs that the process's limit stopped
+        self._peers = Peers(settings.connections)
+        self._live: set[ClientConnection] = set()
         self._closing = False
+        self._looks_at_open: asyncio.TimerHandle | None = None
         self._looks: asyncio.TimerHandle | None = None
         self._log = log.get_logger()
-        metrics.OPEN.set_function(lambda: self._open)
+        metrics.OPEN.set_function(lambda: self._peers.open)
         metrics.WAITING.set_function(lambda: self.waiting)
 
     # --- for the application -----------------------------------------------------------------------------------
@@ -92,7 +116,8 @@ class Pool:
         if destination is None:
             destination = self._destinations[job.dial.key] = _Destination()
         if destination.idle and not job.fresh_only and not destination.waiting:
-            connection = destination.idle.pop()
+            connection = destination.idle[-1]
+            self._not_idle(connection)
             destination.waiting.appendleft(job)
             connection.work()
         else:
@@ -156,7 +181,7 @@ class Pool:
         """Send QUIT on every idle connection."""
         for destination in list(self._destinations.values()):
             for connection in list(destination.idle):
-                connection.quit()
+                self._quit_idle(connection)
 
     async def close(self) -> None:
         """End everything now; what runs ends as broken."""
@@ -170,6 +195,9 @@ class Pool:
         if self._looks is not None:
             self._looks.cancel()
             self._looks = None
+        if self._looks_at_open is not None:
+            self._looks_at_open.cancel()
+            self._looks_at_open = None
 
     # --- dialling --------------------------------------------------------------------------------------------------
 
@@ -186,39 +214,74 @@ class Pool:
         return min(limit, destination.carries) if self._loop.time() < destination.carries_until else limit
 
     def _dial_more(self, key: ConnectionKey, destination: _Destination) -> None:
-        while len(destination.waiting) > destination.connecting and not self._closing:
+        while len(destination.waiting) > destination.connecting and not self._closing and destination.line is None:
             job = destination.waiting[destination.connecting]
             if destination.total >= self._limit(job, destination):
                 if job.fresh_only and destination.idle:
-                    destination.idle[0].quit()  # useless to this job, and in its place
+                    self._quit_idle(destination.idle[0])  # useless to this job, and in its place
                 return
-            if self._open >= self._settings.connections and not self._close_one_idle():
-                if key not in self._starved:
-                    self._starved.append(key)
+            addresses = self._addresses(job.dial, destination)
+            peer = self._peers.peer(job.dial, addresses[0])
+            if peer.open >= self._limit_at(peer, job.dial):
+                peer.line.add(key)
+                destination.line = peer.line
+                if peer.idle:
+                    self._quit_idle(next(iter(peer.idle)))
+                return
+            if not self._peers.room(peer) and not (self._peers.room(peer, more=1) and self._close_one_idle()):
+                destination.line = self._peers.stand(peer, key)
+                self._peers.forget_if_unused(peer)
                 return
             destination.connecting += 1
             destination.total += 1
-            self._count(1)
-            task = self._loop.create_task(self._dial(job, destination))
+            self._peers.enter(peer)
+            self._mind_open()
+            task = self._loop.create_task(self._dial(job, destination, addresses, peer))
             self._dials.add(task)
             task.add_done_callback(self._dials.discard)
 
+    def _limit_at(self, peer: Peer, dial: Dial) -> int:
+        """Connections to one address, whatever names lead to it."""
+        limit = dial.limit or self._settings.connections_per_destination
+        if peer.unknown:
+            return min(limit, self._settings.connections_first)
+        return limit if not dial.key.transport else self._settings.connections  # a transport has a limit of its own
+
+    def _addresses(self, dial: Dial, destination: _Destination) -> tuple[str, ...]:
+        if destination.dead is None:
+            return dial.addresses
+        now = self._loop.time()
+        return tuple(a for a in dial.addresses if destination.dead.get(a, 0.0) <= now) or dial.addresses
+
     def _close_one_idle(self) -> bool:
-        for destination in self._destinations.values():
-            if destination.idle:
-                destination.idle[0].quit()
-                return True
-        return False
+        connection = next(iter(self._peers.idle), None)
+        if connection is None:
+            return False
+        self._quit_idle(connection)
+        return True
 
-    def _count(self, change: int) -> None:
-        self._open += change
+    def _quit_idle(self, connection: ClientConnection) -> None:
+        self._not_idle(connection)
+        connection.quit()
 
-    async def _dial(self, job: PoolJob, destination: _Destination) -> None:
+    def _not_idle(self, connection: ClientConnection) -> None:
+        connection.destination.idle.remove(connection)
+        del connection.peer.idle[connection]
+        del self._peers.idle[connection]
+
+    async def _dial(self, job: PoolJob, destination: _Destination, addresses: tuple[str, ...], first: Peer) -> None:
+        """Connect to one of the addresses. `first` has been entered already."""
         dial = job.dial
         failures: list[str] = []
         connection: ClientConnection | None = None
+        began = self._loop.time()
+        peer: Peer | None = first
         try:
-            for address in dial.addresses:
+            for address in addresses:
+                if peer is None:
+                    peer = self._enter_next(dial, destination, address, addresses)
+                    if peer is None:
+                        return
                 connection = ClientConnection(
                     self,
                     dial,
@@ -228,38 +291,91 @@ class Pool:
                     message_limit=self._message_limit(destination),
                     tls_sessions=self._tls_sessions,
                 )
-                connection.destination = destination
-                peer, port = dial.proxy or (address, dial.port)
+                connection.destination, connection.peer = destination, peer
+                connection.asked = began
+                host, port = dial.proxy or (address, dial.port)
                 job.dialled.append(address)
                 destination.live.add(connection)
+                self._live.add(connection)
                 try:
-                    async with asyncio.timeout(self._timeouts.connect):
+                    async with asyncio.timeout(self._timeouts.connect) as connection.connect_limit:
                         await self._loop.create_connection(
-                            lambda connection=connection: connection, peer, port, local_addr=_source(dial.sources, peer)
+                            lambda connection=connection: connection, host, port, local_addr=_source(dial.sources, host)
                         )
                 except (OSError, TimeoutError) as error:
                     connection.disown()  # it may have been made in the moment in which its time was over
-                    destination.live.discard(connection)
-                    failures.append(f"{address} port {dial.port}: {_in_words(error)}")
+                    self._let_go(connection)
+                    failures.append(f"{address} port {dial.port}: {connection.gives_way or _in_words(error)}")
+                    if not dial.proxy:
+                        self._failed_at(peer, Answer(Stage.CONNECT, None, Trouble.UNREACHABLE, failures[-1]))
+                    self._leave(peer)
+                    peer = None
+                    if connection.gives_way:
+                        break
                     continue
                 return
         except asyncio.CancelledError:
-            self._ended(destination, connecting=True)
+            self._ended(destination, peer, connecting=True)
             raise
         except Exception as error:  # a fault of ours: unanswered, the job would keep its lease for ever
             if connection is not None:
-                destination.live.discard(connection)
+                self._let_go(connection)
             self._log.exception("unexpected error while dialling", host=dial.host)
             failures.append(f"an internal error of outbound: {type(error).__name__}")
-        self._ended(destination, connecting=True)
+        self._ended(destination, peer, connecting=True)
         metrics.CONNECTIONS.inc("proxy" if dial.proxy else "unreachable")
         stage, trouble = (Stage.PROXY, Trouble.PROXY) if dial.proxy else (Stage.CONNECT, Trouble.UNREACHABLE)
         self._dial_failed(dial.key, destination, Answer(stage, None, trouble, "; ".join(failures)), None)
 
-    def _ended(self, destination: _Destination, *, connecting: bool) -> None:
+    def _enter_next(
+        self, dial: Dial, destination: _Destination, address: str, addresses: tuple[str, ...]
+    ) -> Peer | None:
+        """Count a dial on to its next address. None: as many as may be are under way there; its key waits for them."""
+        peer = self._peers.peer(dial, address)
+        if peer.open < self._limit_at(peer, dial):
+            self._peers.enter(peer)
+            return peer
+        until = self._loop.time() + _FEWER_FOR
+        destination.dead = dict.fromkeys(addresses[: addresses.index(address)], until)
+        self._ended(destination, None, connecting=True)
+        self._dial_more(dial.key, destination)
+        self._feed()
+        return None
+
+    def _let_go(self, connection: ClientConnection) -> None:
+        connection.destination.live.discard(connection)
+        self._live.discard(connection)
+
+    def _failed_at(self, peer: Peer, answer: Answer) -> None:
+        """An address gave no session. If it gives none to anybody and says nothing, what waits for it under other names
+        needs not find that out one after the other."""
+        if peer.sessions:
+            return
+        if peer.standing is not UNPROVEN:
+            self._peers.rate(peer, UNPROVEN)
+        if answer.trouble not in _SILENCE or answer.stage not in (Stage.CONNECT, Stage.GREETING):
+            return
+        for key in peer.line:
+            destination = self._destinations.get(key)
+            if destination is None or destination.line is not peer.line:  # what failed before it led there
+                continue
+            jobs = destination.waiting
+            if not destination.total and all(job.dial.addresses == (peer.key.address,) for job in jobs):
+                for job in jobs:
+                    job.dialled.append(peer.key.address)
+                self._end_waiting_jobs(destination, answer, None)
+                self._forget_if_empty(key, destination)
+
+    def _ended(self, destination: _Destination, peer: Peer | None, *, connecting: bool) -> None:
         destination.total -= 1
         destination.connecting -= connecting
-        self._count(-1)
+        if peer is not None:
+            self._leave(peer)
+
+    def _leave(self, peer: Peer) -> None:
+        self._peers.leave(peer)
+        if peer.line:
+            self._dial_from(peer.line)
 
     def _dial_failed(
         self, key: ConnectionKey, destination: _Destination, answer: Answer, connection: ClientConnection | None
@@ -269,15 +385,49 @@ class Pool:
             destination.fewer = others
             destination.fewer_until = self._loop.time() + _FEWER_FOR
         else:
-            jobs, destination.waiting = destination.waiting, deque()
-            for job in jobs:
-                try:
-                    job.end_without_session(answer, connection)
-                except Exception:  # the other jobs must be ended, too
-                    self._log.exception("unexpected error after a host failed", host=job.dial.host)
-                    job.end_after_crash(None)
+            self._end_waiting_jobs(destination, answer, connection)
         self._forget_if_empty(key, destination)
-        self._feed_starved()
+        self._feed()
+
+    def _end_waiting_jobs(self, destination: _Destination, answer: Answer, connection: ClientConnection | None) -> None:
+        jobs, destination.waiting = destination.waiting, deque()
+        for job in jobs:
+            try:
+                job.end_without_session(answer, connection)
+            except Exception:  # the other jobs must be ended, too
+                self._log.exception("unexpected error after a host failed", host=job.dial.host)
+                job.end_after_crash(None)
+
+    # --- how long they are not answered -------------------------------------------------------------------------------
+
+    def _mind_open(self) -> None:
+        if self._looks_at_open is None and not self._closing:
+            seconds = min(_LOOK_AT_OPEN, self._settings.slow_seconds / 2)
+            self._looks_at_open = self._loop.call_later(seconds, self._look_at_open)
+
+    def _look_at_open(self) -> None:
+        """See who is slow, and break off who has not answered for long where others wait."""
+        self._looks_at_open = None
+        now = self._loop.time()
+        slow_since = now - self._settings.slow_seconds
+        quick_since = now - QUICK_SECONDS
+        unanswered: list[ClientConnection] = []
+        for connection in self._live:
+            if connection.session.awaiting is None:
+                continue
+            peer: Peer = connection.peer
+            if peer.standing is QUICK and min(connection.asked, connection.began) < quick_since:
+                self._peers.rate(peer, SLOW)
+            if connection.asked < slow_since and connection.unanswered:
+                unanswered.append(connection)
+        most = min(len(unanswered) - self._settings.slow_connections, self._peers.waiting)
+        if most > 0:
+            unanswered.sort(key=lambda connection: connection.asked)
+            for connection in unanswered[:most]:
+                metrics.GAVE_WAY.inc()
+                connection.give_way(self._settings.slow_seconds)
+        if self._peers.open:
+            self._mind_open()
 
     # --- what connections tell ---------------------------------------------------------------------------------------
 
@@ -297,16 +447,47 @@ class Pool:
 
     def on_ready(self, connection: ClientConnection) -> None:
         """See smtp.Owner."""
+        destination: _Destination = connection.destination
+        peer: Peer = connection.peer
         connection.setting_up = False
-        connection.destination.connecting -= 1
+        destination.connecting -= 1
+        connection.gave_session = True
+        peer.sessions += 1
+        if peer.standing is UNPROVEN:
+            self._peers.rate(peer, SLOW)  # until it has answered for a message
+            if destination.line is not None:
+                destination.line.discard(connection.key)
+                destination.line = None
+            self._loop.call_soon(self._dial_after_first, connection.key, destination, peer)
+
+    def _dial_after_first(self, key: ConnectionKey, destination: _Destination, peer: Peer) -> None:
+        """More may be dialled than before the first session."""
+        self._dial_more(key, destination)
+        before = -1
+        while peer.line and peer.open != before:
+            before = peer.open
+            self._dial_from(peer.line)
+        self._feed()
+
+    def on_answered(self, connection: ClientConnection, seconds: float) -> None:
+        """See smtp.Owner."""
+        peer: Peer = connection.peer
+        standing = standing_of(seconds)
+        if standing is not peer.standing:
+            self._peers.rate(peer, standing)
+            self._feed()
 
     def on_idle(self, connection: ClientConnection) -> None:
         """See smtp.Owner."""
         destination: _Destination = connection.destination
-        if self._closing or self._starved or destination.waiting:  # what waits wants fresh ones
+        peer: Peer = connection.peer
+        waits = destination.waiting or peer.line  # what waits wants fresh ones
+        if self._closing or waits or (self._peers.waiting and self._peers.next(more=1) is not None):
             connection.quit()
-        elif connection not in destination.idle:
+        elif connection not in self._peers.idle:
             destination.idle.append(connection)
+            peer.idle[connection] = None
+            self._peers.idle[connection] = None
             connection.keep_idle(self._settings.idle_seconds)
 
     def on_failed(self, connection: ClientConnection, answer: Answer) -> None:
@@ -318,6 +499,7 @@ class Pool:
             destination.connecting -= 1
         if connection.resumption_failed and not self._closing:
             return  # no word about the host: `forget` dials again, for a full handshake
+        self._failed_at(connection.peer, answer)
         self._dial_failed(connection.key, destination, answer, connection)
 
     def requeue(self, job: Job, connection: ClientConnection) -> None:
@@ -340,11 +522,13 @@ class Pool:
     def forget(self, connection: ClientConnection) -> None:
         """See smtp.Owner."""
         destination: _Destination = connection.destination
-        self._ended(destination, connecting=connection.setting_up)
+        peer: Peer = connection.peer
+        if connection in self._peers.idle:
+            self._not_idle(connection)
+        self._let_go(connection)
+        peer.sessions -= connection.gave_session
+        self._ended(destination, peer, connecting=connection.setting_up)
         connection.setting_up = False
-        destination.live.discard(connection)
-        if connection in destination.idle:
-            destination.idle.remove(connection)
         if destination.waiting and not connection.session.transactions and not connection.failure_reported:
             # It was ready and ended before it took anything: dialling on and on would not make it better.
             answer = connection.answer or Answer(Stage.GREETING, None, Trouble.CLOSED, "the server closed")
@@ -353,18 +537,28 @@ class Pool:
         if destination.waiting:
             self._dial_more(connection.key, destination)
         self._forget_if_empty(connection.key, destination)
-        self._feed_starved()
+        self._feed()
 
-    def _feed_starved(self) -> None:
-        while self._starved and self._open < self._settings.connections:
-            key = self._starved.popleft()
-            destination = self._destinations.get(key)
-            if destination is not None:
-                self._dial_more(key, destination)
+    def _feed(self) -> None:
+        """Dial for those whose turn it is, as far as there is room."""
+        while (line := self._peers.next()) is not None:
+            self._dial_from(line)
+
+    def _dial_from(self, line: Line[ConnectionKey]) -> None:
+        key = line.take()
+        destination = self._destinations.get(key)
+        if destination is not None:
+            destination.line = None
+            self._dial_more(key, destination)
+            self._forget_if_empty(key, destination)
 
     def _forget_if_empty(self, key: ConnectionKey, destination: _Destination) -> None:
-        if not destination.waiting and not destination.total:
-            self._destinations.pop(key, None)
+        if not destination.waiting:
+            if destination.line is not None:
+                destination.line.discard(key)
+                destination.line = None
+            if not destination.total:
+                self._destinations.pop(key, None)
 
 
 def _source(sources: tuple[str, ...], peer: str) -> tuple[str, int] | None:

@@ -52,7 +52,16 @@ class OutboundSettings(ServiceSettings):
     """Seconds that a delivery waits for a connection to its host, its lease renewed, before it goes back not attempted
     (LSE-04): as many as its transport allows may be busy with a slow server."""
     connections: int = 1000
-    """Open connections to next hops."""
+    """Open connections to next hops. Addresses that do not answer, and those that answer slowly, may hold half of them
+    each, and seven tenths together."""
+    connections_first: int = 2
+    """To one address that never gave a session, by whatever names it is reached: a stranger can name one that never
+    will for any number of domains."""
+    slow_seconds: float = 30.0
+    """Seconds without any answer after which a connection counts by `slow_connections`."""
+    slow_connections: int = 250
+    """Connections that have not been answered for `slow_seconds`, while others wait for one. The oldest beyond it are
+    broken off, never one whose final dot was sent; while nobody waits, servers have the time of RFC 5321 4.5.3.2."""
     connections_per_destination: int = 20
     """To one next hop, where its transport does not say; the queue's windows are usually smaller."""
     messages_per_connection: int = 100

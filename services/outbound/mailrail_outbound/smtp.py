@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Any, cast
 from typing import Protocol as Interface
 
+from mailrail.core.delivery.shares import QUICK
 from mailrail.core.message.reencode import Unconvertible
 from mailrail.core.outbound.envelope import Form
 from mailrail.core.outbound.socks5 import Socks5, SocksError
@@ -102,6 +103,10 @@ class ConnectionOwner(Interface):
     def on_ready(self, connection: "ClientConnection") -> None:
         """The session is set up."""
 
+    def on_answered(self, connection: "ClientConnection", seconds: float) -> None:
+        """The server has answered for a transaction, so many seconds after it began. Not told of an address that is
+        known to be quick."""
+
     def on_idle(self, connection: "ClientConnection") -> None:
         """Nothing to do."""
 
@@ -178,6 +183,18 @@ class ClientConnection(asyncio.Protocol):
         self.opened = 0.0
         self.destination: Any = None
         """The owner's own."""
+        self.peer: Any = None
+        """The owner's own, with the `standing` of the address."""
+        self.gave_session = False
+        """The owner's mark."""
+        self.asked = 0.0
+        """The loop's time since which what is awaited is awaited."""
+        self.began = math.inf
+        """The loop's time at which the newest transaction began."""
+        self.connect_limit: asyncio.Timeout | None = None
+        """Of the dial that makes this connection."""
+        self.gives_way = ""
+        """Why it is broken off for others, if it is."""
         self.reported_facts: Any = None
         """What jobs report of it, kept with it once the session stands."""
         self.satisfies: TlsDecision | None = None
@@ -244,6 +261,29 @@ class ClientConnection(asyncio.Protocol):
         self._act(self.session.on_lost(trouble, detail))
         self._close()
 
+    @property
+    def unanswered(self) -> bool:
+        """Whether nobody loses anything if it is broken off: no session has come, or no reply to the only transaction
+        under way. Not while a proxy is awaited: the fault would be taken for the proxy's."""
+        if self._proxy is not None:
+            return False
+        transaction = self._newest
+        if transaction is None:
+            return not self.session.ready
+        return not transaction.touched and self.session.alone(transaction)
+
+    def give_way(self, seconds: float) -> None:
+        """Break off, for others that wait: nothing has been answered for so many seconds. This is never TLS's trouble,
+        after which a host may be tried without TLS."""
+        self.gives_way = f"{self.host} did not answer in {seconds:.0f} s while others waited"
+        if self._transport is None:
+            if self.connect_limit is not None:
+                self.connect_limit.reschedule(self._loop.time())
+        elif self._handshaking:
+            self._fail(Answer(Stage.HANDSHAKE, None, Trouble.TIMEOUT, self.gives_way))
+        else:
+            self.abort(Trouble.TIMEOUT, self.gives_way)
+
     def disown(self) -> None:
         """The owner gave up waiting for it and no longer counts it."""
         self._owned = False
@@ -276,7 +316,7 @@ class ClientConnection(asyncio.Protocol):
         """The socket is connected."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is none by class
         transport = self._transport
-        self.opened = self._loop.time()
+        self.opened = self.asked = self._loop.time()
         local = transport.get_extra_info("sockname")
         if local:
             self.local_ip = str(local[0])
@@ -513,8 +553,11 @@ class ClientConnection(asyncio.Protocol):
 
     def _transaction_ended(self, transaction: ClientTransaction) -> None:
         job: Job = transaction.tag  # type: ignore[assignment]
+        if self.peer.standing is not QUICK and transaction.touched:
+            self.owner.on_answered(self, self._loop.time() - self.began)
         if self._newest is transaction:
             self._newest, self._over = None, math.inf
+            self.began = math.inf
         if self._streamed is transaction:
             self._streamed = None
             self._wake_up()
@@ -567,9 +610,8 @@ class ClientConnection(asyncio.Protocol):
         if session.transactions:
             metrics.REUSES.inc()
         session.begin(transaction)
-        allowed = self._loop.time() + self._timeouts.transaction.seconds(
-            len(transaction.rcpt_lines), transaction.octets
-        )
+        self.began = self._loop.time()
+        allowed = self.began + self._timeouts.transaction.seconds(len(transaction.rcpt_lines), transaction.octets)
         # One whose final dot is not answered yet keeps its time.
         self._over = allowed if self._newest is None else max(self._over, allowed)
         self._newest = transaction
@@ -717,7 +759,8 @@ class ClientConnection(asyncio.Protocol):
     def _wait_for_reply(self) -> None:
         awaiting = self.session.awaiting
         if awaiting is not None:
-            self._wheel.move(self, min(self._loop.time() + self._times[awaiting], self._over))
+            self.asked = self._loop.time()
+            self._wheel.move(self, min(self.asked + self._times[awaiting], self._over))
 
     def _dot_sent(self) -> None:
         # The first reply to it has all the time that RFC 5321 4.5.3.2.6 asks for, however long the rest took.

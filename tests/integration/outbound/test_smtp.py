@@ -466,7 +466,7 @@ async def test_a_message_that_waits_for_its_reply_is_held_once() -> None:
     many = 40
     async with SmtpPeer(extensions=[], replies={"END": Hang()}, keep_content=False) as peer:
         via = smarthost(peer)
-        async with OutboundBench.running(via, connections_per_destination=many, connections=many) as bench:
+        async with OutboundBench.running(via, connections_per_destination=many, connections=2 * many) as bench:
             tracemalloc.start()
             for _ in range(many):
                 body = bytes(bytearray(content))  # each has its own, as from the queue
@@ -661,7 +661,7 @@ async def test_a_connection_that_comes_as_its_time_is_over_is_counted_once(
             assert results(first.recipients) == [Result.DEFERRED]
             second = await bench.deliver(bench.delivery(via))
             assert results(second.recipients) == [Result.DELIVERED]
-            assert (bench.pool._open, len(bench.pool.connections)) == (1, 1)
+            assert (bench.pool._peers.open, len(bench.pool.connections)) == (1, 1)
 
 
 async def test_the_process_keeps_to_its_own_limit_over_all_hosts() -> None:

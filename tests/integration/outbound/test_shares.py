@@ -1,0 +1,246 @@
+"""What servers that do not answer can take from others: connections to one address, and a share of all of them."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from mailrail.sink import Sink
+from mailrail_outbound.ports import DeliveryReport, RecipientReport, Result
+
+from testkit.conditions import eventually
+from testkit.dns import DnsServer
+from testkit.outbound import OutboundBench
+from testkit.ports import loopback_address
+from testkit.smtp_peer import Action, Hang, Held, SmtpPeer
+
+LONG: dict[str, Any] = {"greeting_timeout": 300.0, "command_timeout": 300.0, "end_timeout": 600.0}
+"""As in production: nothing here ends because a server's time is over."""
+
+
+class Net:
+    """Domains whose MX hosts have addresses of their own, on one port."""
+
+    def __init__(self, dns: DnsServer, stack: contextlib.AsyncExitStack) -> None:
+        self._dns = dns
+        self._stack = stack
+        self.port = 0
+
+    async def tarpit(self, greeting: Action, **replies: Action) -> SmtpPeer:
+        """A server that greets like this."""
+        script = {"GREETING": greeting, **replies}
+        peer = SmtpPeer(host=loopback_address(), port=self.port, replies=script)
+        await self._stack.enter_async_context(peer)
+        self.port = peer.port
+        return peer
+
+    async def healthy(self, domain: str) -> Sink:
+        """A domain with a server that takes mail."""
+        sink = Sink(host=loopback_address(), port=self.port)
+        await self._stack.enter_async_context(sink)
+        self.port = sink.port
+        self.domain(domain, sink.host)
+        return sink
+
+    def domain(self, domain: str, *addresses: str) -> None:
+        """A domain with an MX host of its own."""
+        self._dns.add(domain, "MX", f"10 mx.{domain}.")
+        self._dns.add(f"mx.{domain}", "A", *addresses)
+
+    @contextlib.asynccontextmanager
+    async def bench(self, **settings: Any) -> AsyncIterator[OutboundBench]:
+        made = {**LONG, **settings}
+        async with OutboundBench.running(resolver=self._dns.endpoint, direct_port=self.port, **made) as bench:
+            yield bench
+
+
+@pytest.fixture
+async def net() -> AsyncIterator[Net]:
+    with DnsServer() as dns:
+        async with contextlib.AsyncExitStack() as stack:
+            yield Net(dns, stack)
+
+
+def begin(bench: OutboundBench, *domains: str) -> list["asyncio.Future[DeliveryReport]"]:
+    return [bench.begin(bench.delivery(None, domain=domain)) for domain in domains]
+
+
+async def result(future: "asyncio.Future[DeliveryReport]") -> RecipientReport:
+    async with asyncio.timeout(60):
+        (found,) = (await future).recipients
+    return found
+
+
+async def test_200_domains_at_one_silent_address_get_few_connections_until_it_answers(net: Net) -> None:
+    greeting = Held("220 at last")
+    peer = await net.tarpit(greeting)
+    domains = [f"d{i}.test" for i in range(200)]
+    for domain in domains:
+        net.domain(domain, peer.host)
+    async with net.bench() as bench:
+        waiting = begin(bench, *domains)
+        await eventually(lambda: len(bench.resolved) == 200 and bench.pool.waiting == 200)
+        await eventually(lambda: len(peer.sessions) == 2)
+        assert bench.pool._peers.open == 2
+        greeting.release.set()
+        assert {(await result(each)).result for each in waiting} == {Result.DELIVERED}
+
+
+@pytest.mark.parametrize("silent", ["GREETING", "MAIL"])
+async def test_servers_that_do_not_answer_leave_half_of_all_connections_to_others_SOUT_20(
+    net: Net, silent: str
+) -> None:
+    healthy = await net.healthy("healthy.test")
+    script: dict[str, Action] = {"greeting": Hang()} if silent == "GREETING" else {"greeting": "220 hi", "MAIL": Hang()}
+    tarpits = [await net.tarpit(**script) for _ in range(20)]
+    for i, peer in enumerate(tarpits):
+        net.domain(f"d{i}.test", peer.host)
+    async with net.bench(connections=10) as bench:
+        (first,) = begin(bench, "healthy.test")
+        assert (await result(first)).result is Result.DELIVERED
+        bench.pool.close_idle()
+        await eventually(lambda: bench.pool._peers.open == 0)
+        begin(bench, *(f"d{i}.test" for i in range(20)))
+        most = 5 if silent == "GREETING" else 7
+        await eventually(lambda: sum(len(peer.sessions) for peer in tarpits) >= 5 and len(bench.resolved) == 21)
+        # All at once, so that each needs a connection of its own.
+        for future in begin(bench, *["healthy.test"] * 10):
+            assert (await result(future)).result is Result.DELIVERED
+        assert len(healthy.messages) == 11
+        assert sum(len(peer.sessions) for peer in tarpits) <= most
+
+
+async def test_who_never_answers_is_broken_off_for_others_past_the_allowance_and_not_before(net: Net) -> None:
+    tarpits = [await net.tarpit(Hang()) for _ in range(8)]
+    for i, peer in enumerate(tarpits):
+        net.domain(f"d{i}.test", peer.host)
+    async with net.bench(connections=8, slow_seconds=0.2, slow_connections=2) as bench:
+        waiting = begin(bench, "d0.test", "d1.test", "d2.test", "d3.test")  # half of all
+        await eventually(lambda: sum(len(peer.sessions) for peer in tarpits[:4]) == 4)
+        loop = asyncio.get_running_loop()
+        oldest = min(connection.asked for connection in bench.pool.connections)
+        await eventually(lambda: loop.time() > oldest + 1.0)  # several looks
+        assert not any(future.done() for future in waiting)  # nobody waits for what they hold
+        waiting += begin(bench, "d4.test", "d5.test")
+        await eventually(lambda: sum(len(peer.sessions) for peer in tarpits) == 6)
+        broken = [await result(future) for future in waiting[:4] if future.done()]
+        assert len(broken) == 2
+        for each in broken:
+            assert (each.result, each.site_failure, str(each.status)) == (Result.DEFERRED, True, "4.4.2")
+            assert each.text.endswith(" did not answer in 0 s while others waited")
+        assert not any(future.done() for future in waiting[4:])
+
+
+async def test_who_has_the_final_dot_is_never_broken_off_for_others_SOUT_20(net: Net) -> None:
+    dots = [Held("250 2.0.0 taken") for _ in range(4)]
+    tarpits = [await net.tarpit("220 hi", END=dot) for dot in dots]
+    for i, peer in enumerate(tarpits):
+        net.domain(f"d{i}.test", peer.host)
+    silent = await net.tarpit(Hang())
+    net.domain("silent.test", silent.host)
+    async with net.bench(connections=4, slow_seconds=0.2, slow_connections=0) as bench:
+        waiting = begin(bench, *(f"d{i}.test" for i in range(4)))
+        await eventually(lambda: sum(bool(session.octets) for peer in tarpits for session in peer.sessions) == 2)
+        loop = asyncio.get_running_loop()
+        newest = max(connection.asked for connection in bench.pool.connections)
+        await eventually(lambda: loop.time() > newest + 1.0)  # several looks
+        assert not any(future.done() for future in waiting)
+        for dot in dots:
+            dot.release.set()
+        assert {(await result(future)).result for future in waiting} == {Result.DELIVERED}
+
+
+async def test_a_dial_that_does_not_connect_gives_way_too(net: Net, monkeypatch: pytest.MonkeyPatch) -> None:
+    addresses = [loopback_address() for _ in range(4)]
+    for i, address in enumerate(addresses):
+        net.domain(f"d{i}.test", address)
+    healthy = await net.healthy("healthy.test")
+    loop = asyncio.get_running_loop()
+
+    class Silent:
+        """The loop, on which nobody at these addresses answers a SYN."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(loop, name)
+
+        async def create_connection(self, factory: Any, host: str, *args: Any, **named: Any) -> Any:
+            if host in addresses:
+                await asyncio.Event().wait()
+            return await loop.create_connection(factory, host, *args, **named)
+
+    async with net.bench(connections=2, connect_timeout=300.0, slow_seconds=0.2, slow_connections=0) as bench:
+        monkeypatch.setattr(bench.pool, "_loop", Silent())
+        waiting = begin(bench, *(f"d{i}.test" for i in range(4)), "healthy.test")
+        assert (await result(waiting[-1])).result is Result.DELIVERED
+        assert len(healthy.messages) == 1
+        # The last one has nobody to give way to.
+        await eventually(lambda: sum(future.done() for future in waiting[:4]) == 3)
+        for future in filter(asyncio.Future.done, waiting[:4]):
+            each = await result(future)
+            assert (each.result, each.site_failure, str(each.status)) == (Result.DEFERRED, True, "4.4.1")
+            assert "while others waited" in each.text
+
+
+async def test_what_waits_for_an_address_fails_with_it(net: Net) -> None:
+    dead = loopback_address()
+    live = await net.healthy("healthy.test")
+    for i in range(30):
+        net.domain(f"d{i}.test", dead)
+    net.domain("both.test", dead, live.host)
+    async with net.bench(connections_first=1) as bench:
+        waiting = begin(bench, *(f"d{i}.test" for i in range(30)), "both.test")
+        for future in waiting[:30]:
+            each = await result(future)
+            assert (each.result, each.site_failure, str(each.status)) == (Result.DEFERRED, True, "4.4.1")
+            assert each.ip == dead
+        assert (await result(waiting[-1])).result is Result.DELIVERED
+
+
+async def test_a_silent_address_in_the_second_place_gets_few_connections_too(net: Net) -> None:
+    tarpit = await net.tarpit(Hang())
+    for i in range(20):
+        net.domain(f"d{i}.test", loopback_address(), tarpit.host)
+    async with net.bench() as bench:
+        begin(bench, *(f"d{i}.test" for i in range(20)))
+        await eventually(lambda: bench.pool.waiting == 20 and bench.pool._peers.open == 2)
+        await eventually(lambda: len(tarpit.sessions) == 2)
+
+
+async def test_600_domains_at_one_mx_host_share_its_connections(net: Net) -> None:
+    here = 0
+    most = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal here, most
+        here += 1
+        most = max(most, here)
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            writer.write(b"220 hi\r\n")
+            while line := await reader.readline():
+                if line == b"DATA\r\n":
+                    writer.write(b"354 go\r\n")
+                    await reader.readuntil(b"\r\n.\r\n")
+                writer.write(b"250 ok\r\n")
+                if line == b"QUIT\r\n":
+                    break
+        here -= 1
+        writer.close()
+
+    address = loopback_address()
+    server = await asyncio.start_server(serve, address, 0)
+    async with server:
+        net.port = server.sockets[0].getsockname()[1]
+        for i in range(300):
+            net._dns.add(f"d{i}.test", "MX", "10 mx.provider.test.")
+            net.domain(f"own{i}.test", address)
+        net._dns.add("mx.provider.test", "A", address)
+        # An idle connection stays for ever: nothing moves because one ran out of its time.
+        async with net.bench(idle_seconds=3600.0, dns_timeout=60.0) as bench:
+            waiting = begin(bench, *(f"d{i}.test" for i in range(300)))
+            assert {(await result(future)).result for future in waiting} == {Result.RELAYED}
+            assert most <= 20
+            waiting = begin(bench, *(f"own{i}.test" for i in range(300)))
+            assert {(await result(future)).result for future in waiting} == {Result.RELAYED}
+            assert most <= 25  # some are on their way out while others come

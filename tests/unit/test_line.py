@@ -1,0 +1,18 @@
+"""Turns in a line."""
+
+from mailrail.core.line import Line
+
+
+def test_the_one_that_came_last_has_every_other_turn() -> None:
+    line = Line[str]()
+    for name in "abcd":
+        line.add(name)
+    assert [line.take() for _ in range(4)] == ["d", "a", "c", "b"]
+
+
+def test_who_leaves_has_no_turn() -> None:
+    line = Line[str]()
+    for name in "abb":
+        line.add(name)
+    line.discard("b")
+    assert (len(line), line.take(), len(line)) == (1, "a", 0)
