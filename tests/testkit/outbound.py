@@ -20,6 +20,7 @@ from mailrail.core.revision.revision import (
 )
 from mailrail.core.tlspolicy.decision import Requirement
 from mailrail.kit import clock
+from mailrail.kit.lookup_turns import LookupTurns
 from mailrail.kit.resolver import DnsResolver
 from mailrail_outbound import metrics
 from mailrail_outbound.app import Outbound
@@ -88,7 +89,12 @@ class OutboundBench:
         self.pool = Pool(settings)
         self.app = Outbound(
             settings,
-            resolver=DnsResolver(settings.resolver, timeout=settings.dns_timeout, count=metrics.DNS.inc),
+            resolver=DnsResolver(
+                settings.resolver,
+                timeout=settings.dns_timeout,
+                count=metrics.DNS.inc,
+                turns=LookupTurns(settings.lookups, settings.connection_wait),
+            ),
             pool=self.pool,
             report=self._report,
             resolved=self.resolved.__setitem__,

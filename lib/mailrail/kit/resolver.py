@@ -1,8 +1,9 @@
 """The DNS resolver of every service: dnspython behind a cache with one policy (RFC 2181 8).
 
 Answers are kept for their TTL within bounds, "there is none" for a minute, and failures for 5 seconds, so that a dead
-name server is not asked once per message. Lookups of the same name at the same time share one query. Names of hosts in
-the configuration may come from the system (hosts file, search domains of a pod) unless a name server was given.
+name server is not asked once per message. However many names fail, they displace no answer. Lookups of the same name at
+the same time share one query. Names of hosts in the configuration may come from the system (hosts file, search domains
+of a pod) unless a name server was given.
 
 `NoSuchDomain` and an empty answer are facts about a name. `LookupFailed` says nothing about it: ask again later.
 """
@@ -24,6 +25,7 @@ import dns.resolver
 
 from mailrail.core.outbound.targets import Mx
 from mailrail.kit import clock
+from mailrail.kit.lookup_turns import GaveWay, LookupTurns, NoTurn
 from mailrail.kit.settings import host_port
 
 LONGEST = 86400.0
@@ -46,10 +48,11 @@ class NoSuchDomain(Exception):
 class Cache:
     """Answers by key until they expire; the oldest goes first when it is full."""
 
-    def __init__(self, now: Callable[[], float], entries: int = _ENTRIES) -> None:
+    def __init__(self, now: Callable[[], float], entries: int) -> None:
         self._now = now
         self._limit = entries
-        self._answers: OrderedDict[Any, tuple[float, Any]] = OrderedDict()
+        self._answers: OrderedDict[Any, tuple[float, Any]] = OrderedDict()  # the one used last at the end
+        self._failures: OrderedDict[Any, tuple[float, Any]] = OrderedDict()  # and what does not exist
         self._asking: dict[Any, asyncio.Future[Any]] = {}
 
     async def get(self, key: Any, ask: Callable[[], Awaitable[tuple[float, Any]]]) -> Any:
@@ -67,15 +70,27 @@ class Cache:
     def kept(self, key: Any) -> Any:
         """The answer for `key` if it is at hand, else None. An exception kept as answer is raised."""
         found = self._answers.get(key)
+        if found is not None and found[0] > self._now():
+            self._answers.move_to_end(key)
+            return found[1]
+        found = self._failures.get(key)
         return _answer_or_raise(found[1]) if found is not None and found[0] > self._now() else None
+
+    def answered(self, key: Any) -> bool:
+        """Whether something answered for `key`, if only that there is none, and it is still known of, however old."""
+        if key in self._answers:
+            return True
+        found = self._failures.get(key)
+        return found is not None and not isinstance(found[1], LookupFailed)
 
     async def _ask(self, key: Any, ask: Callable[[], Awaitable[tuple[float, Any]]]) -> Any:
         try:
             ttl, answer = await ask()
-            self._answers[key] = (self._now() + ttl, answer)
-            self._answers.move_to_end(key)
-            while len(self._answers) > self._limit:
-                self._answers.popitem(last=False)
+            kept = self._failures if isinstance(answer, Exception) or not answer else self._answers
+            kept[key] = (self._now() + ttl, answer)
+            kept.move_to_end(key)
+            while len(kept) > self._limit:
+                kept.popitem(last=False)
             return answer
         finally:
             del self._asking[key]
@@ -111,15 +126,18 @@ class DnsResolver:
         system_names: bool = True,
         longest: float = LONGEST,
         count: Callable[[str, str], None] = _not_counted,
+        turns: LookupTurns | None = None,
     ) -> None:
         """`server`: HOST:PORT, empty = those of the system. `timeout`: seconds for all queries of one lookup.
         `system_names`: `host_addresses` asks the system. `longest`: seconds that an answer is kept at most.
         `count`: called for each lookup that was not answered from memory, with what was asked for (`address` or the
-        record type in lower case) and the result (answer, none, nxdomain, failed)."""
-        self._cache = Cache(lambda: clock.now())  # a TTL runs on while this machine is suspended
+        record type in lower case) and the result (answer, none, nxdomain, failed). `turns` bound the look-ups in the
+        DNS at a time."""
+        self._cache = Cache(lambda: clock.now(), _ENTRIES)  # a TTL runs on while this machine is suspended
         self._timeout = timeout
         self._longest = longest
         self._count = count
+        self._turns = turns
         self._system_names = system_names and not server
         self._resolver: dns.asyncresolver.Resolver | None
         if server:
@@ -138,20 +156,26 @@ class DnsResolver:
 
     async def records(self, name: str, kind: str) -> Sequence[dns.rdata.Rdata]:
         """Records of one type, CNAME followed; empty when the name has none. Raises NoSuchDomain or LookupFailed."""
+        key = (kind, name)
         answer: Sequence[dns.rdata.Rdata] = await self._cache.get(
-            (kind, name), lambda: self._look_up(name, kind, lambda record: record)
+            key, lambda: self._in_turn(key, lambda: self._look_up(name, kind, lambda record: record))
         )
         return answer
 
     async def mx(self, domain: str) -> Sequence[Mx]:
         """MX records, CNAME followed; empty when there are none. Raises NoSuchDomain or LookupFailed."""
-        answer: Sequence[Mx] = await self._cache.get(("mx", domain), lambda: self._look_up(domain, "MX", _mx))
+        key = ("mx", domain)
+        answer: Sequence[Mx] = await self._cache.get(
+            key, lambda: self._in_turn(key, lambda: self._look_up(domain, "MX", _mx))
+        )
         return answer
 
     async def addresses(self, host: str, families: Sequence[str]) -> Sequence[str]:
         """Addresses in resolver order, IPv6 and IPv4 as wanted; empty when there are none. Raises LookupFailed."""
         key = ("address", host, tuple(families))
-        answer: Sequence[str] = await self._cache.get(key, lambda: self._addresses(host, families))
+        answer: Sequence[str] = await self._cache.get(
+            key, lambda: self._in_turn(key, lambda: self._addresses(host, families))
+        )
         return answer
 
     async def host_addresses(self, host: str) -> Sequence[str]:
@@ -183,6 +207,18 @@ class DnsResolver:
             return self.kept_addresses(host, ("ipv4", "ipv6"))
         answer: Sequence[str] | None = self._cache.kept(("system", host))
         return answer
+
+    async def _in_turn(self, key: Any, ask: Callable[[], Awaitable[tuple[float, Any]]]) -> tuple[float, Any]:
+        if self._turns is None:
+            return await ask()
+        try:
+            async with self._turns.turn(known=self._cache.answered(key)):
+                return await ask()
+        except GaveWay as error:
+            kind, name = key[:2]
+            return self._counted(kind.lower(), "failed", _FAILURE, LookupFailed(f"{name}: {error}"))
+        except NoTurn as error:  # not kept: nothing was asked
+            raise LookupFailed(f"{key[1]}: {error}") from error
 
     async def _system(self, host: str) -> tuple[float, Any]:
         loop = asyncio.get_running_loop()

@@ -6,6 +6,7 @@ import sys
 from mailrail.core.revision.revision import Role
 from mailrail.kit import log, rpc
 from mailrail.kit.config_client import ConfigClient, Configuration
+from mailrail.kit.lookup_turns import LookupTurns
 from mailrail.kit.open_files import raise_limit
 from mailrail.kit.resolver import DnsResolver
 from mailrail.kit.run import rest_collector, run
@@ -26,7 +27,8 @@ async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:
     """Run until `stop` is set, then finish what is under way."""
     logger = log.get_logger()
     settings = fitting(settings, raise_limit())
-    resolver = DnsResolver(settings.resolver, timeout=settings.dns_timeout, count=metrics.DNS.inc)
+    turns = LookupTurns(settings.lookups, settings.connection_wait)
+    resolver = DnsResolver(settings.resolver, timeout=settings.dns_timeout, count=metrics.DNS.inc, turns=turns)
     pool = Pool(settings)
     app: Outbound | None = None
 

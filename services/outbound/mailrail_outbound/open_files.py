@@ -6,17 +6,24 @@ from mailrail.kit import log
 from mailrail.kit.open_files import OTHERS
 from mailrail_outbound.settings import OutboundSettings
 
+_OF_LOOKUP = 2
+"""Sockets of one look-up at most: for A and for AAAA."""
+
 
 def fitting(settings: OutboundSettings, limit: int) -> OutboundSettings:
-    """`settings` with as many connections as a limit of open files has room for."""
-    room = max(limit - OTHERS, 1)
-    if settings.connections <= room:
+    """`settings` with as many connections, and look-ups at a time, as a limit of open files has room for."""
+    wanted = settings.connections + _OF_LOOKUP * settings.lookups
+    room = limit - OTHERS
+    if wanted <= room:
         return settings
+    connections = max(1, settings.connections * room // wanted)
+    lookups = max(1, settings.lookups * room // wanted)
     log.get_logger().warning(
         "the limit of open files is too low for the connections of this process; raise nofile, or lower "
-        "MAILRAIL_OUTBOUND_CONNECTIONS",
+        "MAILRAIL_OUTBOUND_CONNECTIONS and MAILRAIL_OUTBOUND_LOOKUPS",
         limit=limit,
-        connections=room,
-        wanted=settings.connections,
+        connections=connections,
+        lookups=lookups,
+        wanted=wanted,
     )
-    return replace(settings, connections=room)
+    return replace(settings, connections=connections, lookups=lookups)

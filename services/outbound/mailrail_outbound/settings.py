@@ -109,6 +109,8 @@ class OutboundSettings(ServiceSettings):
     auth_timeout: float = 120.0
     dns_timeout: float = 15.0
     """All queries for one name together."""
+    lookups: int = 500
+    """Look-ups in the DNS at a time; names that never answered may have half of them."""
 
     @property
     def timeouts(self) -> Timeouts:

@@ -1,13 +1,17 @@
 """The resolver against a name server that fails, is slow, or was right until a moment ago."""
 
 import asyncio
+import contextlib
 
 import pytest
 
 from mailrail.core.outbound.targets import Mx
-from mailrail.kit import clock
+from mailrail.kit import clock, lookup_turns
+from mailrail.kit import resolver as resolver_module
+from mailrail.kit.lookup_turns import LookupTurns
 from mailrail.kit.resolver import DnsResolver, LookupFailed, NoSuchDomain
 
+from testkit.conditions import eventually
 from testkit.dns import DnsServer, Failure
 
 
@@ -90,3 +94,63 @@ async def test_a_name_that_the_dns_has_no_room_for_does_not_exist() -> None:
             with pytest.raises(NoSuchDomain):
                 await resolver.mx(name)
         assert dns.queries == []
+
+
+async def test_names_that_nobody_answers_for_leave_half_of_the_lookups_to_names_that_were_answered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with DnsServer() as dns:
+        dns.add("known.test", "MX", "10 mx.known.test.", ttl=60)
+        for i in range(20):
+            dns.fail(f"d{i}.test", Failure.SILENT)
+        resolver = DnsResolver(dns.endpoint, timeout=600.0, turns=LookupTurns(4, 600.0))
+        await resolver.mx("known.test")
+        silent = [asyncio.ensure_future(resolver.mx(f"d{i}.test")) for i in range(20)]
+        asked = {f"d{i}.test" for i in range(20)}
+        await eventually(lambda: len({query.name for query in dns.queries} & asked) == 2)
+        later(monkeypatch, 61)
+        async with asyncio.timeout(30):
+            assert await resolver.mx("known.test") == (Mx(10, "mx.known.test"),)
+        assert dns.asked("known.test") == 2
+        assert len({query.name for query in dns.queries} & asked) == 2
+        for each in silent:
+            each.cancel()
+        await asyncio.gather(*silent, return_exceptions=True)
+
+
+async def test_a_silent_name_gives_way_to_others_that_wait_and_a_new_one_has_the_next_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lookup_turns, "PATIENCE", 0.2)
+    with DnsServer() as dns:
+        dns.add("new.test", "MX", "10 mx.new.test.")
+        for i in range(5):
+            dns.fail(f"d{i}.test", Failure.SILENT)
+        resolver = DnsResolver(dns.endpoint, timeout=600.0, turns=LookupTurns(2, 600.0))
+        silent = [asyncio.ensure_future(resolver.mx(f"d{i}.test")) for i in range(5)]
+        await eventually(lambda: dns.asked("d0.test"))
+        assert await resolver.mx("new.test") == (Mx(10, "mx.new.test"),)
+        assert sum(each.done() for each in silent) == 1
+        with pytest.raises(LookupFailed, match=r"d0\.test: no answer in 0 s while others waited"):
+            await silent[0]
+        # The last one has nobody to give way to.
+        await eventually(lambda: sum(each.done() for each in silent) == 4)
+        (last,) = [each for each in silent if not each.done()]
+        last.cancel()
+        await asyncio.gather(*silent, return_exceptions=True)
+
+
+async def test_names_that_fail_displace_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resolver_module, "_ENTRIES", 3)
+    with DnsServer() as dns:
+        for name in ("a.test", "b.test", "c.test", "d.test"):
+            dns.add(name, "MX", "10 mx.test.")
+        resolver = DnsResolver(dns.endpoint)
+        for name in ("a.test", "b.test", *(f"d{i}.test" for i in range(10))):
+            with contextlib.suppress(NoSuchDomain):
+                await resolver.mx(name)
+        assert resolver.kept_mx("a.test") == (Mx(10, "mx.test"),)
+        await resolver.mx("c.test")
+        await resolver.mx("d.test")
+        assert resolver.kept_mx("a.test") is not None
+        assert resolver.kept_mx("b.test") is None  # its last use was before that of a.test
