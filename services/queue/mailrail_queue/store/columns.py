@@ -128,16 +128,19 @@ def _fixed(kind: type[Column], code: str, width: int, values: Sequence[int] | Se
 
 def _varying(kind: type[Column], values: Sequence[bytes | None]) -> bytes:
     count = len(values)
-    parts: list[bytes] = [b""] * (2 * count)
+    if not count:
+        return _array(kind, 0, False, b"")
     nulls = None in values
+    parts: list[bytes] = [b""] * (2 * count + 1)
+    parts[0] = _HEADER.pack(1, 1 if nulls else 0, _ELEMENT[kind], count, 1)
     if nulls:
-        parts[0::2] = [_NULL if v is None else _LENGTH(len(v)) for v in values]
-        parts[1::2] = [v or b"" for v in values]
+        parts[1::2] = [_NULL if v is None else _LENGTH(len(v)) for v in values]
+        parts[2::2] = [v or b"" for v in values]
     else:
         present = cast(Sequence[bytes], values)
-        parts[0::2] = map(_LENGTH, map(len, present))
-        parts[1::2] = present
-    return _array(kind, count, nulls, b"".join(parts))
+        parts[1::2] = map(_LENGTH, map(len, present))
+        parts[2::2] = present
+    return b"".join(parts)  # once: these may be bodies
 
 
 def uuids(values: Sequence[bytes]) -> UuidColumn:
