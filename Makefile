@@ -106,9 +106,10 @@ bench: $(STAMP) ## measure Mailrail beside Postfix, some minutes; ARGS='compare 
 	@PYTHONPATH=tests $(BIN)/python -m bench $(ARGS)
 
 .PHONY: bench-long
-bench-long: $(STAMP) ## measure at every size, in steady flow and under attack: hours; write docs/benchmarks.md
+bench-long: $(STAMP) ## measure every size, steady flow, attacks and backlogs of millions: hours; write docs/benchmarks.md
 	@PYTHONPATH=tests $(BIN)/python -m bench --long --page $(ARGS)
 	@PYTHONPATH=tests $(BIN)/python -m bench hostile --page
+	@PYTHONPATH=tests $(BIN)/python -m bench scale --page
 
 # --- Kubernetes ---
 

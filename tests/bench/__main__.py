@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from bench import alone, compare, hostile, instructions, report
+from bench import alone, compare, hostile, instructions, report, scale
 from bench.load import Load, Sink, counting_sink, own_sink, send, somewhere
 from bench.measure import cpu_ms, memory_mb, settle
 from bench.systems import DEAD_DOMAIN, SINK_DOMAIN, Also, Mailrail, System, idle_sessions, mailrail, postfix
@@ -62,7 +62,7 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
         prog="make bench ARGS='...'",
         description="Measure Mailrail against Postfix on this machine: all its cores, for some minutes.",
         epilog="Others, each with a --help of its own: `compare BASE [HEAD]` (two commits), `instructions BASE [HEAD]`,"
-        " `hostile` (slow sites and hostile clients).",
+        " `hostile` (slow sites and hostile clients), `scale` (backlogs, routes, connections, replicas).",
     )
     parser.add_argument(
         "--only", action="append", choices=PARTS, help=f"measure only this part; may be repeated ({', '.join(PARTS)})"
@@ -283,7 +283,7 @@ def measure(chosen: argparse.Namespace, result: report.Result) -> None:
 
 def main() -> int:
     """Measure, print, write."""
-    others = {"compare": compare.main, "instructions": instructions.main, "hostile": hostile.main}
+    others = {"compare": compare.main, "instructions": instructions.main, "hostile": hostile.main, "scale": scale.main}
     if sys.argv[1:2] and sys.argv[1] in others:
         return others[sys.argv[1]](sys.argv[2:])
     chosen = options(sys.argv[1:])

@@ -40,7 +40,7 @@ class _Stage:
 
 
 @contextlib.contextmanager
-def _child(command: list[str], environment: Mapping[str, str], log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def child(command: list[str], environment: Mapping[str, str], log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         command,
         env=dict(environment),
@@ -75,7 +75,7 @@ def _stand_in(
     for own in (side.environment, *([side.own_bench] if side.own_bench is not None else [])):
         command = [side.python, "-m", module, *arguments]
         with contextlib.ExitStack() as started:
-            process = started.enter_context(_child(command, dict(os.environ) | dict(own), log))
+            process = started.enter_context(child(command, dict(os.environ) | dict(own), log))
             assert process.stdout is not None
             found = re.search(says, process.stdout.readline())
             if found is not None:
@@ -95,7 +95,7 @@ def _up(process: subprocess.Popen[bytes], address: str, port: int) -> bool:
     return accepts(address, port)
 
 
-def _wait_until_up(
+def wait_until_up(
     process: subprocess.Popen[bytes], address: str, port: int, what: str, log: IO[bytes], side: Side
 ) -> None:
     try:
@@ -113,21 +113,21 @@ def _stage(service: str, sink: CountingSink, size: int, settings: Mapping[str, s
     address = loopback_address()
     port = free_port(address)
     with contextlib.ExitStack() as stack:
-        keys, log = _folder(stack)
+        keys, log = make_folder(stack)
         arguments = ["--listen-port", str(port), "--sink", f"{sink.address}:{sink.port}", "--size", str(size)]
         stand_in, found = _stand_in(stack, side, "bench.stand_in", arguments, log, rb"serving on (\S+)")
         where = found[1].decode()
         own = {"CONFIG_TARGET": where, "QUEUE_TARGET": where, **settings}
         if service == "ingress":
             own["SMTP_LISTEN"] = address
-        process = stack.enter_context(_service(service, own, keys, side, log))
+        process = stack.enter_context(start_service(service, own, keys, side, log))
         stage = _Stage(process, stand_in, address, port)
         if service == "ingress":
-            _wait_until_up(process, address, port, f"{side.name}: {service}", log, side)
+            wait_until_up(process, address, port, f"{side.name}: {service}", log, side)
         yield stage
 
 
-def _folder(stack: contextlib.ExitStack) -> tuple[Path, IO[bytes]]:
+def make_folder(stack: contextlib.ExitStack) -> tuple[Path, IO[bytes]]:
     """A folder with a sealing key, and a file for what is printed."""
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mailrail-bench-")))
     keys = folder / "keys"
@@ -136,7 +136,7 @@ def _folder(stack: contextlib.ExitStack) -> tuple[Path, IO[bytes]]:
     return keys, stack.enter_context((folder / "log").open("wb"))
 
 
-def _service(
+def start_service(
     service: str, settings: Mapping[str, str], keys: Path, side: Side, log: IO[bytes]
 ) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     everybody = {
@@ -146,7 +146,7 @@ def _service(
         "LOG_FORMAT": "console",
     }
     own = {f"MAILRAIL_{service.upper()}_{key}": value for key, value in (everybody | dict(settings)).items()}
-    return _child([*side.under, side.python, "-m", f"mailrail_{service}"], side.variables(own), log)
+    return child([*side.under, side.python, "-m", f"mailrail_{service}"], side.variables(own), log)
 
 
 def ingress(load: Load, sink: CountingSink, runs: int, side: Side = HERE) -> Iterator[Alone]:
@@ -203,15 +203,15 @@ def queue(load: Load, runs: int, side: Side = HERE, *, in_step: bool = False) ->
     port = free_port()
     target = f"127.0.0.1:{port}"
     with contextlib.ExitStack() as stack:
-        keys, log = _folder(stack)
+        keys, log = make_folder(stack)
         arguments = ["--queue", target, "--sessions", str(load.sessions), "--size", str(load.size)]
         if in_step:
             arguments.append("--in-step")
         says = rb"serving on (\S+) postgres (\d+) (\S+)"
         stand_in, found = _stand_in(stack, side, "bench.around_queue", arguments, log, says)
         settings = {"CONFIG_TARGET": found[1].decode(), "DATABASE_URL": found[3].decode(), "GRPC_LISTEN": target}
-        process = stack.enter_context(_service("queue", settings, keys, side, log))
-        _wait_until_up(process, "127.0.0.1", port, f"{side.name}: queue", log, side)
+        process = stack.enter_context(start_service("queue", settings, keys, side, log))
+        wait_until_up(process, "127.0.0.1", port, f"{side.name}: queue", log, side)
         parts = {"queue": [process.pid], "postgres": [int(found[2])]}
         stage = _Stage(process, stand_in, "127.0.0.1", port)
         _pass(stage, min(WARM_UP, load.messages), side, log)

@@ -106,6 +106,16 @@ async def uploads(streams: Streams) -> None:
             return
 
 
+async def slow(streams: Streams) -> None:
+    """Send content, one octet a second."""
+    await _begin(streams)
+    await _say(streams, b"DATA\r\n", b"354")
+    while not streams[0].at_eof():
+        streams[1].write(b"x")
+        await streams[1].drain()
+        await asyncio.sleep(1)
+
+
 async def auth(streams: Streams) -> None:
     """Begin logins under very long names, and break them off."""
     await _hello(streams)
@@ -127,7 +137,7 @@ async def auth(streams: Streams) -> None:
 
 
 KINDS: dict[str, Callable[[Streams], Awaitable[None]]] = {
-    one.__name__: one for one in (idle, silent, starttls, bdat, headers, uploads, auth)
+    one.__name__: one for one in (idle, silent, starttls, bdat, headers, uploads, slow, auth)
 }
 
 
