@@ -11,7 +11,7 @@ import sys
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 
@@ -92,7 +92,6 @@ def ask(service: str, question: Callable[[Any], Coroutine[Any, Any, T]], *, doin
             return asyncio.run(run())
     except grpc.aio.AioRpcError as error:
         explain_failure(error, service, target)
-        raise  # explain_failure never returns; mypy wants to hear it
     except KeyboardInterrupt:
         stop("interrupted", REFUSED)
 
@@ -116,7 +115,7 @@ def _shown(doing: str) -> contextlib.AbstractContextManager[object]:
     return shown
 
 
-def explain_failure(error: grpc.aio.AioRpcError, service: str, target: str) -> None:
+def explain_failure(error: grpc.aio.AioRpcError, service: str, target: str) -> NoReturn:
     """End the command with what a failed call means for who typed it."""
     details = error.details() or ""
     match error.code():
@@ -132,6 +131,8 @@ def explain_failure(error: grpc.aio.AioRpcError, service: str, target: str) -> N
             stop(details or "invalid request", USAGE)
         case grpc.StatusCode.UNIMPLEMENTED:
             stop(f"{service} at {target} lacks this call: it runs another version than this command", REFUSED)
+        case code:
+            stop(details or code.name.lower().replace("_", " "), REFUSED)
 
 
 def _short(details: str) -> str:

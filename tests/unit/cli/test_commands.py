@@ -13,6 +13,7 @@ from uuid import UUID
 
 import grpc
 import pytest
+import typer
 from typer.testing import CliRunner
 
 from mailrail.cli import connection, output, queue, queue_changes, queue_holds
@@ -488,3 +489,24 @@ def test_a_list_for_programs_says_whether_it_is_complete_and_where_it_goes_on(mo
     out, error, _ = _list(monkeypatch, _LongQueue(), "--json", seconds=0.0)
     assert json.loads(out) == [], "without --after programs get the list that they always got"
     assert "--after x:W:2 goes on" in error
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "status", "words"),
+    [
+        (grpc.StatusCode.NOT_FOUND, "no message 7", 1, "no message 7"),
+        (grpc.StatusCode.ABORTED, "55500 recipients were changed before", 1, "55500 recipients were changed before"),
+        (grpc.StatusCode.FAILED_PRECONDITION, "ask again in a minute", 1, "ask again in a minute"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "", 1, "resource exhausted"),
+        (grpc.StatusCode.INVALID_ARGUMENT, "not a time", 2, "not a time"),
+        (grpc.StatusCode.UNAVAILABLE, "", 3, "does not answer"),
+    ],
+)
+def test_whatever_a_service_answers_a_command_ends_with_a_sentence(
+    code: grpc.StatusCode, details: str, status: int, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    error = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(), details=details)
+    with pytest.raises(typer.Exit) as ended:
+        connection.explain_failure(error, "queue", "127.0.0.1:1")
+    assert ended.value.exit_code == status
+    assert words in capsys.readouterr().err

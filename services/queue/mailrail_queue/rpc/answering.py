@@ -1,6 +1,7 @@
 """What the services in front of the queue share: connections for their statements, and errors as a status.
 
 INVALID_ARGUMENT says what to change, also where a request holds what this release does not know; NOT_FOUND;
+FAILED_PRECONDITION before a long queue was counted once;
 UNAVAILABLE while Postgres or the configuration is out of reach; DEADLINE_EXCEEDED when a filter takes too long over a
 large queue; ABORTED when others were at the same rows, or when a change ended in the middle: the text says how many
 recipients were changed; RESOURCE_EXHAUSTED when the disk is full.
