@@ -1,5 +1,9 @@
-"""The newest release is replaced by this Mailrail, on the same state and under load: nothing is lost or doubled."""
+"""The newest release is replaced by this Mailrail, on the same state and under load: nothing is lost or doubled.
 
+And the way back: what this one stored, the release delivers.
+"""
+
+import smtplib
 from collections.abc import Iterator
 
 import pytest
@@ -56,3 +60,25 @@ def test_local_mode_is_upgraded_under_load_and_every_message_is_counted(
         print(f"{release.version} to this one: {found}")
         found.check()
         assert len(found.accepted) == waiting.messages + run.messages
+
+
+@pytest.mark.timeout(300)
+def test_what_is_queued_is_delivered_after_the_way_back_to_the_newest_release(release: Older, hop: NextHop) -> None:
+    hop.refuse("@later.test", "451 4.3.0 not now")
+    line = b".123456789abcdef" * 4 + b"\r\n"
+    bodies = {
+        f"r{size}@later.test": b"Subject: x\r\n\r\n" + line * (size // len(line))
+        for size in (1_000, 60_000, 100_000, 700_000, 1_500_000)
+    }
+    with Rail([*basics(), *everything_through(hop.address, hop.port)]) as rail:
+        with smtplib.SMTP(*rail.mx, timeout=60) as client:
+            for recipient, body in bodies.items():
+                client.sendmail("bob@elsewhere.test", [recipient], body)
+        rail.upgrade(release.python)
+        assert versions(rail) == {release.version}
+        hop.accept("@later.test")
+        rail.cli("queue", "kick", "--to-domain", "later.test")
+        rail.wait_until_empty(120)
+        for recipient, body in bodies.items():
+            (message,) = hop.received(recipient)
+            assert message.content.endswith(body), recipient
