@@ -369,6 +369,9 @@ class ClientConnection(asyncio.Protocol):
         """There is room again: the peer reads on."""
         if self._may_write is not None:
             self._may_write.set()
+        if self.session.awaiting is Stage.END:  # of a large body the final dot leaves only now
+            self._dot_sent()
+            self._wait_for_reply()
 
     # --- layers under SMTP -----------------------------------------------------------------------------------------
 

@@ -1,16 +1,19 @@
 """Content of every kind leaves outbound octet by octet as it came, whatever is known of its lines (SOUT-12a)."""
 
+import asyncio
 from collections.abc import Callable
 
 import pytest
 
 from mailrail.core.outbound.envelope import Envelope
 from mailrail.core.revision.revision import TlsMode, TransportKind
+from mailrail.core.smtp.answer import Stage
 from mailrail.core.smtp.line_facts import PLAIN, UNKNOWN, WHOLE, LineFacts
 from mailrail.core.smtp.parameters import BodyType
 from mailrail_outbound.ports import Result
 
 from testkit.ca import Authority
+from testkit.conditions import eventually
 from testkit.outbound import OutboundBench, StreamedBody, transport
 from testkit.smtp_peer import SmtpPeer
 
@@ -92,6 +95,41 @@ async def test_content_of_which_nothing_is_said_is_looked_at_SOUT_12a(body: byte
         assert b"\0" not in message.content
         assert b"\n.\n" not in message.content
         assert "MAIL FROM:<x>" not in peer.commands
+
+
+async def test_the_reply_to_a_final_dot_has_its_time_from_when_the_dot_left_SOUT_06() -> None:
+    """A slow server reads a large body for minutes after it was handed to the kernel."""
+    reads, has_read, answers = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def slow(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 slow\r\n")
+        while line := await reader.readline():
+            reply = b"250 ok\r\n"
+            if line == b"DATA\r\n":
+                writer.write(b"354 go\r\n")
+                await reads.wait()
+                end = b""
+                while end != b"\r\n.\r\n":
+                    end = (end + await reader.read(65_536))[-5:]
+                has_read.set()
+                await answers.wait()
+            writer.write(reply)
+        writer.close()
+
+    async with await asyncio.start_server(slow, "127.0.0.1", 0) as server:
+        host, port = server.sockets[0].getsockname()
+        via = transport(TransportKind.SMTP, host=host, port=port, tls=TlsMode.NONE)
+        async with OutboundBench.running(via) as bench:
+            report = bench.begin(bench.delivery(via, content=b"A: b\r\n\r\n" + _LINES * 500_000, lines=PLAIN))
+            connection = await eventually(
+                lambda: next((one for one in bench.pool.connections if one.session.awaiting is Stage.END), None)
+            )
+            before = connection.deadline
+            reads.set()
+            await has_read.wait()
+            await eventually(lambda: connection.deadline > before)
+            answers.set()
+            assert (await report).recipients[0].result is Result.RELAYED
 
 
 async def test_binary_content_goes_in_parts_by_bdat_EXT_08() -> None:
