@@ -13,6 +13,7 @@ from typing import Any
 
 from bench.aims import HEALTHY, percentile
 from bench.load import OwnSink
+from bench.side import with_bench
 
 RATE = 20.0
 """Messages a second."""
@@ -70,7 +71,7 @@ def watch(
         command += ["--recipient", f"{name}@{domain}"]
         if from_address:
             command += ["--from-address", from_address]
-        subprocess.run(command, check=True, timeout=seconds + PATIENCE + 60)
+        subprocess.run(command, check=True, timeout=seconds + PATIENCE + 60, env=with_bench())
         found = json.loads(report.read_text())
     deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline and seen(found, sink.times(), name).delivered < found["accepted"]:

@@ -6,18 +6,22 @@ is what scenarios assert.
 
 import argparse
 import contextlib
+import math
+import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from subprocess import PIPE, Popen
-from time import sleep
+from subprocess import PIPE, Popen, run
+from time import sleep, time
 
 import psycopg
 
-from bench import healthy, report
+from bench import aims, healthy, report
 from bench.load import OwnSink, own_sink, somewhere
 from bench.measure import memory_mb
+from bench.side import with_bench
 from bench.systems import SINK_DOMAIN, Mailrail, System, mailrail, postfix
 
 from testkit.backlog import DEAD, Backlog, seed
@@ -27,6 +31,8 @@ from testkit.ports import loopback_address
 
 SECONDS = 40.0
 """For which the healthy client sends, each row."""
+_BY_SMTP = 20_000
+"""Messages of a backlog that Postfix is given by SMTP."""
 _EMPTY = Backlog(0, held=0, bound=0, octets=500, per_message=1, at_one_site=0, due=1)
 """What the backlogs of the rows have in common: one message a recipient, all of them due."""
 
@@ -101,6 +107,8 @@ class Result:
 
     machine: dict[str, str]
     rows: list[Row] = field(default_factory=list)
+    share: float = 1.0
+    """Of the numbers that the rows are named by."""
     failures: list[str] = field(default_factory=list)
 
 
@@ -126,7 +134,7 @@ SELECT (SELECT count(*) FROM queue.recipient WHERE (attempts > 1 OR token IS NOT
 def world(row: Sites, sink: OwnSink) -> Iterator[DnsServer]:
     """DNS and, for tarpits, the server that all sites of the row have as their MX. All listen at the sink's port."""
     with contextlib.ExitStack() as stack:
-        dns = stack.enter_context(DnsServer())
+        dns = stack.enter_context(DnsServer(port=53 if os.geteuid() == 0 else None))  # Postfix asks port 53 alone
         dns.add(SINK_DOMAIN, "MX", f"10 mx.{SINK_DOMAIN}.")
         dns.add(f"mx.{SINK_DOMAIN}", "A", sink.address)
         address = loopback_address()
@@ -156,6 +164,28 @@ def measure_sites(row: Sites, sink: OwnSink, seconds: float) -> Row:
         return Row(row.name, row.what, system.name, found, (before, _pss(system)), took, tried)
 
 
+def measure_sites_of_postfix(row: Sites, sink: OwnSink, seconds: float) -> Row | None:
+    """The same of a Postfix, which gets its backlog by SMTP; None for a backlog that is too large for that."""
+    backlog = row.backlog
+    if backlog is not None and (backlog.recipients > _BY_SMTP or backlog.at_one_site or not backlog.due):
+        return None
+    with (
+        world(row, sink) as dns,
+        postfix(None, {"smtp_tcp_port": str(sink.port)}, resolver=dns.address) as system,
+        tempfile.TemporaryDirectory(prefix="mailrail-bench-backlog-") as folder,
+    ):
+        before, start = _pss(system), time()
+        if backlog is not None:
+            command = [sys.executable, "-m", "bench.source", "--to", f"{system.address}:{system.port}", "--reuse"]
+            command += ["--report", f"{folder}/report", "--sizes", str(backlog.octets), "--sender", "a@source.test"]
+            command += ["--messages", str(backlog.recipients), "--domains", str(backlog.sites)]
+            run(command, check=True, timeout=600, env=with_bench())
+        took = time() - start
+        name = f"{row.name}-postfix"
+        found = healthy.watch(system.address, system.port, sink, seconds, name, SINK_DOMAIN)
+        return Row(row.name, row.what, system.name, found, (before, _pss(system)), took)
+
+
 @contextlib.contextmanager
 def attack(row: Strangers, to: tuple[str, int]) -> Iterator[None]:
     """The strangers, from when all are at it to the end of the context."""
@@ -164,7 +194,8 @@ def attack(row: Strangers, to: tuple[str, int]) -> Iterator[None]:
         return
     addresses = ",".join(loopback_address() for _ in range(row.addresses))
     command = [sys.executable, "-m", "bench.strangers", row.kind, "--to", f"{to[0]}:{to[1]}"]
-    with Popen([*command, "--count", str(row.count), "--addresses", addresses], stdin=PIPE, stdout=PIPE) as process:
+    command += ["--count", str(row.count), "--addresses", addresses]
+    with Popen(command, stdin=PIPE, stdout=PIPE, env=with_bench()) as process:
         assert process.stdout is not None
         assert process.stdin is not None
         try:
@@ -210,6 +241,8 @@ def tables(result: Result) -> str:
         " connection of its own: *accept* is from connect to the 250, *delivery* from there to the sink. Memory is PSS"
         " of ingress and queue, before and at the end."
     ]
+    if result.share < 1:
+        paragraphs.append(f"**Only {result.share:g} of the numbers below: enough to try it out, not to say anything.**")
     for head, rows in (
         ("while sites behave so", [row for row in result.rows if row.name in {one.name for one in SITES}]),
         ("while strangers do this", [row for row in result.rows if row.name in {one.name for one in STRANGERS}]),
@@ -232,6 +265,18 @@ def tables(result: Result) -> str:
     return "\n\n".join(one for one in paragraphs if one) + "\n"
 
 
+def beside_idle(rows: Sequence[Row]) -> list[str]:
+    """The 99th percentile of delivery of each row of sites, by that of the same system with an empty queue."""
+    delivery = {(row.name, row.system): aims.percentile(row.seen.delivery_ms, 0.99) for row in rows}
+    return [
+        f"- ({row.name}) {row.system}: p99 of delivery {found / idle:.1f} × that of an empty queue."
+        for row in rows
+        if row.name in {one.name for one in SITES[1:]}
+        and (idle := delivery.get((SITES[0].name, row.system), 0.0)) > 0
+        and math.isfinite(found := delivery[row.name, row.system])
+    ]
+
+
 def options(arguments: Sequence[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
@@ -240,7 +285,7 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     names = [row.name for row in (*SITES, *STRANGERS)]
     parser.add_argument("--only", action="append", choices=names, help="only this row; may be repeated")
-    parser.add_argument("--systems", default="mailrail,postfix", help="for the strangers (default %(default)s)")
+    parser.add_argument("--systems", default="mailrail,postfix", help="which of them (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of a row (default %(default)g)")
     parser.add_argument(
         "--share", type=float, default=1.0, help="of the backlogs and the strangers: less to try it out"
@@ -248,6 +293,8 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, default=report.ROOT / ".bench" / "hostile.json", help="where figures go")
     parser.add_argument("--page", action="store_true", help="write the table into docs/benchmarks.md, too")
     chosen = parser.parse_args(arguments)
+    if chosen.page and (chosen.share < 1 or chosen.only):
+        parser.error("--page writes the whole table: leave --share and --only out")
     if not 0 < chosen.share <= 1 or not 1 <= chosen.seconds <= 3600:
         parser.error("--share is above 0 and at most 1, --seconds from 1 to 3600")
     chosen.systems = chosen.systems.split(",")
@@ -263,11 +310,13 @@ def measure(chosen: argparse.Namespace, result: Result) -> None:
         return not chosen.only or row.name in chosen.only
 
     with own_sink(somewhere(), timed=True) as sink:
-        for site in filter(wanted, SITES if "mailrail" in chosen.systems else ()):
+        for site in filter(wanted, SITES):
             small = smaller(site, chosen.share)
             assert isinstance(small, Sites)
-            with _noting(result, site.name):
-                _told(result, measure_sites(small, sink, chosen.seconds))
+            for system in chosen.systems:
+                of = measure_sites_of_postfix if system == "postfix" else measure_sites
+                with _noting(result, f"{site.name}, {system}"):
+                    _told(result, of(small, sink, chosen.seconds))
         for stranger in filter(wanted, STRANGERS):
             small = smaller(stranger, chosen.share)
             assert isinstance(small, Strangers)
@@ -281,7 +330,7 @@ def _told(result: Result, row: Row | None) -> None:
         return
     result.rows.append(row)
     figures = ", ".join(f"{name} {cell}" for name, cell in zip(healthy.HEAD, healthy.cells(row.seen), strict=True))
-    tried = f"; {row.tried} of the backlog were tried, seeded in {row.seeded_s:.1f} s" if row.seeded_s else ""
+    tried = f"; {row.tried} of the backlog were tried, seeded in {row.seeded_s:.1f} s" if row.tried else ""
     print(f"({row.name}) {row.what}: {row.system}: {figures}{tried}; {row.seen.verdict()}", file=sys.stderr, flush=True)
 
 
@@ -314,7 +363,7 @@ def main(arguments: Sequence[str]) -> int:
     if "postfix" in chosen.systems and (reason := missing("postfix")):
         print(f"the bench {reason}; or leave it out with --systems mailrail", file=sys.stderr)
         return 1
-    result = Result(report.machine())
+    result = Result(report.machine(), share=chosen.share)
     try:
         measure(chosen, result)
     except KeyboardInterrupt:

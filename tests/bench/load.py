@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from bench.side import with_bench
 from bench.sink import Counters
 
 from testkit.ca import Authority
@@ -98,8 +99,12 @@ class OwnSink:
             command += ["--delay", str(delay)]
         if timed:
             command += ["--log", str(self._log)]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE)
-        _wait_until_up(self.address, self.port, "bench.sink")
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=with_bench())
+        try:
+            _wait_until_up(self.address, self.port, "bench.sink")
+        except OSError:
+            self.stop()
+            raise
 
     @property
     def _log(self) -> Path:
@@ -257,7 +262,7 @@ def _watch(
     wanted = load.messages * load.recipients
     start = time.monotonic()
     # Popen would reap it without telling what it used.
-    pid = os.posix_spawn(command[0], command, os.environ)
+    pid = os.posix_spawn(command[0], command, with_bench())
     accepted: float | None = None
     cpu = 0.0
     try:

@@ -342,6 +342,8 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, default=report.ROOT / ".bench" / "scale.json", help="where figures go")
     parser.add_argument("--page", action="store_true", help="write the table into docs/benchmarks.md, too")
     chosen = parser.parse_args(arguments)
+    if chosen.page and (chosen.share < 1 or chosen.only):
+        parser.error("--page writes the whole table: leave --share and --only out")
     if not 0 < chosen.share <= 1 or not 1 <= chosen.seconds <= 3600 or not 1 <= chosen.messages <= 1_000_000:
         parser.error("--share is above 0 and at most 1, --seconds from 1 to 3600, --messages from 1 to 1,000,000")
     chosen.only = chosen.only or list(PARTS)

@@ -44,6 +44,12 @@ class Side:
 HERE = Side("this checkout")
 
 
+def with_bench() -> dict[str, str]:
+    """The environment in which `python -m bench...` finds the bench of this checkout."""
+    paths = [str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    return dict(os.environ) | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 def git(*arguments: str, root: Path = ROOT) -> str:
     """What git answers. Raises CannotMeasure with what it said."""
     done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)

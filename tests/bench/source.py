@@ -51,6 +51,8 @@ class Run:
     recipient: str = "sink@sink.test"
     numbered: bool = False
     local: tuple[str, int] | None = None
+    domains: int = 0
+    """Where it is not 0: the recipients are users of so many domains d0.example, d1.example ... in turn."""
     accepted: int = 0
     times: list[tuple[int, float, float | None]] = field(default_factory=list)
     replies: list[str] = field(default_factory=list)
@@ -74,6 +76,8 @@ class Run:
 
     def paths(self, number: int) -> list[str]:
         """The recipients of a message."""
+        if self.domains:
+            return [f"user{number}@d{number % self.domains}.example"]
         if self.numbered:
             return [f"{number}.{self.recipient}"]
         if self.recipients == 1:
@@ -248,6 +252,7 @@ def main() -> int:
     parser.add_argument("--sender", default="source@source.test")
     parser.add_argument("--recipient", default="sink@sink.test")
     parser.add_argument("--from-address", default="")
+    parser.add_argument("--domains", type=int, default=0, help="recipients at so many domains dN.example in turn")
     chosen = parser.parse_args()
     host, _, port = chosen.to.rpartition(":")
     parts = [one.partition(":") for one in chosen.sizes.split(",")]
@@ -267,6 +272,7 @@ def main() -> int:
         chosen.recipient,
         chosen.numbered,
         (chosen.from_address, 0) if chosen.from_address else None,
+        chosen.domains,
     )
     before, started = _cpu_ms(), time.monotonic()
     with asyncio.Runner(loop_factory=new_event_loop) as runner:

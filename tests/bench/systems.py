@@ -29,12 +29,23 @@ class System:
     parts: Callable[[], Mapping[str, list[int]]]  # name of each part: its root processes, as they are now
 
 
+_BY_MX = {
+    "virtual_mailbox_domains": "",
+    "smtp_dns_support_level": "enabled",
+    "smtp_host_lookup": "dns",
+}
+"""Of main.cf, for a Postfix that would otherwise keep all mail."""
+
+
 @contextlib.contextmanager
-def postfix(sink: Sink, changes: Mapping[str, str] | None = None) -> Iterator[System]:
+def postfix(
+    sink: Sink | None, changes: Mapping[str, str] | None = None, *, resolver: str | None = None
+) -> Iterator[System]:
     """Postfix as Debian configures it (TLS where it is offered, sessions cached), relaying to the sink.
 
     Its limit of connections a client is off, and messages may be as large as they may be in Mailrail. `changes` are
-    further lines of main.cf.
+    further lines of main.cf. Without a sink everything goes by MX, as the `resolver` (an address, port 53) says.
+
     `in_flow_delay = 0` and higher destination concurrency were tried: no faster than the defaults, within the noise.
     """
     settings = {
@@ -42,11 +53,14 @@ def postfix(sink: Sink, changes: Mapping[str, str] | None = None) -> Iterator[Sy
         "smtp_tls_session_cache_database": "btree:${data_directory}/smtp_scache",
         "message_size_limit": "110000000",
         "mailbox_size_limit": "0",
+        **({} if sink is not None else _BY_MX),
         **(changes or {}),
     }
     certificate = Authority().issue("postfix.test")
-    where = (sink.address, sink.port)
-    with Postfix("postfix.test", relay_to=where, certificate=certificate, settings=settings) as running:
+    where = (sink.address, sink.port) if sink is not None else None
+    with Postfix(
+        "postfix.test", relay_to=where, certificate=certificate, settings=settings, resolver=resolver
+    ) as running:
         yield System("Postfix", running.address, running.port, lambda: {"postfix": [running.pid]})
 
 

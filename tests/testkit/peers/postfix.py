@@ -49,6 +49,8 @@ scache    unix - - n -     1 scache
 postlog   unix-dgram n - n - 1 postlogd
 """
 
+_OWN_RESOLVER = 'mount --bind "$0" /etc/resolv.conf && exec "$@"'
+
 _QUEUE_FOLDERS = {
     # name: (owner is root, group is postdrop, mode), as Postfix's own check wants them
     **dict.fromkeys(
@@ -79,12 +81,14 @@ class Postfix:
         refuse: Mapping[str, str] | None = None,
         settings: Mapping[str, str] | None = None,
         address: str | None = None,
+        resolver: str | None = None,
     ) -> None:
         """Start it and wait until it accepts connections.
 
         `sasl` is where a Dovecot answers authentication (then only the authenticated may send, and only over TLS if
         there is a certificate); `refuse` maps recipient addresses or domains to replies such as `550 5.1.1 who?`;
-        `settings` are further lines of main.cf.
+        `settings` are further lines of main.cf; `resolver` is the address of a DNS server at port 53 that it asks in
+        place of the system's, in a mount namespace of its own.
         """
         require_peer("postfix")
         self.hostname = hostname
@@ -105,7 +109,14 @@ class Postfix:
         (self._config / "master.cf").write_text(_MASTER.format(endpoint=f"{self.address}:{self.port}", options=options))
         daemons = run([program("postconf"), "-dh", "daemon_directory"]).strip()
         # -d: stays in the session that we made for it, so that it and its children can be stopped by pid.
-        self._program = Program([f"{daemons}/master", "-c", self._config, "-d"], name=hostname)
+        command = [f"{daemons}/master", "-c", str(self._config), "-d"]
+        if resolver is not None:
+            file = self.folder / "resolv.conf"
+            file.write_text(f"nameserver {resolver}\n")
+            # Each execs the next, so the process id stays that of the master.
+            own = ["unshare", "--mount", "--propagation", "private", "sh", "-c", _OWN_RESOLVER, str(file)]
+            command = [*own, *command]
+        self._program = Program(command, name=hostname)
         try:
             self._program.wait_until(self._serves, 60, f"accepts connections at {self.address}:{self.port}")
         except AssertionError as error:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from bench.healthy import HEAD, Seen, cells, milliseconds, seen
-from bench.hostile import SITES, STRANGERS, Result, Row, options, smaller, tables
+from bench.hostile import SITES, STRANGERS, Result, Row, beside_idle, options, smaller, tables
 from bench.strangers import KINDS, crowd
 
 from testkit.ports import free_port, loopback_address
@@ -63,13 +63,24 @@ def test_a_row_says_never_for_what_never_came() -> None:
 
 def test_the_report_has_both_tables_what_refused_clients_were_told_and_what_failed() -> None:
     refused = replace(GOOD, refusals=("421 4.7.0 too many connections",))
-    text = tables(Result(MACHINE, [row("d3", GOOD), row("idle", refused, "Postfix")], ["bdat: it ended"]))
+    text = tables(Result(MACHINE, [row("d3", GOOD), row("idle", refused, "Postfix")], failures=["bdat: it ended"]))
     assert (
         "| (d3) what: Mailrail | 2 of 2 | 4.0 | 5.0 | 5.0 | 0.5 | 900 | 900 | 90 → 95 | aim: 1000 ms, reached |" in text
     )
     assert "| while strangers do this |" in text
     assert "- (idle) Postfix said: 421 4.7.0 too many connections" in text
     assert "Not measured: bdat: it ended" in text
+
+
+def test_each_row_of_sites_is_compared_with_the_empty_queue_of_the_same_system() -> None:
+    slow, lost = replace(GOOD, delivery_ms=(9.0, 1800.0)), replace(GOOD, delivery_ms=(1.0, math.inf))
+    rows = [row("a", GOOD), row("d3", slow), row("e", lost), row("d3", slow, "Postfix"), row("idle", slow)]
+    assert beside_idle(rows) == ["- (d3) Mailrail: p99 of delivery 2.0 × that of an empty queue."]
+
+
+def test_a_small_form_says_in_its_report_that_it_is_one() -> None:
+    assert "**Only 0.1 of the numbers below" in tables(Result(MACHINE, [row("d3", GOOD)], share=0.1))
+    assert "Only" not in tables(Result(MACHINE, [row("d3", GOOD)]))
 
 
 def test_every_row_can_be_named_and_each_behaviour_exists() -> None:
@@ -79,7 +90,17 @@ def test_every_row_can_be_named_and_each_behaviour_exists() -> None:
     assert options(["--only", "d3"]).only == ["d3"]
 
 
-@pytest.mark.parametrize("arguments", [["--share", "0"], ["--share", "2"], ["--systems", "exim"], ["--only", "zz"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--share", "0"],
+        ["--share", "2"],
+        ["--page", "--share", "0.5"],
+        ["--page", "--only", "d3"],
+        ["--systems", "exim"],
+        ["--only", "zz"],
+    ],
+)
 def test_what_makes_no_sense_is_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit):
         options(arguments)

@@ -3,8 +3,11 @@
 import ssl
 from pathlib import Path
 
+from bench.__main__ import throughput
+from bench.load import Load, own_sink
 from bench.sink import Counters, serve
 from bench.source import Run, all_at_once, at_a_rate
+from bench.systems import Also
 
 from testkit.ca import Authority, trusting_anybody
 from testkit.ports import free_port, loopback_address
@@ -59,6 +62,26 @@ async def test_messages_at_a_rate_are_told_with_their_times_at_both_ends(tmp_pat
     for number, begun, taken in load.times:
         assert taken is not None
         assert begun < float(arrived[f"{number}.sink"]) <= begun + taken
+
+
+def test_recipients_can_be_spread_over_domains() -> None:
+    load = Run(("127.0.0.1", 1), [300] * 3, domains=2)
+    assert [load.paths(number) for number in range(3)] == [
+        ["user0@d0.example"],
+        ["user1@d1.example"],
+        ["user2@d0.example"],
+    ]
+
+
+def test_a_system_that_is_taken_along_is_sent_to_and_its_processes_are_counted() -> None:
+    with own_sink() as sink:  # stands in for a mail system, too: what it is sent has arrived
+        stand_in = Also("stand-in", sink.address, sink.port, (sink.pid,)).system()
+        load = Load(50, 5, 2048, True, "a@a.test", "b@b.test", recipients=2)
+        measured = throughput(stand_in, sink, load)
+        assert sink.count() == 100
+    assert measured.system == "stand-in"
+    assert measured.delivered_per_s > 0
+    assert list(measured.cpu_ms) == ["stand-in"]
 
 
 async def test_nobody_there_is_a_message_refused(tmp_path: Path) -> None:
