@@ -3,7 +3,7 @@
 import asyncio
 from collections import Counter
 
-from mailrail.pb.queue.v1 import lease_pb2
+from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 
 from testkit.conditions import eventually
 from testkit.queue import FakeIngress, FakeOutbound, RunningQueue, commit_of, result_of, running_queue
@@ -59,6 +59,24 @@ async def test_sites_that_wait_for_a_share_have_it_in_turn_LSE_06(database: str)
             done += len(some)
             outbound.finish(*some)
         assert Counter(delivery.domain for delivery in outbound.deliveries) == dict.fromkeys(names, 1)
+
+
+async def test_new_sites_do_not_overtake_those_that_wait_for_a_share_LSE_06(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        old = [f"old{n}.example" for n in range(60)]
+        await store(ingress, old)
+        outbound = await q.outbound(credit=20)
+        await eventually(lambda: any(q.queue.worklist.parked))
+        done = 0
+        while done < 75:
+            await store(ingress, [f"new{done}-{n}.example" for n in range(3)])
+            await eventually(lambda: len(outbound.deliveries) > done)  # noqa: B023
+            # None is proven by its result, so the share stays what it is.
+            outbound.finish(outbound.deliveries[done], site_failure=True, outcome=types_pb2.OUTCOME_DEFERRED)
+            done += 1
+        late = set(old) - {delivery.domain for delivery in outbound.deliveries}
+        assert not late, "each that waited goes before those that came later"
 
 
 async def test_octets_bound_what_is_handed_out_beside_deliveries_SHD_03(database: str) -> None:

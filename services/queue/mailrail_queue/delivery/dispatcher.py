@@ -87,6 +87,8 @@ class Dispatcher:
         """Deliveries of another history of the database are refused (HIS-03); None: none is."""
         self.pending_bytes = 0
         self.throughput = Throughput()
+        self.parked: Sequence[Sequence[SiteState]] = ((), (), ())
+        """By standing, the sites whose due mail waits in the database because no more may be leased (`Worklist`)."""
         self.owners = 1
         self.owner_index = 0
         self._handout_seconds = handout_seconds
@@ -293,6 +295,8 @@ class Dispatcher:
             if len(site.pending) >= most:
                 return False
         standing = site.standing
+        if self.parked[standing]:
+            return False  # others of its standing wait in the database: it goes behind them
         left = self._fresh_left[standing]
         if left is None:
             left = self.may_lease(standing)

@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import random
 import time
+from collections import deque
 from collections.abc import Sequence
 
 from mailrail.core.delivery.shares import SiteStanding
@@ -55,6 +56,10 @@ _ROUND = 1000
 """Recipients fetched of all sites in one step."""
 _SITES = 1000
 """Sites looked at in one step: most may have no room, and other work is not to wait for all of them."""
+_IN_BACKOFF = 20
+"""Sites in backoff whose due recipients are counted in one step."""
+_CALLED = 100
+"""Sites of a standing that waited for their turn and have it in one step."""
 _PAUSE = 10.0
 """Seconds for which a site is left alone after work at it failed."""
 
@@ -99,6 +104,8 @@ class Scheduler:
         self._backoff = Backoff(parts, self._work_lane, worklist, finisher, site_health, self.due_sites, self.corrupt)
         self.revisions = Revisions(self.lane, worklist, shared_sites, self._router)
         self._expiry = LeaseExpiry(parts, self.lane, worklist, finisher)
+        self._granted: dict[str, int] = {}
+        """Key of a site → deliveries that it may lease in this step, so that one takes nothing of another's turn."""
         self.paused: dict[str, float] = {}
         """Key of a site → until when it is left alone, because work at it failed (the dispatcher's clock)."""
 
@@ -168,9 +175,14 @@ class Scheduler:
         in_backoff: list[SiteState] = []
         room_left = _ROUND
         left = [dispatcher.may_lease(standing) for standing in SiteStanding]
+        granted = self._granted = {}
+        parts: dict[str, int] = {}  # what each site that waited for its turn may lease
         for standing in SiteStanding:
-            self._worklist.unpark(standing, left[standing])
-        for key in list(itertools.islice(self._worklist.turn, _SITES)):
+            called = self._worklist.unpark(standing, min(left[standing], _CALLED))
+            parts |= dict.fromkeys(called, max(1, left[standing] // max(1, len(called))))
+        keys = deque(dict.fromkeys((*parts, *itertools.islice(self._worklist.turn, _SITES))))
+        while keys and room_left > 0 and len(in_backoff) < _IN_BACKOFF:
+            key = keys.popleft()
             site = dispatcher.sites.get(key)
             if site is None or not site.due:
                 self._worklist.turn.pop(key, None)
@@ -181,20 +193,21 @@ class Scheduler:
             if site.kind is SiteKind.MISSING or site.in_backoff(now):
                 self._worklist.turn.pop(key, None)
                 in_backoff.append(site)
-                if len(in_backoff) >= 20:
-                    break
                 continue
             groups = self._appetite(site, now)
             if groups <= 0:
                 self._worklist.turn.pop(key, None)  # it comes back when it has room (`fetch_more`), or at the next look
                 continue
             if not site.is_local:
-                groups = min(groups, left[site.standing])
-                if groups <= 0:
+                overtakes = key not in parts and bool(self._worklist.parked[site.standing])
+                groups = min(groups, left[site.standing], parts.get(key, groups))
+                if groups <= 0 or overtakes:
                     self._worklist.park(site)
                     continue
                 left[site.standing] -= groups
-            take = _FETCH if site.is_local or site.grouped else min(_FETCH, max(16, 2 * groups))
+                granted[key] = groups
+            least = 4 if key in parts else 16
+            take = _FETCH if site.is_local or site.grouped else min(_FETCH, max(least, 2 * groups))
             self._worklist.turn.pop(key, None)
             shards = [n for n in site.due if n in self._worklist.ownership.epochs]
             random.shuffle(shards)
@@ -202,8 +215,8 @@ class Scheduler:
             for number in shards[:take]:
                 wanted.append((number, key, each))
                 room_left -= each
-            if room_left <= 0:
-                break
+        for key in reversed([key for key in keys if key in parts]):
+            self._worklist.park(dispatcher.sites[key], first=True)
         try:
             for site in in_backoff:
                 try:
@@ -218,7 +231,8 @@ class Scheduler:
             for key in [*(site.key for site in in_backoff), *(key for _, key, _ in wanted)]:
                 self._worklist.turn.setdefault(key)
             raise
-        return bool(self._worklist.turn)
+        waiting = self._worklist.parked
+        return bool(self._worklist.turn) or any(waiting[s] and dispatcher.may_lease(s) > 0 for s in SiteStanding)
 
     async def _fetch_failed(self, wanted: tuple[int, str, int], error: Exception) -> None:
         self._pause(wanted[1], error)
@@ -290,7 +304,8 @@ class Scheduler:
             site = dispatcher.site(plan)
             if site.is_local:
                 return _FETCH
-            room = max(0, min(dispatcher.older_wanted(site, now) - len(site.older), may_lease[site.standing]))
+            wanted = min(dispatcher.older_wanted(site, now) - len(site.older), self._granted.get(site.key, _FETCH))
+            room = max(0, min(wanted, may_lease[site.standing]))
             may_lease[site.standing] -= room
             return room
 

@@ -33,6 +33,7 @@ class Worklist:
         """Keys of sites with due work in the database, in the order of their turns."""
         self.parked: tuple[deque[SiteState], ...] = (deque(), deque(), deque())
         """Sites with due work in the database of whose standing no more may be leased, in the order of their turns."""
+        dispatcher.parked = self.parked
         self.requests = False
         """An administrator may have asked for something (ADM-02)."""
         self.unverified: list[int] = []
@@ -119,21 +120,28 @@ class Worklist:
         self.turn.setdefault(site.key)
         return True
 
-    def park(self, site: SiteState) -> None:
-        """No more may be leased for sites of this standing now: the site waits for its turn (LSE-06)."""
+    def park(self, site: SiteState, *, first: bool = False) -> None:
+        """No more may be leased for sites of this standing now: the site waits for its turn (LSE-06). `first`: it
+        had its turn, and there was no time for it."""
         self.turn.pop(site.key, None)
         site.parked = site.standing
-        self.parked[site.standing].append(site)
+        waiting = self.parked[site.standing]
+        if first:
+            waiting.appendleft(site)
+        else:
+            waiting.append(site)
 
-    def unpark(self, standing: SiteStanding, most: int) -> None:
-        """So many sites of those that wait longest have their turn."""
+    def unpark(self, standing: SiteStanding, most: int) -> list[str]:
+        """So many sites of those that wait longest have their turn: their keys."""
+        called: list[str] = []
         waiting = self.parked[standing]
-        while waiting and most > 0:
+        while waiting and len(called) < most:
             site = waiting.popleft()
             if site.parked is standing:
                 site.parked = None
                 self.turn.setdefault(site.key)
-                most -= 1
+                called.append(site.key)
+        return called
 
     def look_anew(self) -> None:
         """Look at the sites of all shards, from the beginning."""
