@@ -18,6 +18,7 @@ import importlib
 import json
 import os
 import signal
+import ssl
 import struct
 import sys
 import threading
@@ -26,6 +27,8 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, NoReturn
+
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from mailrail.kit import metrics
 from mailrail.local.children import Process, spawn
@@ -56,6 +59,7 @@ class Forks:
             return cls()
         if threads > 1:  # a lock that one of them holds would stay locked in the children
             return cls()
+        _use_libraries()
         gc.collect()
         gc.freeze()
         for stream in (sys.stdout, sys.stderr):
@@ -156,6 +160,13 @@ class _Fork(Process):
         if self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
+
+
+def _use_libraries() -> None:
+    """Do once what each child would do for itself: at its first use a build of OpenSSL (there are Python's and that of
+    cryptography) looks for its algorithms, and writes into 4 MiB meanwhile. A fork draws random numbers of its own."""
+    ssl.create_default_context()
+    ec.generate_private_key(ec.SECP256R1())
 
 
 def _entry(module: str) -> str:

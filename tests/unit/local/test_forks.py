@@ -15,9 +15,13 @@ SHOP = """
 import json, os, signal, sys
 import shop.metrics
 
+def private():
+    return sum(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("Private_Dirty"))
+
 def main():
     from prometheus_client import REGISTRY, generate_latest
-    private = sum(int(line.split()[1]) for line in open("/proc/self/smaps_rollup") if line.startswith("Private_Dirty"))
+    from cryptography.hazmat.primitives.asymmetric import ec
+    key = ec.generate_private_key(ec.SECP256R1())
     print(json.dumps({
         "title": open("/proc/self/cmdline").read().rstrip("\\0"),
         "session": os.getsid(0) == os.getpid(),
@@ -26,7 +30,8 @@ def main():
         "terminal": sys.stdout.isatty(),
         "signals": [signal.getsignal(one) in (signal.SIG_DFL, signal.default_int_handler) for one in (2, 15)],
         "series": [name for name in ("bought", "mended") if name in generate_latest(REGISTRY).decode()],
-        "private": private,
+        "private": private(),
+        "key": key.private_numbers().private_value,
     }))
     rest = sys.stdin.buffer.raw.read(100) if os.environ.get("READ") else b""
     print("ä, read", rest.decode())
@@ -105,6 +110,15 @@ print(json.dumps({"forked": [first.pid, end(first)], "own": [second.pid, end(sec
         assert forked[what] == own[what], what
     assert (forked["session"], forked["series"], forked["signals"]) == (True, ["bought"], [True, True])
     assert forked["private"] < 10_000 < own["private"], "KiB: what mender keeps is shared"
+
+
+def test_forks_draw_random_numbers_of_their_own(supervised: Any) -> None:
+    one, other = supervised("""
+both = [Forks.made(["shop"]), Forks.made(["shop"])]
+said = [end(forks.launch(COMMAND, dict(os.environ)))[1][0] for forks in both]
+print(json.dumps([json.loads(line)["key"] for line in said]))
+""")
+    assert one != other
 
 
 def test_what_follows_its_environment_on_the_leash_is_for_the_child(supervised: Any) -> None:
