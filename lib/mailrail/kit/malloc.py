@@ -44,5 +44,8 @@ def _glibc() -> ctypes.CDLL | None:
     """The C library that this process runs on, when it is glibc; musl, macOS and Windows have another."""
     if not sys.platform.startswith("linux"):
         return None
-    library = ctypes.CDLL(None)
+    try:
+        library = ctypes.CDLL(None)
+    except OSError:  # a Python that is linked statically
+        return None
     return library if hasattr(library, "gnu_get_libc_version") else None

@@ -121,6 +121,8 @@ class Supervisor:
             try:
                 # Now: keys and passwords are for the children that are given them, and a database has threads.
                 self._forks = Forks.made(tuple(_MODULES.values()))
+                if self._stop.is_set():  # importing takes a second or two
+                    return
                 keys = self._keys()
                 url = self._database()
                 if self._stop.is_set():

@@ -129,8 +129,8 @@ class _Commit:
 
     @property
     def large(self) -> bool:
-        """It brings a large body."""
-        return self.octets > SMALL_LIMIT
+        """It brings a large body with it. One whose body was uploaded waits for its chunks instead."""
+        return self.octets > SMALL_LIMIT and not self.uploaded
 
 
 class _Upload:

@@ -98,3 +98,12 @@ def test_another_c_library_is_left_alone(
     monkeypatch.setattr(ctypes, "CDLL", load)
     assert malloc.tune() is False
     malloc.trim()
+
+
+def test_a_python_without_a_shared_c_library_starts_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(name: None) -> AnotherLibrary:
+        raise OSError("Dynamic loading not supported")
+
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert malloc.tune() is False
