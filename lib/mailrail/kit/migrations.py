@@ -514,12 +514,13 @@ async def check(connection: psycopg.AsyncConnection[tuple[object, ...]], service
     if (problem := wrong_encoding(connection)) is not None:
         raise Unfit(problem)
     found, needed = await version(connection, service), needed_version(service)
+    if found:  # what was made otherwise cannot be brought up to date either
+        rows = await (await connection.execute(_checksums_query(service))).fetchall()
+        recorded = {cast("int", number): checksum for number, checksum in rows}
+        for migration in load(service)[:found]:
+            if recorded.get(migration.number) != migration.checksum:
+                raise Unfit(_changed(migration))
     if found < needed:
         raise SchemaOutdated(service, found, needed)
-    rows = await (await connection.execute(_checksums_query(service))).fetchall()
-    recorded = {cast("int", number): checksum for number, checksum in rows}
-    for migration in load(service):
-        if recorded.get(migration.number) != migration.checksum:
-            raise Unfit(_changed(migration))
     await refuse_incomplete(connection, service, keys(service))
     return found

@@ -32,7 +32,8 @@ class NotFound(LookupError):
     """There is no such thing."""
 
 
-# As recipient_domain has it.
+# As recipient_bound and recipient_domain have it.
+_BOUND: Final[LiteralString] = 'r.override_transport COLLATE "C" = %(transport)s'
 _TO_DOMAIN: Final[LiteralString] = """lower(split_part(r.address COLLATE "C", '@', -1)) = lower(%(to_domain)s)"""
 
 # --- filters ----------------------------------------------------------------------------------------------------------
@@ -83,7 +84,7 @@ def live_where(wanted: admin_pb2.Filter) -> Where:
         parts.append("(r.held_since IS NOT NULL) = %(on_hold)s")
         parameters["on_hold"] = wanted.on_hold
     if wanted.transport:
-        parts.append("r.override_transport = %(transport)s")
+        parts.append(_BOUND)
         parameters["transport"] = object_argument("MailTransport", wanted.transport)
     if wanted.from_domain:
         parts.append("r.from_domain = %(from_domain)s")
@@ -120,7 +121,7 @@ def waiting_lead(wanted: admin_pb2.Filter) -> LiteralString:
     elif wanted.message_ids:
         led.append("r.message_id = ANY(%(message_ids)s)")
     elif wanted.transport:
-        led.append("r.override_transport = %(transport)s")
+        led.append(_BOUND)
     elif wanted.on_hold:
         led.append("r.held_since IS NOT NULL")
     elif wanted.to_domain:
