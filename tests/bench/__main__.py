@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -167,10 +168,15 @@ def measure_throughput(
             for system in systems:
                 half = None
                 if chosen.long and isinstance(system, Mailrail):
-                    half = partial(system.rail.sql, "CHECKPOINT")
+                    half = partial(_checkpoint, system)
                 run = throughput(system, sink, load, half)
                 result.throughput.append(run)
                 tell(run, f"run {number + 1}")
+
+
+def _checkpoint(system: Mailrail) -> None:
+    """Have Postgres begin a checkpoint. Not waited for: whoever measures has to read the sink's counters meanwhile."""
+    threading.Thread(target=system.rail.sql, args=("CHECKPOINT",), daemon=True).start()
 
 
 def measure_steady(result: report.Result, systems: list[System], sink: Sink, chosen: argparse.Namespace) -> None:
@@ -299,6 +305,7 @@ def main() -> int:
         say("stopped; this is what was measured until then")
         chosen.page = False
     except (TimeoutError, RuntimeError, LookupError) as error:
+        chosen.page = False
         result.failures.append(f"{error}; what would have come after it")
     text = report.tables(result)
     print(text)
