@@ -210,6 +210,7 @@ class FakeOutbound:
         self.deliveries: list[lease_pb2.Delivery] = []
         self.committed: set[int] = set()
         self.cancelled: set[int] = set()
+        self.counts_octets = False
         self.renewals: dict[int, float] = {}
         self.history: int | None = None
         self.clocks: list[float] = []
@@ -244,6 +245,7 @@ class FakeOutbound:
                     self.committed.update(response.committed)
                     self.cancelled.update(response.cancel)
                     self.go_away = self.go_away or response.go_away
+                    self.counts_octets = self.counts_octets or response.counts_octets
                     if response.HasField("history"):
                         self.history = response.history
                     self.renewals |= {r.token: r.remaining_seconds for r in response.renewals}
