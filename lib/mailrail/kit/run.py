@@ -66,6 +66,7 @@ def run(service: str, kind: type[S], start: Callable[[S, asyncio.Event], Awaitab
     async def whole() -> None:
         stop = asyncio.Event()
         _stop_on_signals(stop)
+        _trim_regularly(asyncio.get_running_loop())
         if settings.stop_with_parent:
             _stop_on_closed_stdin(stop)
         with metrics.serve(settings.metrics_listen):
@@ -105,6 +106,19 @@ def rest_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(20_000, 50, 100)
+
+
+_TRIM_EVERY = 30.0
+"""Seconds between two times that free memory is given back. After 2,000 bodies of 100 KiB that is 32 MiB of three
+services, which would stay for as long as they run; it costs 0.1 ms when there is none, and 25 ms for 200 MiB."""
+
+
+def _trim_regularly(loop: asyncio.AbstractEventLoop) -> None:
+    def trim() -> None:
+        malloc.trim()
+        loop.call_later(_TRIM_EVERY, trim)
+
+    loop.call_later(_TRIM_EVERY, trim)
 
 
 def _stop_on_signals(stop: asyncio.Event) -> None:

@@ -82,6 +82,43 @@ def test_a_service_keeps_16_mib_of_free_heap_maps_blocks_from_4_mib_on_and_has_o
     assert (found["small"], found["large"], found["heaps"]) == (False, True, 1)
 
 
+HOLES = """
+import asyncio, ctypes, json, sys
+from mailrail.kit import run
+from mailrail.kit.settings import ServiceSettings
+
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+libc.malloc.argtypes = [ctypes.c_size_t]
+libc.free.argtypes = [ctypes.c_void_p]
+run._TRIM_EVERY = 0.05
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4 // 1024
+
+async def start(settings, stop):
+    before = resident()
+    blocks = [libc.malloc(100_000) for _ in range(1000)]
+    for block in blocks:
+        ctypes.memset(block, 1, 100_000)
+    most = resident()
+    for block in blocks[:-1]:
+        libc.free(block)  # all but that at the end of the heap
+    async with asyncio.timeout(50):
+        while resident() > before + 20:
+            await asyncio.sleep(0.01)
+    print(json.dumps(most - before))
+
+raise SystemExit(run.run("queue", ServiceSettings, start))
+"""
+
+
+@pytest.mark.skipif(malloc._glibc() is None, reason="this C library is not glibc")
+def test_a_service_gives_back_what_bodies_left_free_between_pieces_in_use() -> None:
+    taken = json.loads(run([sys.executable, "-c", HOLES], env={"MAILRAIL_QUEUE_LOG_LEVEL": "error"}))
+    assert taken > 80, "MiB"
+
+
 class AnotherLibrary:
     """musl: it has `mallopt` neither, nor says its version."""
 
