@@ -33,7 +33,7 @@ class Line(Generic[T]):
         """Leave the line."""
         self._waiting.pop(one, None)
 
-    def take(self) -> T:
-        """Whose turn it is; it leaves the line. Raises KeyError when nobody waits."""
-        self._last = not self._last
+    def take(self, *, last: bool | None = None) -> T:
+        """Whose turn it is, or who came `last` or first; it leaves the line. Raises KeyError when nobody waits."""
+        self._last = not self._last if last is None else last
         return self._waiting.popitem(last=self._last)[0]

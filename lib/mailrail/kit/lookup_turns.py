@@ -36,16 +36,17 @@ class LookupTurns:
         self._loop = asyncio.get_running_loop()
         self._all = 0
         self._unknown = 0
-        self._line = Line[asyncio.Future[None]]()
-        self._known_waiting: dict[asyncio.Future[None], None] = {}
+        self._fresh = 0  # those of them that had a turn for having come last
+        self._line = Line[asyncio.Future[bool]]()
+        self._known_waiting: dict[asyncio.Future[bool], None] = {}
 
     @contextlib.asynccontextmanager
     async def turn(self, *, known: bool) -> AsyncIterator[None]:
         """Wait for a turn, and have it. `known`: the name has answered before. Raises NoTurn or GaveWay."""
         if self._room(known):
-            self._count(known, 1)
+            fresh = self._count(known)
         else:
-            await self._stand(known)
+            fresh = await self._stand(known)
         looks: asyncio.TimerHandle | None = None
         try:
             if known:
@@ -71,34 +72,49 @@ class LookupTurns:
         finally:
             if looks is not None:
                 looks.cancel()
-            self._count(known, -1)
-            self._hand_on()
+            self._end(known, fresh)
 
     def _room(self, known: bool) -> bool:
         if self._all >= self._most:
             return False
         return known or self._unknown < max(1, self._most // 2)
 
-    def _count(self, known: bool, change: int) -> None:
-        self._all += change
-        self._unknown += 0 if known else change
+    def _count(self, known: bool) -> bool:
+        """Count a turn that begins; says whether it is one of those for who came last. These are half, at any time: by
+        turns, each quick answer to a fresh name would be followed by an old one that is silent for long."""
+        self._all += 1
+        if known:
+            return False
+        fresh = self._next_is_fresh
+        self._unknown += 1
+        self._fresh += fresh
+        return fresh
 
-    async def _stand(self, known: bool) -> None:
-        """Wait for a turn, which is counted when it comes."""
-        turn: asyncio.Future[None] = self._loop.create_future()
+    @property
+    def _next_is_fresh(self) -> bool:
+        return self._fresh * 2 <= self._unknown
+
+    def _end(self, known: bool, fresh: bool) -> None:
+        self._all -= 1
+        self._unknown -= not known
+        self._fresh -= fresh
+        self._hand_on()
+
+    async def _stand(self, known: bool) -> bool:
+        """Wait for a turn, which is counted when it comes; returns what `_count` did."""
+        turn: asyncio.Future[bool] = self._loop.create_future()
         if known:
             self._known_waiting[turn] = None
         else:
             self._line.add(turn)
         try:
             async with asyncio.timeout(self._wait):
-                await turn
+                return await turn
         except (TimeoutError, asyncio.CancelledError) as error:
             self._known_waiting.pop(turn, None)
             self._line.discard(turn)
             if turn.done() and not turn.cancelled():
-                self._count(known, -1)
-                self._hand_on()
+                self._end(known, turn.result())
             if isinstance(error, TimeoutError):
                 raise NoTurn("too many names that nobody answers for are being looked up") from error
             raise
@@ -109,9 +125,8 @@ class LookupTurns:
             del self._known_waiting[turn]
             self._begin(turn, known=True)
         while self._line and self._room(known=False):
-            self._begin(self._line.take(), known=False)
+            self._begin(self._line.take(last=self._next_is_fresh), known=False)
 
-    def _begin(self, turn: "asyncio.Future[None]", *, known: bool) -> None:
+    def _begin(self, turn: "asyncio.Future[bool]", *, known: bool) -> None:
         if not turn.done():
-            self._count(known, 1)
-            turn.set_result(None)
+            turn.set_result(self._count(known))

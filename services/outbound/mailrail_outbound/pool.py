@@ -420,7 +420,9 @@ class Pool:
                 self._peers.rate(peer, SLOW)
             if connection.asked < slow_since and connection.unanswered:
                 unanswered.append(connection)
-        most = min(len(unanswered) - self._settings.slow_connections, self._peers.waiting)
+        # Half of the share that is theirs, where files are short and connections few.
+        allowed = min(self._settings.slow_connections, self._settings.connections // 4)
+        most = min(len(unanswered) - allowed, self._peers.waiting)
         if most > 0:
             unanswered.sort(key=lambda connection: connection.asked)
             for connection in unanswered[:most]:

@@ -154,3 +154,20 @@ async def test_names_that_fail_displace_no_answer(monkeypatch: pytest.MonkeyPatc
         await resolver.mx("d.test")
         assert resolver.kept_mx("a.test") is not None
         assert resolver.kept_mx("b.test") is None  # its last use was before that of a.test
+
+
+async def test_fresh_names_that_are_answered_at_once_give_way_to_the_next_fresh_one() -> None:
+    with DnsServer() as dns:
+        dns.add("new.test", "MX", "10 mx.new.test.")
+        for i in range(20):
+            dns.fail(f"d{i}.test", Failure.SILENT)
+        resolver = DnsResolver(dns.endpoint, timeout=600.0, turns=LookupTurns(8, 600.0))
+        silent = [asyncio.ensure_future(resolver.mx(f"d{i}.test")) for i in range(20)]
+        await eventually(lambda: sum(dns.asked(f"d{i}.test") > 0 for i in range(20)) == 4)
+        fresh = [asyncio.ensure_future(resolver.mx(name)) for name in ("new.test", *(f"no{i}.test" for i in range(10)))]
+        async with asyncio.timeout(30):  # ten unknown names stand before it, and there are four turns in 5 s
+            assert await fresh[0] == (Mx(10, "mx.new.test"),)
+        assert sum(each.done() for each in silent) <= 4
+        for each in (*silent, *fresh):
+            each.cancel()
+        await asyncio.gather(*silent, *fresh, return_exceptions=True)
