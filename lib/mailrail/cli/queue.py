@@ -74,7 +74,7 @@ def list_recipients(
 
 
 @dataclass(slots=True)
-class Found:
+class FoundRecipients:
     """Some of the recipients that a list has."""
 
     recipients: list[admin_pb2.Recipient] = field(default_factory=list)
@@ -91,12 +91,12 @@ async def search(
     after: str = "",
     *,
     finished: bool,
-) -> Found:
+) -> FoundRecipients:
     """Up to `limit` (0: all) recipients of the queue or, `finished`, of its history, behind the cursor `after`.
 
     Where no index leads to what is meant, the queue answers a stretch at a time; that is gone on with for GO_ON.
     """
-    found, until = Found(cursor=after), time.monotonic() + GO_ON
+    found, until = FoundRecipients(cursor=after), time.monotonic() + GO_ON
     while True:
         size = _PAGE if limit == 0 else min(_PAGE, limit - len(found.recipients))
         answer: admin_pb2.ListRecipientsResponse | admin_pb2.ListHistoryResponse
@@ -117,13 +117,13 @@ async def search(
             return found
 
 
-def _recipients(chosen: admin_pb2.Filter, limit: int, after: str, *, finished: bool) -> Found:
+def _recipients(chosen: admin_pb2.Filter, limit: int, after: str, *, finished: bool) -> FoundRecipients:
     cursor = "" if after == _START else after
     return ask(SERVICE, lambda channel: search(admin_service(channel), chosen, limit, cursor, finished=finished))
 
 
 def _print_recipients(
-    found: Found,
+    found: FoundRecipients,
     columns: Mapping[str, Callable[[admin_pb2.Recipient], str]],
     *,
     none: str,

@@ -28,7 +28,7 @@ STRESS_LOOK: Final = 1.0
 """Seconds between two looks for idle strangers under stress."""
 
 
-class Peer(NamedTuple):
+class ClientGroup(NamedTuple):
     """With whom a client is counted."""
 
     client: str
@@ -38,11 +38,11 @@ class Peer(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def peer_of(address: IPv4Address | IPv6Address) -> Peer:
+def client_group(address: IPv4Address | IPv6Address) -> ClientGroup:
     """Of a client's address."""
     address = plain_ip(address)
     prefix = 24 if isinstance(address, IPv4Address) else 48
-    return Peer(neighbourhood(address), str(ip_network((address, prefix), strict=False)))
+    return ClientGroup(neighbourhood(address), str(ip_network((address, prefix), strict=False)))
 
 
 class Occupant(Protocol):
@@ -83,13 +83,13 @@ class Places:
         self._survey: Survey[Occupant] = Survey((), -LOOK_AGAIN, stress=False)
         self._pace: Pace[Occupant] = Pace()
 
-    def worth(self, of: Peer, *, submission: bool) -> Worth:
+    def worth(self, of: ClientGroup, *, submission: bool) -> Worth:
         """What is known of a client before it says anything."""
         if of.client in self._acquaintances:
             return Worth.ACQUAINTANCE
         return Worth.SUBMITTER if submission else Worth.STRANGER
 
-    def judge(self, of: Peer, worth: Worth, limits: GatewayLimits) -> Admission:
+    def judge(self, of: ClientGroup, worth: Worth, limits: GatewayLimits) -> Admission:
         """Whether a newcomer gets a place."""
         return judge(
             worth,
@@ -101,7 +101,7 @@ class Places:
             stress=self.stress,
         )
 
-    def take(self, of: Peer, limits: GatewayLimits) -> None:
+    def take(self, of: ClientGroup, limits: GatewayLimits) -> None:
         """It has one."""
         self.total += 1
         self._by_client[of.client] = self._by_client.get(of.client, 0) + 1
@@ -109,7 +109,7 @@ class Places:
         self._limit = limits.connections
         self._weigh()
 
-    def leave(self, of: Peer, occupant: Occupant | None = None) -> None:
+    def leave(self, of: ClientGroup, occupant: Occupant | None = None) -> None:
         """It has none any more."""
         self.total -= 1
         _one_less(self._by_client, of.client)

@@ -30,14 +30,14 @@ from mailrail_ingress import metrics
 from mailrail_ingress.active_config import ActiveConfig, ListenerConfig, ListenerKey
 from mailrail_ingress.handshakes import Handshakes
 from mailrail_ingress.held_octets import LEAST
-from mailrail_ingress.places import Peer, Places, peer_of
+from mailrail_ingress.places import ClientGroup, Places, client_group
 from mailrail_ingress.ports import Origin
 from mailrail_ingress.session import HANDLERS, SmtpSession
 from mailrail_ingress.throttle import Rate
 from mailrail_ingress.turns import TURN, Turns
 
 _NOBODY: Final = IPv4Address(0)
-_NO_PEER: Final = peer_of(_NOBODY)
+_NO_PEER: Final = client_group(_NOBODY)
 READ_SIZE: Final = 64 * 1024
 """Octets of one read."""
 _TOO_MANY: Final = Reply.of(421, "4.7.0", "too many connections; try again later").encode()
@@ -108,7 +108,7 @@ class Sessions:
     def admit(self, connection: "ServerConnection", config: ListenerConfig, *, expected: bool = False) -> str:
         """Count a connection. Returns what keeps it out, as in the metric: too_many (of the process or of the client)
         or too_often (new ones of the client, unless `expected`); empty when it is admitted."""
-        connection.peer = peer_of(connection.client)
+        connection.peer = client_group(connection.client)
         connection.worth = self.places.worth(connection.peer, submission=config.origin is not Origin.MX)
         may_come_often = connection.client.is_loopback or expected
         obstacle = self._obstacle(connection.peer, connection.worth, config, may_come_often=may_come_often)
@@ -118,11 +118,11 @@ class Sessions:
 
     def reserve(self, address: IPv4Address | IPv6Address, config: ListenerConfig) -> str:
         """Count a client whose TLS handshake comes first. Returns as `admit` does."""
-        client = peer_of(address)
+        client = client_group(address)
         worth = self.places.worth(client, submission=config.origin is not Origin.MX)
         return self._obstacle(client, worth, config, may_come_often=address.is_loopback)
 
-    def release(self, client: Peer) -> None:
+    def release(self, client: ClientGroup) -> None:
         """Its handshake is over: the client is to be admitted now, or has failed."""
         self.places.leave(client)
 
@@ -131,7 +131,7 @@ class Sessions:
         metrics.TLS.inc("none")
         self._trimmer.count()
 
-    def _obstacle(self, client: Peer, worth: Worth, config: ListenerConfig, *, may_come_often: bool) -> str:
+    def _obstacle(self, client: ClientGroup, worth: Worth, config: ListenerConfig, *, may_come_often: bool) -> str:
         limits = config.gateway.limits
         admission = self.places.judge(client, worth, limits)
         if admission is Admission.REFUSED:
@@ -223,7 +223,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._content_until: float | None = None
         self._stalled_until: float | None = None
         self._end = "lost"
-        self._expected: Peer | None = None  # for whom its place is reserved during the handshake
+        self._expected: ClientGroup | None = None  # for whom its place is reserved during the handshake
         self._label = ""
         self._bindings: Mapping[str, bytes] = {}  # of the certificate that its handshake began with
 
@@ -238,7 +238,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         if obstacle:
             metrics.CONNECTIONS.inc(config.listener.protocol.value, obstacle)
             return False
-        self._expected = peer_of(client)
+        self._expected = client_group(client)
         self._bindings = config.bindings
         self._sessions.handshakes.begin(self, self._loop.time(), end, metrics.HANDSHAKES.of())
         return True

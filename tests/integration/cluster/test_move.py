@@ -32,7 +32,7 @@ from testkit.queue import sql as rows
 
 MESSAGES = 20
 REVISION = a_revision(transports=[relay()], rules=[rule_to(RELAY)])
-LARGE = b"Subject: large\r\n\r\n" + b"x" * 900_000
+LARGE = b"Subject: large\r\n\r\n" + b"x" * 2_500_000
 LATE = "another day"
 
 
