@@ -72,6 +72,12 @@ DASHBOARD = Dashboard(
                     "kind",
                 ),
                 each("Open connections", "To next hops.", "mailrail_outbound_connections_open"),
+                Panel(
+                    "Connections that gave way",
+                    "Broken off because the server had not answered for long and other deliveries waited.",
+                    (Query(f"sum({rate('mailrail_outbound_connections_gave_way_total')})", "connections"),),
+                    Unit.RATE,
+                ),
             ),
         ),
         Row(

@@ -1,10 +1,10 @@
 """Connections by the key that they are reused under, and the jobs that wait for one (design 4, Deliver).
 
 A job goes to an idle connection of its key; else a new one is dialled, up to the limits of the destination, of the
-address and of the process, and to the share of it that addresses of its standing may hold (peers.py); else it waits. A
-connection that has finished takes the next waiting job of its key. When a new connection fails while others of its key
-live, the server wants no more of us and fewer are used for a while; when it was the only one, all jobs that wait for
-that host fail with it.
+address and of the process, and to the share of it that addresses of its standing may hold (server_addresses.py); else
+it waits. A connection that has finished takes the next waiting job of its key. When a new connection fails while others
+of its key live, the server wants no more of us and fewer are used for a while; when it was the only one, all jobs that
+wait for that host fail with it.
 
 Connections that a server closed behind our back are found out by a transaction that no reply touched, those on which it
 takes no more messages by one that it refused before the content (core/smtp/client.py, `Transaction.wants_fresh`): such
@@ -29,7 +29,7 @@ from mailrail.core.tlspolicy.resumption import SessionCache
 from mailrail.kit import log
 from mailrail.kit.wheel import Wheel
 from mailrail_outbound import metrics
-from mailrail_outbound.peers import Peer, Peers
+from mailrail_outbound.server_addresses import ServerAddress, ServerAddresses
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import ClientConnection, Dial, Job
 from mailrail_outbound.tls import SESSION_READS
@@ -99,13 +99,13 @@ class Pool:
         self._destinations: dict[ConnectionKey, _Destination] = {}
         self._dials: set[asyncio.Task[None]] = set()
         self._tls_sessions = SessionCache[ssl.SSLSession](settings.tls_sessions, reads=SESSION_READS)
-        self._peers = Peers(settings.connections)
+        self._servers = ServerAddresses(settings.connections)
         self._live: set[ClientConnection] = set()
         self._closing = False
         self._looks_at_open: asyncio.TimerHandle | None = None
         self._looks: asyncio.TimerHandle | None = None
         self._log = log.get_logger()
-        metrics.OPEN.set_function(lambda: self._peers.open)
+        metrics.OPEN.set_function(lambda: self._servers.open)
         metrics.WAITING.set_function(lambda: self.waiting)
 
     # --- for the application -----------------------------------------------------------------------------------
@@ -221,29 +221,29 @@ class Pool:
                     self._quit_idle(destination.idle[0])  # useless to this job, and in its place
                 return
             addresses = self._addresses(job.dial, destination)
-            peer = self._peers.peer(job.dial, addresses[0])
-            if peer.open >= self._limit_at(peer, job.dial):
-                peer.line.add(key)
-                destination.line = peer.line
-                if peer.idle:
-                    self._quit_idle(next(iter(peer.idle)))
+            server = self._servers.server(job.dial, addresses[0])
+            if server.open >= self._limit_at(server, job.dial):
+                server.line.add(key)
+                destination.line = server.line
+                if server.idle:
+                    self._quit_idle(next(iter(server.idle)))
                 return
-            if not self._peers.room(peer) and not (self._peers.room(peer, more=1) and self._close_one_idle()):
-                destination.line = self._peers.stand(peer, key)
-                self._peers.forget_if_unused(peer)
+            if not self._servers.room(server) and not (self._servers.room(server, more=1) and self._close_one_idle()):
+                destination.line = self._servers.stand(server, key)
+                self._servers.forget_if_unused(server)
                 return
             destination.connecting += 1
             destination.total += 1
-            self._peers.enter(peer)
+            self._servers.enter(server)
             self._mind_open()
-            task = self._loop.create_task(self._dial(job, destination, addresses, peer))
+            task = self._loop.create_task(self._dial(job, destination, addresses, server))
             self._dials.add(task)
             task.add_done_callback(self._dials.discard)
 
-    def _limit_at(self, peer: Peer, dial: Dial) -> int:
+    def _limit_at(self, server: ServerAddress, dial: Dial) -> int:
         """Connections to one address, whatever names lead to it."""
         limit = dial.limit or self._settings.connections_per_destination
-        if peer.unknown:
+        if server.unknown:
             return min(limit, self._settings.connections_first)
         return limit if not dial.key.transport else self._settings.connections  # a transport has a limit of its own
 
@@ -254,7 +254,7 @@ class Pool:
         return tuple(a for a in dial.addresses if destination.dead.get(a, 0.0) <= now) or dial.addresses
 
     def _close_one_idle(self) -> bool:
-        connection = next(iter(self._peers.idle), None)
+        connection = next(iter(self._servers.idle), None)
         if connection is None:
             return False
         self._quit_idle(connection)
@@ -266,21 +266,23 @@ class Pool:
 
     def _not_idle(self, connection: ClientConnection) -> None:
         connection.destination.idle.remove(connection)
-        del connection.peer.idle[connection]
-        del self._peers.idle[connection]
+        del connection.server.idle[connection]
+        del self._servers.idle[connection]
 
-    async def _dial(self, job: PoolJob, destination: _Destination, addresses: tuple[str, ...], first: Peer) -> None:
+    async def _dial(
+        self, job: PoolJob, destination: _Destination, addresses: tuple[str, ...], first: ServerAddress
+    ) -> None:
         """Connect to one of the addresses. `first` has been entered already."""
         dial = job.dial
         failures: list[str] = []
         connection: ClientConnection | None = None
         began = self._loop.time()
-        peer: Peer | None = first
+        server: ServerAddress | None = first
         try:
             for address in addresses:
-                if peer is None:
-                    peer = self._enter_next(dial, destination, address, addresses)
-                    if peer is None:
+                if server is None:
+                    server = self._enter_next(dial, destination, address, addresses)
+                    if server is None:
                         return
                 connection = ClientConnection(
                     self,
@@ -291,7 +293,7 @@ class Pool:
                     message_limit=self._message_limit(destination),
                     tls_sessions=self._tls_sessions,
                 )
-                connection.destination, connection.peer = destination, peer
+                connection.destination, connection.server = destination, server
                 connection.asked = began
                 host, port = dial.proxy or (address, dial.port)
                 job.dialled.append(address)
@@ -307,34 +309,34 @@ class Pool:
                     self._let_go(connection)
                     failures.append(f"{address} port {dial.port}: {connection.gives_way or _in_words(error)}")
                     if not dial.proxy:
-                        self._failed_at(peer, Answer(Stage.CONNECT, None, Trouble.UNREACHABLE, failures[-1]))
-                    self._leave(peer)
-                    peer = None
+                        self._failed_at(server, Answer(Stage.CONNECT, None, Trouble.UNREACHABLE, failures[-1]))
+                    self._leave(server)
+                    server = None
                     if connection.gives_way:
                         break
                     continue
                 return
         except asyncio.CancelledError:
-            self._ended(destination, peer, connecting=True)
+            self._ended(destination, server, connecting=True)
             raise
         except Exception as error:  # a fault of ours: unanswered, the job would keep its lease for ever
             if connection is not None:
                 self._let_go(connection)
             self._log.exception("unexpected error while dialling", host=dial.host)
             failures.append(f"an internal error of outbound: {type(error).__name__}")
-        self._ended(destination, peer, connecting=True)
+        self._ended(destination, server, connecting=True)
         metrics.CONNECTIONS.inc("proxy" if dial.proxy else "unreachable")
         stage, trouble = (Stage.PROXY, Trouble.PROXY) if dial.proxy else (Stage.CONNECT, Trouble.UNREACHABLE)
         self._dial_failed(dial.key, destination, Answer(stage, None, trouble, "; ".join(failures)), None)
 
     def _enter_next(
         self, dial: Dial, destination: _Destination, address: str, addresses: tuple[str, ...]
-    ) -> Peer | None:
+    ) -> ServerAddress | None:
         """Count a dial on to its next address. None: as many as may be are under way there; its key waits for them."""
-        peer = self._peers.peer(dial, address)
-        if peer.open < self._limit_at(peer, dial):
-            self._peers.enter(peer)
-            return peer
+        server = self._servers.server(dial, address)
+        if server.open < self._limit_at(server, dial):
+            self._servers.enter(server)
+            return server
         until = self._loop.time() + _FEWER_FOR
         destination.dead = dict.fromkeys(addresses[: addresses.index(address)], until)
         self._ended(destination, None, connecting=True)
@@ -346,36 +348,36 @@ class Pool:
         connection.destination.live.discard(connection)
         self._live.discard(connection)
 
-    def _failed_at(self, peer: Peer, answer: Answer) -> None:
+    def _failed_at(self, server: ServerAddress, answer: Answer) -> None:
         """An address gave no session. If it gives none to anybody and says nothing, what waits for it under other names
         needs not find that out one after the other."""
-        if peer.sessions:
+        if server.sessions:
             return
-        if peer.standing is not UNPROVEN:
-            self._peers.rate(peer, UNPROVEN)
+        if server.standing is not UNPROVEN:
+            self._servers.rate(server, UNPROVEN)
         if answer.trouble not in _SILENCE or answer.stage not in (Stage.CONNECT, Stage.GREETING):
             return
-        for key in peer.line:
+        for key in server.line:
             destination = self._destinations.get(key)
-            if destination is None or destination.line is not peer.line:  # what failed before it led there
+            if destination is None or destination.line is not server.line:  # what failed before it led there
                 continue
             jobs = destination.waiting
-            if not destination.total and all(job.dial.addresses == (peer.key.address,) for job in jobs):
+            if not destination.total and all(job.dial.addresses == (server.key.address,) for job in jobs):
                 for job in jobs:
-                    job.dialled.append(peer.key.address)
+                    job.dialled.append(server.key.address)
                 self._end_waiting_jobs(destination, answer, None)
                 self._forget_if_empty(key, destination)
 
-    def _ended(self, destination: _Destination, peer: Peer | None, *, connecting: bool) -> None:
+    def _ended(self, destination: _Destination, server: ServerAddress | None, *, connecting: bool) -> None:
         destination.total -= 1
         destination.connecting -= connecting
-        if peer is not None:
-            self._leave(peer)
+        if server is not None:
+            self._leave(server)
 
-    def _leave(self, peer: Peer) -> None:
-        self._peers.leave(peer)
-        if peer.line:
-            self._dial_from(peer.line)
+    def _leave(self, server: ServerAddress) -> None:
+        self._servers.leave(server)
+        if server.line:
+            self._dial_from(server.line)
 
     def _dial_failed(
         self, key: ConnectionKey, destination: _Destination, answer: Answer, connection: ClientConnection | None
@@ -415,20 +417,20 @@ class Pool:
         for connection in self._live:
             if connection.session.awaiting is None:
                 continue
-            peer: Peer = connection.peer
-            if peer.standing is QUICK and min(connection.asked, connection.began) < quick_since:
-                self._peers.rate(peer, SLOW)
+            server: ServerAddress = connection.server
+            if server.standing is QUICK and min(connection.asked, connection.began) < quick_since:
+                self._servers.rate(server, SLOW)
             if connection.asked < slow_since and connection.unanswered:
                 unanswered.append(connection)
         # Half of the share that is theirs, where files are short and connections few.
         allowed = min(self._settings.slow_connections, self._settings.connections // 4)
-        most = min(len(unanswered) - allowed, self._peers.waiting)
+        most = min(len(unanswered) - allowed, self._servers.waiting)
         if most > 0:
             unanswered.sort(key=lambda connection: connection.asked)
             for connection in unanswered[:most]:
                 metrics.GAVE_WAY.inc()
                 connection.give_way(self._settings.slow_seconds)
-        if self._peers.open:
+        if self._servers.open:
             self._mind_open()
 
     # --- what connections tell ---------------------------------------------------------------------------------------
@@ -450,46 +452,46 @@ class Pool:
     def on_ready(self, connection: ClientConnection) -> None:
         """See smtp.Owner."""
         destination: _Destination = connection.destination
-        peer: Peer = connection.peer
+        server: ServerAddress = connection.server
         connection.setting_up = False
         destination.connecting -= 1
         connection.gave_session = True
-        peer.sessions += 1
-        if peer.standing is UNPROVEN:
-            self._peers.rate(peer, SLOW)  # until it has answered for a message
+        server.sessions += 1
+        if server.standing is UNPROVEN:
+            self._servers.rate(server, SLOW)  # until it has answered for a message
             if destination.line is not None:
                 destination.line.discard(connection.key)
                 destination.line = None
-            self._loop.call_soon(self._dial_after_first, connection.key, destination, peer)
+            self._loop.call_soon(self._dial_after_first, connection.key, destination, server)
 
-    def _dial_after_first(self, key: ConnectionKey, destination: _Destination, peer: Peer) -> None:
+    def _dial_after_first(self, key: ConnectionKey, destination: _Destination, server: ServerAddress) -> None:
         """More may be dialled than before the first session."""
         self._dial_more(key, destination)
         before = -1
-        while peer.line and peer.open != before:
-            before = peer.open
-            self._dial_from(peer.line)
+        while server.line and server.open != before:
+            before = server.open
+            self._dial_from(server.line)
         self._feed()
 
     def on_answered(self, connection: ClientConnection, seconds: float) -> None:
         """See smtp.Owner."""
-        peer: Peer = connection.peer
+        server: ServerAddress = connection.server
         standing = standing_of(seconds)
-        if standing is not peer.standing:
-            self._peers.rate(peer, standing)
+        if standing is not server.standing:
+            self._servers.rate(server, standing)
             self._feed()
 
     def on_idle(self, connection: ClientConnection) -> None:
         """See smtp.Owner."""
         destination: _Destination = connection.destination
-        peer: Peer = connection.peer
-        waits = destination.waiting or peer.line  # what waits wants fresh ones
-        if self._closing or waits or (self._peers.waiting and self._peers.next(more=1) is not None):
+        server: ServerAddress = connection.server
+        waits = destination.waiting or server.line  # what waits wants fresh ones
+        if self._closing or waits or (self._servers.waiting and self._servers.next(more=1) is not None):
             connection.quit()
-        elif connection not in self._peers.idle:
+        elif connection not in self._servers.idle:
             destination.idle.append(connection)
-            peer.idle[connection] = None
-            self._peers.idle[connection] = None
+            server.idle[connection] = None
+            self._servers.idle[connection] = None
             connection.keep_idle(self._settings.idle_seconds)
 
     def on_failed(self, connection: ClientConnection, answer: Answer) -> None:
@@ -501,7 +503,7 @@ class Pool:
             destination.connecting -= 1
         if connection.resumption_failed and not self._closing:
             return  # no word about the host: `forget` dials again, for a full handshake
-        self._failed_at(connection.peer, answer)
+        self._failed_at(connection.server, answer)
         self._dial_failed(connection.key, destination, answer, connection)
 
     def requeue(self, job: Job, connection: ClientConnection) -> None:
@@ -524,12 +526,12 @@ class Pool:
     def forget(self, connection: ClientConnection) -> None:
         """See smtp.Owner."""
         destination: _Destination = connection.destination
-        peer: Peer = connection.peer
-        if connection in self._peers.idle:
+        server: ServerAddress = connection.server
+        if connection in self._servers.idle:
             self._not_idle(connection)
         self._let_go(connection)
-        peer.sessions -= connection.gave_session
-        self._ended(destination, peer, connecting=connection.setting_up)
+        server.sessions -= connection.gave_session
+        self._ended(destination, server, connecting=connection.setting_up)
         connection.setting_up = False
         if destination.waiting and not connection.session.transactions and not connection.failure_reported:
             # It was ready and ended before it took anything: dialling on and on would not make it better.
@@ -543,7 +545,7 @@ class Pool:
 
     def _feed(self) -> None:
         """Dial for those whose turn it is, as far as there is room."""
-        while (line := self._peers.next()) is not None:
+        while (line := self._servers.next()) is not None:
             self._dial_from(line)
 
     def _dial_from(self, line: Line[ConnectionKey]) -> None:
@@ -563,9 +565,9 @@ class Pool:
                 self._destinations.pop(key, None)
 
 
-def _source(sources: tuple[str, ...], peer: str) -> tuple[str, int] | None:
+def _source(sources: tuple[str, ...], server: str) -> tuple[str, int] | None:
     for source in sources:
-        if (":" in source) == (":" in peer):
+        if (":" in source) == (":" in server):
             return (source, 0)
     return None
 

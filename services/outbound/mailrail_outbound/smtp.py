@@ -183,7 +183,7 @@ class ClientConnection(asyncio.Protocol):
         self.opened = 0.0
         self.destination: Any = None
         """The owner's own."""
-        self.peer: Any = None
+        self.server: Any = None
         """The owner's own, with the `standing` of the address."""
         self.gave_session = False
         """The owner's mark."""
@@ -556,7 +556,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _transaction_ended(self, transaction: ClientTransaction) -> None:
         job: Job = transaction.tag  # type: ignore[assignment]
-        if self.peer.standing is not QUICK and transaction.touched:
+        if self.server.standing is not QUICK and transaction.touched:
             self.owner.on_answered(self, self._loop.time() - self.began)
         if self._newest is transaction:
             self._newest, self._over = None, math.inf

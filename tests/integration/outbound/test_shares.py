@@ -83,7 +83,7 @@ async def test_200_domains_at_one_silent_address_get_few_connections_until_it_an
         waiting = begin(bench, *domains)
         await eventually(lambda: len(bench.resolved) == 200 and bench.pool.waiting == 200)
         await eventually(lambda: len(peer.sessions) == 2)
-        assert bench.pool._peers.open == 2
+        assert bench.pool._servers.open == 2
         greeting.release.set()
         assert {(await result(each)).result for each in waiting} == {Result.DELIVERED}
 
@@ -101,7 +101,7 @@ async def test_servers_that_do_not_answer_leave_half_of_all_connections_to_other
         (first,) = begin(bench, "healthy.test")
         assert (await result(first)).result is Result.DELIVERED
         bench.pool.close_idle()
-        await eventually(lambda: bench.pool._peers.open == 0)
+        await eventually(lambda: bench.pool._servers.open == 0)
         begin(bench, *(f"d{i}.test" for i in range(20)))
         most = 5 if silent == "GREETING" else 7
         await eventually(lambda: sum(len(peer.sessions) for peer in tarpits) >= 5 and len(bench.resolved) == 21)
@@ -204,7 +204,7 @@ async def test_a_silent_address_in_the_second_place_gets_few_connections_too(net
         net.domain(f"d{i}.test", loopback_address(), tarpit.host)
     async with net.bench() as bench:
         begin(bench, *(f"d{i}.test" for i in range(20)))
-        await eventually(lambda: bench.pool.waiting == 20 and bench.pool._peers.open == 2)
+        await eventually(lambda: bench.pool.waiting == 20 and bench.pool._servers.open == 2)
         await eventually(lambda: len(tarpit.sessions) == 2)
 
 

@@ -661,7 +661,7 @@ async def test_a_connection_that_comes_as_its_time_is_over_is_counted_once(
             assert results(first.recipients) == [Result.DEFERRED]
             second = await bench.deliver(bench.delivery(via))
             assert results(second.recipients) == [Result.DELIVERED]
-            assert (bench.pool._peers.open, len(bench.pool.connections)) == (1, 1)
+            assert (bench.pool._servers.open, len(bench.pool.connections)) == (1, 1)
 
 
 async def test_the_process_keeps_to_its_own_limit_over_all_hosts() -> None:

@@ -17,7 +17,7 @@ from mailrail_outbound.smtp import ClientConnection, Dial
 _KNOWN = 20_000  # addresses without a connection whose standing is remembered
 
 
-class PeerKey(NamedTuple):
+class ServerAddressKey(NamedTuple):
     """What is dialled: a fault of a proxy, or of an address of ours, says nothing about the server."""
 
     address: str
@@ -26,12 +26,12 @@ class PeerKey(NamedTuple):
     """As of ConnectionKey."""
 
 
-class Peer:
+class ServerAddress:
     """One address, with all connections to it."""
 
     __slots__ = ("idle", "key", "line", "open", "sessions", "standing")
 
-    def __init__(self, key: PeerKey) -> None:
+    def __init__(self, key: ServerAddressKey) -> None:
         self.key = key
         self.standing = UNPROVEN
         self.open = 0
@@ -48,15 +48,15 @@ class Peer:
         return self.standing is UNPROVEN and not self.sessions
 
 
-class Peers:
+class ServerAddresses:
     """All connections of a process by address, and the lines for more."""
 
     def __init__(self, connections: int) -> None:
         """`connections`: at most, in all."""
         self._whole = connections
         self._held = [0, 0, 0]  # connections by the standing of their address
-        self._peers: dict[PeerKey, Peer] = {}
-        self._known: OrderedDict[PeerKey, None] = (
+        self._servers: dict[ServerAddressKey, ServerAddress] = {}
+        self._known: OrderedDict[ServerAddressKey, None] = (
             OrderedDict()
         )  # those without a connection, the one used last at the end
         self._lines = [Line[ConnectionKey](), Line[ConnectionKey](), Line[ConnectionKey]()]
@@ -73,50 +73,50 @@ class Peers:
         """Keys that wait for the number of connections, or for their share of it."""
         return sum(map(len, self._lines))
 
-    def peer(self, dial: Dial, address: str) -> Peer:
+    def server(self, dial: Dial, address: str) -> ServerAddress:
         """An address of a host."""
-        key = PeerKey(address, dial.port, dial.key.source)
-        peer = self._peers.get(key)
-        if peer is None:
-            peer = self._peers[key] = Peer(key)
-        return peer
+        key = ServerAddressKey(address, dial.port, dial.key.source)
+        server = self._servers.get(key)
+        if server is None:
+            server = self._servers[key] = ServerAddress(key)
+        return server
 
-    def enter(self, peer: Peer) -> None:
+    def enter(self, server: ServerAddress) -> None:
         """A connection to it is to be dialled."""
-        peer.open += 1
-        self._held[peer.standing] += 1
-        self._known.pop(peer.key, None)
+        server.open += 1
+        self._held[server.standing] += 1
+        self._known.pop(server.key, None)
 
-    def leave(self, peer: Peer) -> None:
+    def leave(self, server: ServerAddress) -> None:
         """A connection to it ended, or was not made."""
-        peer.open -= 1
-        self._held[peer.standing] -= 1
-        self.forget_if_unused(peer)
+        server.open -= 1
+        self._held[server.standing] -= 1
+        self.forget_if_unused(server)
 
-    def forget_if_unused(self, peer: Peer) -> None:
+    def forget_if_unused(self, server: ServerAddress) -> None:
         """Keep no more than its standing, where it has one, once nothing is under way."""
-        if peer.open or peer.line:
+        if server.open or server.line:
             return
-        if peer.standing is UNPROVEN:
-            self._peers.pop(peer.key, None)
+        if server.standing is UNPROVEN:
+            self._servers.pop(server.key, None)
             return
-        self._known[peer.key] = None
+        self._known[server.key] = None
         if len(self._known) > _KNOWN:
-            del self._peers[self._known.popitem(last=False)[0]]
+            del self._servers[self._known.popitem(last=False)[0]]
 
-    def rate(self, peer: Peer, standing: SiteStanding) -> None:
+    def rate(self, server: ServerAddress, standing: SiteStanding) -> None:
         """Change what it is known for."""
-        self._held[peer.standing] -= peer.open
-        peer.standing = standing
-        self._held[standing] += peer.open
+        self._held[server.standing] -= server.open
+        server.standing = standing
+        self._held[standing] += server.open
 
-    def room(self, peer: Peer, more: int = 0) -> bool:
+    def room(self, server: ServerAddress, more: int = 0) -> bool:
         """Whether one of its standing may have a connection more, if there were `more` of them in all."""
-        return self._room(peer.standing, more)
+        return self._room(server.standing, more)
 
-    def stand(self, peer: Peer, key: ConnectionKey) -> Line[ConnectionKey]:
+    def stand(self, server: ServerAddress, key: ConnectionKey) -> Line[ConnectionKey]:
         """Wait for the number of connections, or for the share of its standing."""
-        line = self._lines[peer.standing]
+        line = self._lines[server.standing]
         line.add(key)
         return line
 
