@@ -411,6 +411,7 @@ class EnqueueClient:
         self._unassigned: OrderedDict[bytes, _Commit] = OrderedDict()  # commits that wait for a stream
         self._unassigned_uploads = _Uploads(budget)  # bodies that do
         self._last_open = -PATIENCE  # when there was a stream last
+        self._away_since: float | None = self._loop.time()  # until somebody is told that there is none
         self._streams: list[_Stream] = []  # the open one and those that drain
         self._pending = 0
         metrics.QUEUE_PENDING.set_function(lambda: self._pending)
@@ -530,7 +531,7 @@ class EnqueueClient:
     def _leave(self) -> None:
         """Nothing new starts on the stream that was open."""
         self._stream = None
-        self._last_open = self._loop.time()
+        self._last_open = self._away_since = self._loop.time()
         metrics.QUEUE_STREAM.set(0)
 
     async def _turn_away(self) -> None:
@@ -582,9 +583,22 @@ class EnqueueClient:
             BadSettings,
         ) as error:
             self._log.debug("queue stream failed", error=str(error))
+            self._tell_away(error)
         finally:
             if stream is not None:
                 self._close_stream(stream)
+
+    def _tell_away(self, error: Exception) -> None:
+        """Say once that mail is put off, and why: a target that names no queue looks like one that restarts."""
+        if self._stream is None and self._away_since is not None and self._loop.time() > self._away_since + PATIENCE:
+            self._away_since = None
+            detail = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+            self._log.warning(
+                "no queue answers; clients hear 451 until one does. Look whether it runs, and at "
+                "MAILRAIL_INGRESS_QUEUE_TARGET",
+                target=self._settings.queue_target,
+                error=detail or type(error).__name__,
+            )
 
     def _open(self, stream: _Stream) -> None:
         self._stream = stream

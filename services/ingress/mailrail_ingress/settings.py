@@ -10,7 +10,8 @@ class IngressSettings(ServiceSettings):
     """What ingress needs besides what every service does. Every default starts a working service."""
 
     queue_target: str = "127.0.0.1:7002"
-    """Target of the queue: HOST:PORT or any gRPC target."""
+    """Target of the queue: HOST:PORT or any gRPC target. For several replicas give a name that has all their addresses
+    (`dns:///queue:7002`), or `ipv4:ADDRESS:PORT,ADDRESS:PORT`."""
     outbound_target: str = ""
     """Target of outbound, asked where a domain says `recipients: Verify`; empty: such recipients get 451."""
     gateway: str = ""

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 from mailrail.core.limits import CHUNK_SIZE, INLINE_LIMIT
 from mailrail.core.revision.revision import ObjectRef
@@ -179,6 +180,20 @@ async def test_mail_does_not_wait_long_for_a_stream_that_does_not_come_ACC_05(mo
             await eventually(lambda: lost, what="the body is lost")
         await eventually(lambda: not queue.available, what="MAIL is put off")
         fake.opens.set()
+
+
+async def test_that_no_queue_answers_is_said_once_with_its_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mailrail_ingress.queue_stream.PATIENCE", 0.2)
+    target = f"127.0.0.1:{free_port()},127.0.0.1:{free_port()}"
+    settings = IngressSettings(plaintext=True, queue_target=target)
+    with capture_logs() as logged:
+        async with EnqueueClient(settings, HeldOctets(settings.held_octets), OpenTransactions()).running():
+            await eventually(lambda: any(line["log_level"] == "warning" for line in logged), what=lambda: str(logged))
+            tried = len(logged)
+            await eventually(lambda: len(logged) > tried + 2, what="it is tried again")
+    (warning,) = [line for line in logged if line["log_level"] == "warning"]
+    assert warning["target"] == target
+    assert "MAILRAIL_INGRESS_QUEUE_TARGET" in warning["event"]
 
 
 async def test_a_commit_says_until_when_it_is_waited_for_by_the_databases_clock_ACC_04() -> None:
