@@ -51,7 +51,7 @@ def rule(id: str) -> str:
 @pytest.mark.parametrize(
     ("id", "words", "promised", "default"),
     [
-        ("ACC-02", "Bodies ≤ 1 MiB go inline", MIB, limits.INLINE_LIMIT),
+        ("ACC-02", "Bodies ≤ 1 MiB, and 32 KiB for their header, go inline", 33 * MIB // 32, limits.INLINE_LIMIT),
         ("ACC-02", "chunk rows of 256 KiB", 256 * KIB, limits.CHUNK_SIZE),
         ("ACC-02", "forgotten after 1 h", HOUR, QUEUE.keep_upload_seconds),
         ("ACC-03", "by count and by 4 MiB", 4 * MIB, QUEUE.batch_bytes),

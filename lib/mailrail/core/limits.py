@@ -2,9 +2,9 @@
 
 from typing import Final
 
-INLINE_LIMIT: Final = 1024 * 1024
-"""Octets: a body up to this travels inside its commit, is stored in its message's row and goes out with the lease
-(ACC-02, LSE-06)."""
+INLINE_LIMIT: Final = (1024 + 32) * 1024
+"""Octets: 1 MiB, and the header that is sent with it. A body up to this travels inside its commit, is stored in its
+message's row and goes out with the lease (ACC-02, LSE-06)."""
 SMALL_LIMIT: Final = 64 * 1024
 """Octets: a message up to this is small. Small ones go ahead of large ones wherever both wait, and are never refused
 for the room that large ones take (ACC-07)."""

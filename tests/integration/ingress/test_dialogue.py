@@ -14,6 +14,7 @@ import grpc
 import psutil
 import pytest
 
+from mailrail.core.limits import INLINE_LIMIT
 from mailrail.core.probe import probe_address
 from mailrail.core.revision.revision import GatewayLimits
 from mailrail.core.revision.sealing import Keyring
@@ -239,8 +240,8 @@ def test_a_large_body_comes_in_frames_of_256_kib_and_is_whole_ACC_02_ACC_07(ingr
 
 def test_a_body_of_1_mib_travels_inside_the_commit_ACC_02(ingress: Ingress, mx: Talk) -> None:
     mx.say("EHLO c")
-    lines = b"A: b\r\n\r\n" + (b"x" * 998 + b"\r\n") * 1049
-    for size, uploaded in ((65_536, False), (65_537, False), (1_048_576, False), (1_048_577, True)):
+    lines = b"A: b\r\n\r\n" + (b"x" * 998 + b"\r\n") * 1100
+    for size, uploaded in ((65_536, False), (65_537, False), (INLINE_LIMIT, False), (INLINE_LIMIT + 1, True)):
         content = lines[: size - 2].rstrip(b"\r\n").ljust(size - 2, b"y") + b"\r\n"
         assert len(content) == size
         message = accepted(ingress, send(mx, content))

@@ -205,7 +205,14 @@ class ContentReader:
         self._line = len(data) - last - 1
         if begun + len(data) <= LONGEST_LINE:
             return False  # as with nearly every message: there is no room for such a line
-        return begun + data.find(b"\n") > LONGEST_LINE or max(map(len, data.split(b"\n"))) > LONGEST_LINE
+        at = data.find(b"\n") + 1
+        if begun + at > LONGEST_LINE + 1:
+            return True
+        while len(data) - at > LONGEST_LINE:  # `at` is where a line begins; the last one that ends in time is near
+            at = data.rfind(b"\n", at, at + LONGEST_LINE + 1) + 1
+            if not at:
+                return True
+        return False
 
     def _pass(self, data: bytes) -> bytes:
         """On the way out: past the re-encoder, where there is one."""
