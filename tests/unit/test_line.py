@@ -7,7 +7,8 @@ def test_the_one_that_came_last_has_every_other_turn() -> None:
     line = Line[str]()
     for name in "abcd":
         line.add(name)
-    assert [line.take() for _ in range(4)] == ["d", "a", "c", "b"]
+    turns = [(line.peek(), line.take()) for _ in range(4)]
+    assert turns == [(name, name) for name in "dacb"]
 
 
 def test_who_leaves_has_no_turn() -> None:

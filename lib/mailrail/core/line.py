@@ -33,6 +33,10 @@ class Line(Generic[T]):
         """Leave the line."""
         self._waiting.pop(one, None)
 
+    def peek(self) -> T:
+        """Whom `take` would take. Raises StopIteration when nobody waits."""
+        return next(iter(self._waiting) if self._last else reversed(self._waiting))
+
     def take(self, *, last: bool | None = None) -> T:
         """Whose turn it is, or who came `last` or first; it leaves the line. Raises KeyError when nobody waits."""
         self._last = not self._last if last is None else last

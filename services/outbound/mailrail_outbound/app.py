@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mailrail.core.delivery.outcome import Outcome, Verdict, of_trouble
+from mailrail.core.delivery.shares import SiteStanding
 from mailrail.core.outbound.captive import is_loopback, simulated_reply
 from mailrail.core.outbound.host_failover import HostFailover, RecipientVerdict
 from mailrail.core.outbound.targets import MAX_SESSIONS, NoHosts, address_order
@@ -313,7 +314,7 @@ class Outbound(Worker):
             if isinstance(delivery.body, bytes):
                 stopped = yield from self._try_hosts(progress, attempt)
             else:
-                stopped = yield from self._stream_to_hosts(progress, attempt, delivery.body)
+                stopped = yield from self._stream_to_hosts(progress, attempt)
             if isinstance(stopped, Captured):
                 verdict = Verdict(Outcome.DELIVERED, EnhancedCode(2, 0, 0), stopped.why)
                 for i in failover.open:
@@ -327,32 +328,39 @@ class Outbound(Worker):
                 reports[i] = _report(delivery, i, settled, attempt.seen.get(i))
         return [reports[i] for i in range(len(ids))]
 
-    def _stream_to_hosts(
-        self, progress: "DeliveryInProgress", attempt: Attempt, body: Body
-    ) -> Steps[Captured | Verdict | None]:
-        """`_try_hosts` for content that streams: once memory is free for it, and a queue can give it."""
-        content = attempt.content
-        octets = content.held
-        progress.waits_for_memory = True
+    def _stream_to_hosts(self, progress: "DeliveryInProgress", attempt: Attempt) -> Steps[Captured | Verdict | None]:
+        """`_try_hosts` for content that streams."""
         try:
-            if not (yield self._memory.take(octets, self._settings.streamed_content_wait)):
-                raise NotAttempted("too much large content is being sent; no memory was free for more in time")
+            return (yield from self._try_hosts(progress, attempt))
         except BrokenOff:
             attempt.failover.record_session_failure(_CANCELLED)
             return None
         finally:
-            progress.waits_for_memory = False
+            if attempt.memory is not None:
+                self._memory.give(attempt.memory)
+
+    def _prepare_stream(
+        self, progress: "DeliveryInProgress", attempt: Attempt, body: Body, standing: Callable[[], SiteStanding]
+    ) -> Steps[None]:
+        """Before content that streams is first sent: have memory for it, and a queue that can give it. Raises BrokenOff
+        or NotAttempted."""
+        if attempt.delivery.lease.cancelled:
+            raise BrokenOff
+        content = attempt.content
+        progress.waits_for_memory = True
         try:
-            if not body.within_reach:
-                raise NotAttempted("no queue replica with the content is reachable")
-            if content.header_unseen:
-                try:
-                    yield content.look_at_header()
-                except OutOfReach as error:
-                    raise NotAttempted(f"cannot get the content: {error}") from error
-            return (yield from self._try_hosts(progress, attempt))
+            attempt.memory = yield self._memory.take(content.held, self._settings.streamed_content_wait, standing)
         finally:
-            self._memory.give(octets)
+            progress.waits_for_memory = False
+        if attempt.memory is None:
+            raise NotAttempted("too much large content is being sent; no memory was free for more in time")
+        if not body.within_reach:
+            raise NotAttempted("no queue replica with the content is reachable")
+        if content.header_unseen:
+            try:
+                yield content.look_at_header()
+            except OutOfReach as error:
+                raise NotAttempted(f"cannot get the content: {error}") from error
 
     def _configured(self, delivery: Delivery) -> Steps[Tables]:
         if not (yield self._wait_for_revision(delivery.config_revision, self._settings.revision_wait)):
@@ -487,6 +495,12 @@ class Outbound(Worker):
             lease_margin=self._settings.lease_margin,
             on_done=progress.on_job_done,
         )
+        body = attempt.delivery.body
+        if not isinstance(body, bytes):
+            if attempt.memory is None:
+                yield from self._prepare_stream(progress, attempt, body, lambda: self._pool.standing(job))
+            else:
+                attempt.memory.standing = lambda: self._pool.standing(job)
         progress.job = job
         try:
             self._pool.submit(job)

@@ -24,6 +24,7 @@ from mailrail.core.tlspolicy.decision import Proven, TlsDecision, accepts
 from mailrail.kit import clock
 from mailrail_outbound.content import OutgoingContent
 from mailrail_outbound.hops import NextHop, Tables
+from mailrail_outbound.memory_budget import MemoryShare
 from mailrail_outbound.pool import PoolJob
 from mailrail_outbound.ports import ConnectionFacts, Delivery, TlsReport
 from mailrail_outbound.smtp import INTERNAL_ERROR, ClientConnection, Dial
@@ -45,6 +46,8 @@ class Attempt:
     hop: NextHop
     seen: dict[int, ConnectionFacts] = field(default_factory=dict)
     """The connection that gave a recipient its answer, or was dialled for it last; by index."""
+    memory: MemoryShare | None = None
+    """What it has for content that streams, from the first dial on."""
 
 
 class HostJob(PoolJob):

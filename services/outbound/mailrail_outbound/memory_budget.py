@@ -1,64 +1,86 @@
 """The memory that streamed content may take, shared by all deliveries: a delivery that finds too little waits its turn.
 
-A delivery takes its share once, before it dials, and gives it back at its end. A delivery with a share never waits for
-more, so there can be no deadlock.
+A delivery takes its share once, before it first dials, and gives it back at its end. A delivery with a share never
+waits for more, so there can be no deadlock. Servers decide how long a share is held. So those of a standing have a part
+of all memory, as they have of all connections (core/delivery/shares.py), and each standing has a line of its own. The
+last of them may go past its part, as any part may be less than one share.
 """
 
 import asyncio
-from collections import deque
+from collections.abc import Callable
+
+from mailrail.core.delivery.shares import SiteStanding, whose_turn
+from mailrail.core.line import Line
+
+
+class MemoryShare:
+    """Octets that a delivery has, or waits for."""
+
+    __slots__ = ("octets", "standing", "turn")
+
+    def __init__(self, octets: int, standing: Callable[[], SiteStanding]) -> None:
+        self.octets = octets
+        self.standing = standing
+        """How the address answers that the delivery goes to. It may change while the share is held."""
+        self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
 
 class MemoryBudget:
     """A number of octets, to be taken and given back."""
 
     def __init__(self, octets: int) -> None:
-        self._all = self._free = octets
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._all = octets
+        self._held: dict[MemoryShare, None] = {}
+        self._lines = [Line[MemoryShare](), Line[MemoryShare](), Line[MemoryShare]()]
 
     @property
     def free(self) -> int:
         """Octets that are not taken."""
-        return self._free
+        return self._all - sum(share.octets for share in self._held)
 
-    def needed(self, octets: int) -> int:
-        """What `take` takes for `octets`: at most the whole budget, or it would wait for ever."""
-        return min(octets, self._all)
-
-    async def take(self, octets: int, within: float) -> bool:
-        """Take octets; False when too few were free for `within` seconds."""
-        octets = self.needed(octets)
-        if not self._waiting and octets <= self._free:
-            self._free -= octets
-            return True
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((octets, turn))
+    async def take(self, octets: int, within: float, standing: Callable[[], SiteStanding]) -> MemoryShare | None:
+        """Take octets, at most the whole budget; None when too few were free for `within` seconds."""
+        share = MemoryShare(min(octets, self._all), standing)
+        self._lines[standing()].add(share)
+        self._hand_out()
         try:
             async with asyncio.timeout(within):
-                await turn
+                await share.turn
         except TimeoutError:
-            return self._given(turn)
+            if share in self._held:  # its turn came all the same
+                return share
+            self._leave(share)
+            return None
         except asyncio.CancelledError:
-            if self._given(turn):
-                self.give(octets)
+            self._leave(share)
             raise
-        return True
+        return share
 
-    def give(self, octets: int) -> None:
-        """Give octets back."""
-        self._free += self.needed(octets)
-        self._hand_out()
+    def give(self, share: MemoryShare) -> None:
+        """Give it back."""
+        self._leave(share)
 
-    def _given(self, turn: "asyncio.Future[None]") -> bool:
-        """Whether its turn came all the same; if not, it leaves the line."""
-        if turn.done() and not turn.cancelled():
-            return True
-        self._waiting = deque(each for each in self._waiting if each[1] is not turn)
+    def _leave(self, share: MemoryShare) -> None:
+        self._held.pop(share, None)
+        for line in self._lines:
+            line.discard(share)
         self._hand_out()  # those behind it may want less
-        return False
 
     def _hand_out(self) -> None:
-        while self._waiting and self._waiting[0][0] <= self._free:
-            octets, turn = self._waiting.popleft()
-            if not turn.done():
-                self._free -= octets
-                turn.set_result(None)
+        held = [0, 0, 0]
+        for share in self._held:
+            held[share.standing()] += share.octets
+        while (turn := whose_turn(self._lines, held, self._all)) is not None:
+            share = self._lines[turn].peek()
+            standing = share.standing()
+            if standing is not turn:  # it changed since the share stood in line
+                self._lines[turn].discard(share)
+                self._lines[standing].add(share)
+                continue
+            if share.octets > self._all - sum(held):
+                return
+            self._lines[turn].take()
+            held[standing] += share.octets
+            self._held[share] = None
+            if not share.turn.done():
+                share.turn.set_result(None)

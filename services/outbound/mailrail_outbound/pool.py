@@ -21,7 +21,7 @@ import itertools
 import ssl
 from collections import deque
 
-from mailrail.core.delivery.shares import QUICK, QUICK_SECONDS, SLOW, UNPROVEN, standing_of
+from mailrail.core.delivery.shares import QUICK, QUICK_SECONDS, SLOW, UNPROVEN, SiteStanding, standing_of
 from mailrail.core.line import Line
 from mailrail.core.outbound.targets import ConnectionKey
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
@@ -166,6 +166,16 @@ class Pool:
             return False
         self._forget_if_empty(job.dial.key, destination)
         return True
+
+    def standing(self, job: PoolJob) -> SiteStanding:
+        """How the address answered last that a job was dialled at, or would be."""
+        dial = job.dial
+        destination = self._destinations.get(dial.key)
+        if job.dialled:
+            address = job.dialled[-1]
+        else:
+            address = (self._addresses(dial, destination) if destination is not None else dial.addresses)[0]
+        return self._servers.standing(dial, address)
 
     @property
     def connections(self) -> list[ClientConnection]:

@@ -9,7 +9,7 @@ gave a session gets few connections until it does.
 from collections import OrderedDict
 from typing import NamedTuple
 
-from mailrail.core.delivery.shares import FIRST_PART, QUICK, UNPROVEN, SiteStanding, may_add
+from mailrail.core.delivery.shares import UNPROVEN, SiteStanding, may_add, whose_turn
 from mailrail.core.line import Line
 from mailrail.core.outbound.targets import ConnectionKey
 from mailrail_outbound.smtp import ClientConnection, Dial
@@ -81,6 +81,11 @@ class ServerAddresses:
             server = self._servers[key] = ServerAddress(key)
         return server
 
+    def standing(self, dial: Dial, address: str) -> SiteStanding:
+        """How an address of a host answered last."""
+        server = self._servers.get(ServerAddressKey(address, dial.port, dial.key.source))
+        return server.standing if server is not None else UNPROVEN
+
     def enter(self, server: ServerAddress) -> None:
         """A connection to it is to be dialled."""
         server.open += 1
@@ -112,7 +117,7 @@ class ServerAddresses:
 
     def room(self, server: ServerAddress, more: int = 0) -> bool:
         """Whether one of its standing may have a connection more, if there were `more` of them in all."""
-        return self._room(server.standing, more)
+        return may_add(server.standing, self._held, self._whole + more) > 0
 
     def stand(self, server: ServerAddress, key: ConnectionKey) -> Line[ConnectionKey]:
         """Wait for the number of connections, or for the share of its standing."""
@@ -122,13 +127,5 @@ class ServerAddresses:
 
     def next(self, more: int = 0) -> Line[ConnectionKey] | None:
         """The line whose turn it is now; None: none can move, if there were `more` connections in all."""
-        standings = [s for s in reversed(SiteStanding) if self._lines[s] and self._room(s, more)]
-        if not standings:
-            return None
-        quick = self._held[QUICK]
-        # A flood of mail to quick servers stops no first contact.
-        others_first = sum(self._held) - quick < self._whole * FIRST_PART
-        return self._lines[standings[-1 if others_first else 0]]
-
-    def _room(self, standing: SiteStanding, more: int) -> bool:
-        return may_add(standing, self._held, self._whole + more) > 0
+        standing = whose_turn(self._lines, self._held, self._whole + more)
+        return self._lines[standing] if standing is not None else None

@@ -12,7 +12,7 @@ from mailrail_outbound.ports import DeliveryReport, RecipientReport, Result
 
 from testkit.conditions import eventually
 from testkit.dns import DnsServer
-from testkit.outbound import OutboundBench
+from testkit.outbound import MESSAGE, OutboundBench, StreamedBody
 from testkit.ports import loopback_address
 from testkit.smtp_peer import Action, Hang, Held, SmtpPeer
 
@@ -110,6 +110,35 @@ async def test_servers_that_do_not_answer_leave_half_of_all_connections_to_other
             assert (await result(future)).result is Result.DELIVERED
         assert len(healthy.messages) == 11
         assert sum(len(peer.sessions) for peer in tarpits) <= most
+
+
+async def test_128_servers_that_read_no_content_leave_memory_for_large_mail_to_others_SHD_03(net: Net) -> None:
+    healthy = await net.healthy("healthy.test")
+    tarpits = [await net.tarpit("220 hi", DATA=Hang("354 go on")) for _ in range(128)]
+    for i, peer in enumerate(tarpits):
+        net.domain(f"d{i}.test", peer.host)
+    async with net.bench() as bench:
+
+        def large(domain: str) -> "asyncio.Future[DeliveryReport]":
+            body = StreamedBody(MESSAGE)
+            return bench.begin(bench.delivery(None, domain=domain, content=body, size=len(MESSAGE)))
+
+        (first,) = begin(bench, "healthy.test")
+        assert (await result(first)).result is Result.DELIVERED
+        for i in range(128):
+            large(f"d{i}.test")
+        stalled = 0
+
+        def all_hold_what_they_may() -> bool:
+            nonlocal stalled
+            stalled = sum("DATA" in peer.commands for peer in tarpits)
+            return stalled >= 89  # a little less than seven tenths
+
+        await eventually(all_hold_what_they_may)
+        for _ in range(3):
+            assert (await result(large("healthy.test"))).result is Result.DELIVERED
+        assert len(healthy.messages) == 4
+        assert sum("DATA" in peer.commands for peer in tarpits) <= 90
 
 
 async def test_who_never_answers_is_broken_off_for_others_past_the_allowance_and_not_before(net: Net) -> None:

@@ -7,6 +7,7 @@ standing together have a share. A site that is new to us has to show first that 
 These are plain values without I/O; the dispatcher of the queue keeps one `StreamCredit` for each outbound process.
 """
 
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -69,6 +70,16 @@ def may_add(standing: SiteStanding, held: list[int], whole: int) -> int:
         max(1, int(whole * part)) - own,
         max(1, int(whole * OTHERS_PART)) - others,
     )
+
+
+def whose_turn(waiting: Sequence[Sized], held: list[int], whole: int) -> SiteStanding | None:
+    """The standing that has the next turn at what is free; None: of none whose line in `waiting` is not empty may more
+    be held."""
+    standings = [s for s in reversed(SiteStanding) if waiting[s] and may_add(s, held, whole) > 0]
+    if not standings:
+        return None
+    others_first = held[UNPROVEN] + held[SLOW] < whole * FIRST_PART
+    return standings[-1 if others_first else 0]
 
 
 @dataclass(slots=True)
