@@ -25,7 +25,7 @@ import dns.resolver
 
 from mailrail.core.outbound.targets import Mx
 from mailrail.kit import clock
-from mailrail.kit.lookup_turns import GaveWay, LookupTurns, NoTurn
+from mailrail.kit.lookup_turns import GaveWay, LookupTurns, NameHistory, NoTurn
 from mailrail.kit.settings import host_port
 
 LONGEST = 86400.0
@@ -76,12 +76,14 @@ class Cache:
         found = self._failures.get(key)
         return _answer_or_raise(found[1]) if found is not None and found[0] > self._now() else None
 
-    def answered(self, key: Any) -> bool:
-        """Whether something answered for `key`, if only that there is none, and it is still known of, however old."""
+    def history(self, key: Any) -> NameHistory:
+        """What came of `key` when it was asked for last, however long ago, as far as it is still known."""
         if key in self._answers:
-            return True
+            return NameHistory.ANSWERED
         found = self._failures.get(key)
-        return found is not None and not isinstance(found[1], LookupFailed)
+        if found is None:
+            return NameHistory.NEW
+        return NameHistory.FAILED if isinstance(found[1], LookupFailed) else NameHistory.ANSWERED
 
     async def _ask(self, key: Any, ask: Callable[[], Awaitable[tuple[float, Any]]]) -> Any:
         try:
@@ -212,7 +214,7 @@ class DnsResolver:
         if self._turns is None:
             return await ask()
         try:
-            async with self._turns.turn(known=self._cache.answered(key)):
+            async with self._turns.turn(self._cache.history(key)):
                 return await ask()
         except GaveWay as error:
             kind, name = key[:2]

@@ -121,7 +121,7 @@ async def test_names_that_nobody_answers_for_leave_half_of_the_lookups_to_names_
 async def test_a_silent_name_gives_way_to_others_that_wait_and_a_new_one_has_the_next_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lookup_turns, "PATIENCE", 0.2)
+    monkeypatch.setattr(lookup_turns, "FIRST_PATIENCE", 0.2)
     with DnsServer() as dns:
         dns.add("new.test", "MX", "10 mx.new.test.")
         for i in range(5):
@@ -171,3 +171,55 @@ async def test_fresh_names_that_are_answered_at_once_give_way_to_the_next_fresh_
         for each in (*silent, *fresh):
             each.cancel()
         await asyncio.gather(*silent, *fresh, return_exceptions=True)
+
+
+async def test_a_name_that_was_never_looked_up_is_soon_however_many_silent_ones_come_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lookup_turns, "FIRST_PATIENCE", 0.1)
+    with DnsServer() as dns:
+        dns.add("new.test", "MX", "10 mx.new.test.")
+        names = [f"d{i}.test" for i in range(300)]
+        for name in names:
+            dns.fail(name, Failure.SILENT)
+        resolver = DnsResolver(dns.endpoint, timeout=600.0, turns=LookupTurns(40, 600.0))
+        silent = [asyncio.ensure_future(resolver.mx(name)) for name in names[:150]]
+        await eventually(lambda: sum(dns.asked(name) > 0 for name in names) >= 20)
+        new = asyncio.ensure_future(resolver.mx("new.test"))
+        await asyncio.sleep(0)
+        silent += [asyncio.ensure_future(resolver.mx(name)) for name in names[150:]]
+        async with asyncio.timeout(20):  # 150 names before and after it, of which twenty have a turn at a time
+            assert await new == (Mx(10, "mx.new.test"),)
+        for each in silent:
+            each.cancel()
+        await asyncio.gather(*silent, return_exceptions=True)
+
+
+async def test_names_that_were_silent_before_stand_in_no_way_of_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookup_turns, "FIRST_PATIENCE", 0.01)
+    monkeypatch.setattr(lookup_turns, "PATIENCE", 2.0)
+    with DnsServer() as dns:
+        dns.add("new.test", "MX", "10 mx.new.test.")
+        dns.fail("slow.test", Failure.SILENT)
+        names = [f"d{i}.test" for i in range(100)]
+        for name in names:
+            dns.fail(name, Failure.SERVFAIL)
+        resolver = DnsResolver(dns.endpoint, timeout=600.0, turns=LookupTurns(8, 600.0))
+        for name in names:
+            with pytest.raises(LookupFailed):
+                await resolver.mx(name)
+            dns.fail(name, Failure.SILENT)
+        later(monkeypatch, 6)
+        asked = len(dns.queries)
+        silent = [asyncio.ensure_future(resolver.mx(name)) for name in names]
+        await eventually(lambda: len(dns.queries) > asked + 1)
+        assert await resolver.mx("new.test") == (Mx(10, "mx.new.test"),)
+        assert not any(each.done() for each in silent)
+        # A new one that is silent gives way to none of them: they have all the turns that are theirs.
+        slow = asyncio.ensure_future(resolver.mx("slow.test"))
+        await eventually(lambda: any(each.done() for each in silent))
+        assert not slow.done()
+        silent.append(slow)
+        for each in silent:
+            each.cancel()
+        await asyncio.gather(*silent, return_exceptions=True)
