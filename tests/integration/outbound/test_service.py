@@ -530,15 +530,14 @@ async def test_a_delivery_that_cannot_be_understood_costs_neither_its_stream_nor
     async with Sink() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
         async with world(tmp_path, via) as here:
-            await eventually(lambda: len(here.queue.hellos) == 1)
+            await eventually(lambda: here.queue.credit == SETTINGS.capacity)  # it comes in two requests
             deliveries = [here.delivery(via, body=body) for body in (MESSAGE, MESSAGE + b"poison\r\n", MESSAGE)]
-            credit = here.queue.credit
             here.queue.hand_out(*deliveries)
             outcomes = [(await here.result(each.token)).attempt.outcome for each in deliveries]
             taken, later = types_pb2.OUTCOME_DELIVERED, types_pb2.OUTCOME_DEFERRED
             assert outcomes == [taken, later, taken]
             assert len(here.queue.hellos) == 1
-            await eventually(lambda: here.queue.credit == credit + 3)
+            await eventually(lambda: here.queue.credit == SETTINGS.capacity + 3)
 
 
 async def test_a_requirement_of_a_later_release_is_deferred_and_never_weakened(tmp_path: Path) -> None:
