@@ -244,7 +244,7 @@ async def test_mailbox_calls_name_what_they_need(service: Service) -> None:
 
 
 async def test_content_of_which_a_part_is_gone_ends_in_an_error_and_not_early(service: Service) -> None:
-    (bob,) = await service.rig.accept("alice@here.example", body=BODY + b"x" * 600_000)
+    (bob,) = await service.rig.accept("alice@here.example", body=BODY + b"x" * 1_500_000)
     await service.rig.rows("DELETE FROM chunk WHERE number = 1 RETURNING number")
     request = admin_pb2.GetContentRequest(message_id=bob.message_id)
     with pytest.raises(grpc.aio.AioRpcError, match="a part of the stored message is missing") as lost:
