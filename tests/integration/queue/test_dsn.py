@@ -276,7 +276,10 @@ async def test_a_protected_message_gives_a_protected_dsn_without_its_body_RTLS_1
     assert await rig.rows("SELECT tls_requirement FROM recipient") == [(types_pb2.TLS_REQUIREMENT_REQUIRED,)]
 
 
-async def test_ret_full_returns_all_of_a_large_message_up_to_the_limit_DSN_19(rig: Rig) -> None:
+async def test_ret_full_returns_all_of_a_large_message_up_to_the_limit_DSN_19(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mailrail_queue.notify.dsn.INLINE_LIMIT", 1024 * 1024)  # as if it had many recipients
     large = BODY + b"x" * 70 + b"\r\n" + (b"y" * 70 + b"\r\n") * 14_540
     (bob,) = await rig.accept("bob@there.example", body=large, dsn_return=types_pb2.DSN_RETURN_FULL)
     await rig.fail(bob)
