@@ -12,6 +12,9 @@ from collections.abc import Callable
 from mailrail.core.delivery.shares import SiteStanding, whose_turn
 from mailrail.core.line import Line
 
+_LOOK_AGAIN = 0.5
+"""Seconds between looks at how addresses answer by now, while a delivery waits: nobody says when that changes."""
+
 
 class MemoryShare:
     """Octets that a delivery has, or waits for."""
@@ -32,6 +35,7 @@ class MemoryBudget:
         self._all = octets
         self._held: dict[MemoryShare, None] = {}
         self._lines = [Line[MemoryShare](), Line[MemoryShare](), Line[MemoryShare]()]
+        self._looks: asyncio.TimerHandle | None = None
 
     @property
     def free(self) -> int:
@@ -43,6 +47,7 @@ class MemoryBudget:
         share = MemoryShare(min(octets, self._all), standing)
         self._lines[standing()].add(share)
         self._hand_out()
+        self._look_later()
         try:
             async with asyncio.timeout(within):
                 await share.turn
@@ -65,6 +70,15 @@ class MemoryBudget:
         for line in self._lines:
             line.discard(share)
         self._hand_out()  # those behind it may want less
+
+    def _look_later(self) -> None:
+        if self._looks is None and any(self._lines):
+            self._looks = asyncio.get_running_loop().call_later(_LOOK_AGAIN, self._look)
+
+    def _look(self) -> None:
+        self._looks = None
+        self._hand_out()
+        self._look_later()
 
     def _hand_out(self) -> None:
         held = [0, 0, 0]

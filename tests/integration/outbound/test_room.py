@@ -99,6 +99,18 @@ async def test_a_share_counts_for_how_its_server_answers_now() -> None:
     await taken(room, 3)
 
 
+async def test_who_waits_goes_on_when_those_that_hold_shares_answer_and_nobody_gives_any_back() -> None:
+    room = MemoryBudget(10)
+    server = Server(UNPROVEN)
+    for _ in range(5):
+        await taken(room, 1, server)
+    waiting = asyncio.create_task(room.take(1, 30, unproven))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    server.standing = SLOW  # they gave a session, and go on
+    assert await waiting is not None
+
+
 async def test_a_share_that_is_larger_than_its_part_goes_when_nobody_else_holds_that_part() -> None:
     room = MemoryBudget(10)
     await taken(room, 9, unproven)

@@ -134,7 +134,7 @@ async def test_128_servers_that_read_no_content_leave_memory_for_large_mail_to_o
             stalled = sum("DATA" in peer.commands for peer in tarpits)
             return stalled >= 89  # a little less than seven tenths
 
-        await eventually(all_hold_what_they_may)
+        await eventually(all_hold_what_they_may, what=lambda: f"{stalled} of 128 are at DATA")
         for _ in range(3):
             assert (await result(large("healthy.test"))).result is Result.DELIVERED
         assert len(healthy.messages) == 4
