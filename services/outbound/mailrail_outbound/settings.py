@@ -55,8 +55,8 @@ class OutboundSettings(ServiceSettings):
     """Open connections to next hops. Addresses that do not answer, and those that answer slowly, may hold half of them
     each, and seven tenths together."""
     connections_first: int = 2
-    """To one address that never gave a session, by whatever names it is reached: a stranger can name one that never
-    will for any number of domains."""
+    """To one address that gave no session, or none since it failed last, by whatever names it is reached: a stranger
+    can name one that never will for any number of domains."""
     slow_seconds: float = 30.0
     """Seconds without any answer after which a connection counts by `slow_connections`."""
     slow_connections: int = 250
