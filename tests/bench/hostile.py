@@ -315,13 +315,13 @@ def measure(chosen: argparse.Namespace, result: Result) -> None:
             assert isinstance(small, Sites)
             for system in chosen.systems:
                 of = measure_sites_of_postfix if system == "postfix" else measure_sites
-                with _noting(result, f"{site.name}, {system}"):
+                with report.noting(result, f"{site.name}, {system}"):
                     _told(result, of(small, sink, chosen.seconds))
         for stranger in filter(wanted, STRANGERS):
             small = smaller(stranger, chosen.share)
             assert isinstance(small, Strangers)
             for system in chosen.systems:
-                with _noting(result, f"{stranger.name}, {system}"), _fresh(system, sink) as running:
+                with report.noting(result, f"{stranger.name}, {system}"), _fresh(system, sink) as running:
                     _told(result, measure_strangers(small, running, sink, chosen.seconds))
 
 
@@ -332,15 +332,6 @@ def _told(result: Result, row: Row | None) -> None:
     figures = ", ".join(f"{name} {cell}" for name, cell in zip(healthy.HEAD, healthy.cells(row.seen), strict=True))
     tried = f"; {row.tried} of the backlog were tried, seeded in {row.seeded_s:.1f} s" if row.tried else ""
     print(f"({row.name}) {row.what}: {row.system}: {figures}{tried}; {row.seen.verdict()}", file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def _noting(result: Result, name: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # whatever a system under attack does to its row, the other rows are measured
-        result.failures.append(f"{name}: {type(error).__name__}: {error}")
-        print(f"{name}: {error!r}", file=sys.stderr, flush=True)
 
 
 _LIMITS: Mapping[str, object] = {}
@@ -363,15 +354,4 @@ def main(arguments: Sequence[str]) -> int:
     if "postfix" in chosen.systems and (reason := missing("postfix")):
         print(f"the bench {reason}; or leave it out with --systems mailrail", file=sys.stderr)
         return 1
-    result = Result(report.machine(), share=chosen.share)
-    try:
-        measure(chosen, result)
-    except KeyboardInterrupt:
-        print("stopped; this is what was measured until then", file=sys.stderr)
-        chosen.page = False
-    text = tables(result)
-    print(text)
-    report.write_json(result, chosen.json)
-    if chosen.page:
-        report.write_page("hostile", text)
-    return 1 if result.failures else 0
+    return report.carry_out(measure, chosen, Result(report.machine(), share=chosen.share), tables, "hostile")

@@ -1,5 +1,7 @@
 """What was measured, as a table for the terminal, as JSON, and as sections and a plot of docs/benchmarks.md."""
 
+import argparse
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -7,10 +9,11 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from bench import aims, plot
 from bench.load import Load
@@ -299,3 +302,46 @@ def write_page(section: str, text: str, page: Path = PAGE) -> None:
     if not found or not closed:
         raise LookupError(f"{page} lacks the lines {begin} and {end}")
     page.write_text(f"{before}{begin}\n{text}{end}{after}")
+
+
+class Measured(Protocol):
+    """What several measurements have in common: those that could not be made."""
+
+    failures: list[str]
+
+
+R = TypeVar("R", bound=Measured)
+
+
+@contextlib.contextmanager
+def noting(result: Measured, name: str) -> Iterator[None]:
+    """One measurement of several: whatever becomes of it is noted, and the others are made."""
+    try:
+        yield
+    except Exception as error:
+        result.failures.append(f"{name}: {type(error).__name__}: {error}")
+        print(f"{name}: {error!r}", file=sys.stderr, flush=True)
+
+
+def carry_out(
+    measure: Callable[[argparse.Namespace, R], None],
+    chosen: argparse.Namespace,
+    result: R,
+    tables: Callable[[R], str],
+    section: str,
+) -> int:
+    """Measure, print, write JSON and, where it is chosen, the page. Exit status 1 when something was not measured.
+
+    What is stopped (Ctrl-C) tells what it has, but not on the page.
+    """
+    try:
+        measure(chosen, result)
+    except KeyboardInterrupt:
+        print("stopped; this is what was measured until then", file=sys.stderr)
+        chosen.page = False
+    text = tables(result)
+    print(text)
+    write_json(result, chosen.json)
+    if chosen.page:
+        write_page(section, text)
+    return 1 if result.failures else 0

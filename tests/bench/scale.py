@@ -5,13 +5,12 @@ of 100 MB at once, and 1, 2 and 4 replicas of each service.
 """
 
 import argparse
-import contextlib
 import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -364,21 +363,21 @@ def measure(chosen: argparse.Namespace, result: Result) -> None:
 
     with own_sink(somewhere(), timed=True) as sink:
         for queued in BACKLOGS if "backlog" in chosen.only else ():
-            with _noting(result, f"{some(queued):,} queued"):
+            with report.noting(result, f"{some(queued):,} queued"):
                 _told(result, measure_backlog(some(queued), sink, chosen))
         for count in (0, some(ROUTES)) if "routes" in chosen.only else ():
-            with _noting(result, f"{count:,} routes"):
+            with report.noting(result, f"{count:,} routes"):
                 _told(result, measure_routes(count, sink, chosen))
         for kind, count, words in (("idle", IDLE, "idle connections"), ("slow", SLOW, "senders of an octet a second")):
             if "connections" in chosen.only:
                 crowd = Strangers(f"many-{kind}", f"{some(count):,} {words}", kind, some(count), 100)
-                with _noting(result, crowd.what):
+                with report.noting(result, crowd.what):
                     _told(result, measure_connections(crowd, sink, chosen))
         if "large" in chosen.only:
-            with _noting(result, "large messages"):
+            with report.noting(result, "large messages"):
                 _told(result, measure_large(max(1, some(LARGE)), LARGE_OCTETS, sink))
         for replicas in REPLICAS if "replicas" in chosen.only else ():
-            with _noting(result, f"{replicas} replicas"):
+            with report.noting(result, f"{replicas} replicas"):
                 result.replicas.append(measure_replicas(replicas, sink, chosen))
                 print(_replicas(result.replicas[-1:]), file=sys.stderr, flush=True)
 
@@ -388,27 +387,6 @@ def _told(result: Result, case: Case) -> None:
     print(tables(replace(result, cases=[case], replicas=[], failures=[])), file=sys.stderr, flush=True)
 
 
-@contextlib.contextmanager
-def _noting(result: Result, name: str) -> Iterator[None]:
-    try:
-        yield
-    except Exception as error:  # whatever became of one case, the others are measured
-        result.failures.append(f"{name}: {type(error).__name__}: {error}")
-        print(f"{name}: {error!r}", file=sys.stderr, flush=True)
-
-
 def main(arguments: Sequence[str]) -> int:
     """Measure, print, write. Exit status 1 when a case could not be measured."""
-    chosen = options(arguments)
-    result = Result(report.machine())
-    try:
-        measure(chosen, result)
-    except KeyboardInterrupt:
-        print("stopped; this is what was measured until then", file=sys.stderr)
-        chosen.page = False
-    text = tables(result)
-    print(text)
-    report.write_json(result, chosen.json)
-    if chosen.page:
-        report.write_page("scale", text)
-    return 1 if result.failures else 0
+    return report.carry_out(measure, options(arguments), Result(report.machine()), tables, "scale")

@@ -1,5 +1,7 @@
 """What a report says of what was measured, and where it writes it."""
 
+import argparse
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +15,10 @@ from bench.report import (
     Memory,
     Result,
     Throughput,
+    carry_out,
     kind_of,
     mean_size,
+    noting,
     panels,
     table,
     tables,
@@ -135,3 +139,23 @@ def test_a_section_of_the_page_is_replaced_and_the_rest_stays(tmp_path: Path) ->
     assert page.read_text() == "before\n<!-- one: begin -->\nnew\n<!-- one: end -->\nafter\n"
     with pytest.raises(LookupError, match="<!-- two: begin -->"):
         write_page("two", "new\n", page)
+
+
+def test_what_could_not_be_measured_is_noted_and_a_stopped_bench_tells_what_it_has_but_not_on_the_page(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measure(chosen: argparse.Namespace, result: Result) -> None:
+        with noting(result, "first"):
+            raise ConnectionResetError("it went away")
+        with noting(result, "second"):
+            result.memory.append(Memory("Mailrail", "idle", {"queue": 1.0}))
+        raise KeyboardInterrupt
+
+    chosen = argparse.Namespace(json=tmp_path / "all" / "figures.json", page=True)
+    assert carry_out(measure, chosen, Result(OPTIONS, MACHINE), tables, "no section of the page") == 1
+    written = json.loads(chosen.json.read_text())
+    assert written["failures"] == ["first: ConnectionResetError: it went away"]
+    assert [one["state"] for one in written["memory"]] == ["idle"]
+    shown = capsys.readouterr()
+    assert "Not measured: first: ConnectionResetError: it went away" in shown.out
+    assert "stopped" in shown.err
