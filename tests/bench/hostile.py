@@ -261,7 +261,11 @@ def tables(result: Result) -> str:
     said = [
         f"- ({row.name}) {row.system} said: {'; '.join(row.seen.refusals)}" for row in result.rows if row.seen.refusals
     ]
-    paragraphs += ["\n".join(said), "\n".join(f"Not measured: {one.splitlines()[0]}" for one in result.failures)]
+    paragraphs += [
+        "\n".join(beside_idle(result.rows)),
+        "\n".join(said),
+        "\n".join(f"Not measured: {one.splitlines()[0]}" for one in result.failures),
+    ]
     return "\n\n".join(one for one in paragraphs if one) + "\n"
 
 

@@ -76,6 +76,7 @@ def test_each_row_of_sites_is_compared_with_the_empty_queue_of_the_same_system()
     slow, lost = replace(GOOD, delivery_ms=(9.0, 1800.0)), replace(GOOD, delivery_ms=(1.0, math.inf))
     rows = [row("a", GOOD), row("d3", slow), row("e", lost), row("d3", slow, "Postfix"), row("idle", slow)]
     assert beside_idle(rows) == ["- (d3) Mailrail: p99 of delivery 2.0 × that of an empty queue."]
+    assert beside_idle(rows)[0] in tables(Result(MACHINE, rows))
 
 
 def test_a_small_form_says_in_its_report_that_it_is_one() -> None:
