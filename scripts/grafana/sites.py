@@ -87,8 +87,8 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Under way, by how sites answer",
                     "quick: the last delivery was answered within 10 s. slow: later. unproven: none was answered yet, "
-                    "or the last one failed for the trouble of the site. They hold at most half of outbound, so that "
-                    "mail to the others goes on.",
+                    "or the last one failed for the trouble of the site. slow and unproven hold at most half of "
+                    "outbound each, and seven tenths together, so that mail to the others goes on.",
                     (
                         Query(
                             'sum by (standing) (mailrail_queue_standing_deliveries{state="in_flight"})', "{{standing}}"
