@@ -40,7 +40,7 @@ class _Stage:
 
 
 @contextlib.contextmanager
-def child(command: list[str], environment: Mapping[str, str], log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+def _child(command: list[str], environment: Mapping[str, str], log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
         command,
         env=dict(environment),
@@ -68,14 +68,14 @@ def _tail(log: IO[bytes]) -> str:
     return Path(str(log.name)).read_text(errors="replace")[-2000:].strip() or "(it printed nothing)"
 
 
-def _stand_in(
+def start_stand_in(
     stack: contextlib.ExitStack, side: Side, module: str, arguments: list[str], log: IO[bytes], says: bytes
 ) -> tuple[subprocess.Popen[bytes], re.Match[bytes]]:
     """Start a stand-in: that of this checkout, and where it does not fit the side's libraries, the side's own."""
     for own in (side.environment, *([side.own_bench] if side.own_bench is not None else [])):
         command = [side.python, "-m", module, *arguments]
         with contextlib.ExitStack() as started:
-            process = started.enter_context(child(command, dict(os.environ) | dict(own), log))
+            process = started.enter_context(_child(command, dict(os.environ) | dict(own), log))
             assert process.stdout is not None
             found = re.search(says, process.stdout.readline())
             if found is not None:
@@ -115,7 +115,7 @@ def _stage(service: str, sink: CountingSink, size: int, settings: Mapping[str, s
     with contextlib.ExitStack() as stack:
         keys, log = make_folder(stack)
         arguments = ["--listen-port", str(port), "--sink", f"{sink.address}:{sink.port}", "--size", str(size)]
-        stand_in, found = _stand_in(stack, side, "bench.stand_in", arguments, log, rb"serving on (\S+)")
+        stand_in, found = start_stand_in(stack, side, "bench.stand_in", arguments, log, rb"serving on (\S+)")
         where = found[1].decode()
         own = {"CONFIG_TARGET": where, "QUEUE_TARGET": where, **settings}
         if service == "ingress":
@@ -146,7 +146,7 @@ def start_service(
         "LOG_FORMAT": "console",
     }
     own = {f"MAILRAIL_{service.upper()}_{key}": value for key, value in (everybody | dict(settings)).items()}
-    return child([*side.under, side.python, "-m", f"mailrail_{service}"], side.variables(own), log)
+    return _child([*side.under, side.python, "-m", f"mailrail_{service}"], side.variables(own), log)
 
 
 def ingress(load: Load, sink: CountingSink, runs: int, side: Side = HERE) -> Iterator[Alone]:
@@ -208,7 +208,7 @@ def queue(load: Load, runs: int, side: Side = HERE, *, in_step: bool = False) ->
         if in_step:
             arguments.append("--in-step")
         says = rb"serving on (\S+) postgres (\d+) (\S+)"
-        stand_in, found = _stand_in(stack, side, "bench.around_queue", arguments, log, says)
+        stand_in, found = start_stand_in(stack, side, "bench.around_queue", arguments, log, says)
         settings = {"CONFIG_TARGET": found[1].decode(), "DATABASE_URL": found[3].decode(), "GRPC_LISTEN": target}
         process = stack.enter_context(start_service("queue", settings, keys, side, log))
         wait_until_up(process, "127.0.0.1", port, f"{side.name}: queue", log, side)

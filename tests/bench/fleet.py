@@ -4,8 +4,6 @@ A stand-in plays the config service; ingress, queue and outbound are the real on
 """
 
 import contextlib
-import os
-import re
 import smtplib
 import tempfile
 import threading
@@ -16,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 
-from bench.alone import child, make_folder, start_service, wait_until_up
+from bench.alone import make_folder, start_service, start_stand_in, wait_until_up
 from bench.load import Sink
 from bench.side import HERE
 from mailrail.kit import migrations
@@ -105,13 +103,8 @@ def fleet(replicas: int, sink: Sink) -> Iterator[Fleet]:
         assert postgres.pid is not None
         migrations.migrate(postgres.url())
         keys, log = make_folder(stack)
-        command = [HERE.python, "-m", "bench.stand_in", "--listen-port", str(port)]
-        command += ["--sink", f"{sink.address}:{sink.port}"]
-        stand_in = stack.enter_context(child(command, os.environ, log))
-        assert stand_in.stdout is not None
-        found = re.search(rb"serving on (\S+)", stand_in.stdout.readline())
-        if found is None:
-            raise RuntimeError("the stand-in of the config service does not start")
+        arguments = ["--listen-port", str(port), "--sink", f"{sink.address}:{sink.port}"]
+        _, found = start_stand_in(stack, HERE, "bench.stand_in", arguments, log, rb"serving on (\S+)")
         config = {"CONFIG_TARGET": found[1].decode()}
         parts: dict[str, list[int]] = {"ingress": [], "queue": [], "outbound": [], "postgres": [postgres.pid]}
 
