@@ -112,16 +112,19 @@ class Result:
     failures: list[str] = field(default_factory=list)
 
 
-def smaller(row: Sites | Strangers, share: float) -> Sites | Strangers:
-    """The same with a share of the backlog or of the strangers, for trying the bench out."""
-    if isinstance(row, Strangers):
-        return replace(row, count=int(row.count * share))
+def fewer_sites(row: Sites, share: float) -> Sites:
+    """The same with a share of the backlog, for trying the bench out."""
     if row.backlog is None:
         return row
     sites = max(1, int(row.backlog.sites * share))
     return replace(
         row, backlog=replace(row.backlog, recipients=max(1, int(row.backlog.recipients * share)), sites=sites)
     )
+
+
+def fewer_strangers(row: Strangers, share: float) -> Strangers:
+    """The same with a share of them, for trying the bench out."""
+    return replace(row, count=int(row.count * share))
 
 
 _TRIED = """
@@ -314,19 +317,15 @@ def measure(chosen: argparse.Namespace, result: Result) -> None:
         return not chosen.only or row.name in chosen.only
 
     with own_sink(somewhere(), timed=True) as sink:
-        for site in filter(wanted, SITES):
-            small = smaller(site, chosen.share)
-            assert isinstance(small, Sites)
+        for site in (fewer_sites(one, chosen.share) for one in SITES if wanted(one)):
             for system in chosen.systems:
                 of = measure_sites_of_postfix if system == "postfix" else measure_sites
                 with report.noting(result, f"{site.name}, {system}"):
-                    _told(result, of(small, sink, chosen.seconds))
-        for stranger in filter(wanted, STRANGERS):
-            small = smaller(stranger, chosen.share)
-            assert isinstance(small, Strangers)
+                    _told(result, of(site, sink, chosen.seconds))
+        for stranger in (fewer_strangers(one, chosen.share) for one in STRANGERS if wanted(one)):
             for system in chosen.systems:
                 with report.noting(result, f"{stranger.name}, {system}"), _fresh(system, sink) as running:
-                    _told(result, measure_strangers(small, running, sink, chosen.seconds))
+                    _told(result, measure_strangers(stranger, running, sink, chosen.seconds))
 
 
 def _told(result: Result, row: Row | None) -> None:

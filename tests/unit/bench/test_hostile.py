@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 from bench.healthy import HEAD, Seen, cells, milliseconds, seen
-from bench.hostile import SITES, STRANGERS, Result, Row, beside_idle, options, smaller, tables
+from bench.hostile import SITES, STRANGERS, Result, Row, beside_idle, fewer_sites, fewer_strangers, options, tables
 from bench.strangers import KINDS, crowd
 
 from testkit.ports import free_port, loopback_address
@@ -108,10 +108,10 @@ def test_what_makes_no_sense_is_refused(arguments: list[str]) -> None:
 
 
 def test_a_small_form_keeps_the_kind_of_a_row() -> None:
-    small = smaller(SITES[5], 0.1)
+    small = fewer_sites(SITES[5], 0.1)
     assert small == replace(SITES[5], backlog=replace(SITES[5].backlog, recipients=100, sites=20))  # type: ignore[type-var]
-    assert smaller(SITES[0], 0.1) == SITES[0]
-    assert smaller(STRANGERS[1], 0.01) == replace(STRANGERS[1], count=100)
+    assert fewer_sites(SITES[0], 0.1) == SITES[0]
+    assert fewer_strangers(STRANGERS[1], 0.01) == replace(STRANGERS[1], count=100)
 
 
 async def test_strangers_come_back_when_they_are_thrown_out_and_tell_when_all_are_there(
