@@ -17,6 +17,7 @@ from bench.side import with_bench
 from bench.sink import Counters
 
 from testkit.ca import Authority
+from testkit.conditions import wait_until
 from testkit.peers import program
 from testkit.peers.load import source_command
 from testkit.ports import accepts, free_port, loopback_address
@@ -57,7 +58,7 @@ class CountingSink:
         os.set_blocking(self._output, False)
         self._count = 0
         self._rest = b""
-        _wait_until_up(self.address, self.port, "smtp-sink")
+        wait_until(lambda: accepts(self.address, self.port), 10, "smtp-sink listens")
 
     @property
     def pid(self) -> int:
@@ -101,8 +102,8 @@ class OwnSink:
             command += ["--log", str(self._log)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, env=with_bench())
         try:
-            _wait_until_up(self.address, self.port, "bench.sink")
-        except OSError:
+            wait_until(lambda: accepts(self.address, self.port), 10, "bench.sink listens")
+        except AssertionError:
             self.stop()
             raise
 
@@ -145,14 +146,6 @@ def somewhere() -> tuple[str, int]:
     """An address and a port where nobody listens."""
     address = loopback_address()
     return address, free_port(address)
-
-
-def _wait_until_up(address: str, port: int, what: str) -> None:
-    deadline = time.monotonic() + 10
-    while not accepts(address, port):
-        if time.monotonic() > deadline:
-            raise OSError(f"{what} does not start at {address}:{port}")
-        time.sleep(0.02)
 
 
 @contextlib.contextmanager
