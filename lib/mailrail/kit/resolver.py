@@ -158,26 +158,20 @@ class DnsResolver:
 
     async def records(self, name: str, kind: str) -> Sequence[dns.rdata.Rdata]:
         """Records of one type, CNAME followed; empty when the name has none. Raises NoSuchDomain or LookupFailed."""
-        key = (kind, name)
-        answer: Sequence[dns.rdata.Rdata] = await self._cache.get(
-            key, lambda: self._in_turn(key, lambda: self._look_up(name, kind, lambda record: record))
+        answer: Sequence[dns.rdata.Rdata] = await self._found(
+            (kind, name), lambda: self._look_up(name, kind, lambda record: record)
         )
         return answer
 
     async def mx(self, domain: str) -> Sequence[Mx]:
         """MX records, CNAME followed; empty when there are none. Raises NoSuchDomain or LookupFailed."""
-        key = ("mx", domain)
-        answer: Sequence[Mx] = await self._cache.get(
-            key, lambda: self._in_turn(key, lambda: self._look_up(domain, "MX", _mx))
-        )
+        answer: Sequence[Mx] = await self._found(("mx", domain), lambda: self._look_up(domain, "MX", _mx))
         return answer
 
     async def addresses(self, host: str, families: Sequence[str]) -> Sequence[str]:
         """Addresses in resolver order, IPv6 and IPv4 as wanted; empty when there are none. Raises LookupFailed."""
         key = ("address", host, tuple(families))
-        answer: Sequence[str] = await self._cache.get(
-            key, lambda: self._in_turn(key, lambda: self._addresses(host, families))
-        )
+        answer: Sequence[str] = await self._found(key, lambda: self._addresses(host, families))
         return answer
 
     async def host_addresses(self, host: str) -> Sequence[str]:
@@ -209,6 +203,10 @@ class DnsResolver:
             return self.kept_addresses(host, ("ipv4", "ipv6"))
         answer: Sequence[str] | None = self._cache.kept(("system", host))
         return answer
+
+    async def _found(self, key: Any, ask: Callable[[], Awaitable[tuple[float, Any]]]) -> Any:
+        """What is kept for `key`, or comes of `ask` in its turn. Raises NoSuchDomain or LookupFailed."""
+        return await self._cache.get(key, lambda: self._in_turn(key, ask))
 
     async def _in_turn(self, key: Any, ask: Callable[[], Awaitable[tuple[float, Any]]]) -> tuple[float, Any]:
         if self._turns is None:
