@@ -12,12 +12,12 @@ from mailrail.kit import postgres as pools
 from mailrail.pb.queue.v1 import admin_pb2
 from mailrail_queue.admin import walk
 from mailrail_queue.admin.base import AdminContext
-from mailrail_queue.admin.changes import RecipientChanges
+from mailrail_queue.admin.changes import BATCH, RecipientChanges
 from mailrail_queue.admin.filters import PageTokens
 from mailrail_queue.admin.listing import Listing
 from mailrail_queue.routing.router import Router
 from mailrail_queue.rpc.answering import Rows
-from mailrail_queue.store.connection import Database
+from mailrail_queue.store.connection import Connection, Database, run
 
 from testkit.backlog import BOUND, DEAD, Backlog, seed
 from testkit.plans import PlanMode, explained
@@ -132,13 +132,32 @@ async def test_a_walk_begins_no_further_step_after_a_second(full: str, monkeypat
     assert len(found.plans) <= 4
 
 
+def _changes(connection: Connection) -> RecipientChanges:
+    rig = Rig(connection, Router(1, revision()))
+    return RecipientChanges(AdminContext(lambda: rig.router, lambda: rig.addresses, rig.notifier, rig.woken.append))
+
+
+async def test_a_change_of_what_is_named_reads_nothing_else_QRY_04(full: str, mode: PlanMode) -> None:
+    async with explained(full, mode) as found:
+        ((recipient, message),) = await run(found.connection, "SELECT id, message_id FROM recipient LIMIT 1")
+        for wanted, meant in (
+            (admin_pb2.Filter(recipient_ids=[recipient]), 1),
+            (admin_pb2.Filter(message_ids=[message.bytes]), 1_000),
+        ):
+            found.plans.clear()
+            kicked = await _changes(found.connection).kick(found.connection, wanted)
+            assert kicked.count.recipients == meant
+            assert not [plan for plan in found.plans if "OFFSET" in plan.statement], "it walks"
+            looked = [plan for plan in found.plans if "FOR UPDATE" in plan.statement]
+            assert len(looked) == meant // BATCH + 1
+            assert sum(plan.buffers for plan in looked) < 200 + 80 * meant
+
+
 async def test_a_change_by_a_filter_reads_a_stretch_a_statement_and_reaches_all_that_is_meant_QRY_05(
     full: str, mode: PlanMode
 ) -> None:
     async with explained(full, mode) as found:
-        rig = Rig(found.connection, Router(1, revision()))
-        context = AdminContext(lambda: rig.router, lambda: rig.addresses, rig.notifier, rig.woken.append)
-        changes = RecipientChanges(context)
+        changes = _changes(found.connection)
         none = await changes.hold(found.connection, WALKED["an absent account"], "why")
         assert none.count.recipients == 0
         assert len([plan for plan in found.plans if "FOR UPDATE" in plan.statement]) >= RECIPIENTS // walk.ENTRIES

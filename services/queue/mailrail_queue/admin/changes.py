@@ -307,7 +307,7 @@ class RecipientChanges:
         """Do `step` for BATCH recipients at a time, each in a transaction, until none are left (ADM-04).
 
         A filter that finds little reads no more in one statement than a list does (QRY-05): `step` gets the id up to
-        which it may look.
+        which it may look. To recipients or messages that are named an index leads (QRY-04), and nothing else is read.
         Only recipients that were queued when the call began: mail that comes while it runs is not meant, nor are the
         notifications that it makes. Raises PartlyDone if it fails after some were changed.
         """
@@ -319,7 +319,7 @@ class RecipientChanges:
             [(began,)] = await run(connection, "SELECT now()")
             place = Place(began)
 
-        stretch = 0  # its last id
+        stretch = _HIGHEST if wanted.recipient_ids or wanted.message_ids else 0  # its last id
 
         async def batch() -> tuple[Place, list[Changed]]:
             nonlocal stretch
