@@ -6,8 +6,6 @@ its first part, before and after its commit, and in the middle of the hand-over 
 
 import contextlib
 import itertools
-import os
-import signal
 import socket
 from collections.abc import Iterator
 from typing import Self
@@ -166,19 +164,14 @@ def test_killed_after_its_commit_and_before_the_answer_it_arrives_once_LSE_08(
 ) -> None:
     with Large(rail, size) as message:
         pid = rail.pid(victim)
-        frozen = rail.pid("ingress" if victim == "ingress" else "queue")
         with held_commits(rail) as holder:
             message.send()
             wait_until(lambda: rail.sql(WAITING)[0][0], 60, "its commit waits")
-            os.kill(frozen, signal.SIGSTOP)
-            try:
+            with rail.frozen("ingress" if victim == "ingress" else "queue"):
                 holder.execute("SELECT pg_advisory_unlock(42)")
                 stored = "SELECT count(*) FROM queue.recipient WHERE address = %s"
                 wait_until(lambda: rail.sql(stored, message.name)[0][0], 60, "it is stored")
                 rail.kill(victim)
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(frozen, signal.SIGCONT)
         answer = message.answer()
         rail.wait_until_back(victim, pid)
         assert answer.startswith("" if victim == "ingress" else "250")
