@@ -18,6 +18,7 @@ from mailrail_outbound import metrics
 from mailrail_outbound.ports import RecipientReport, Result, TlsReport
 from mailrail_outbound.tls import TlsStream, _not_after, client_context
 
+from testkit.background import ServedStreams, background
 from testkit.ca import Authority, Certificate
 from testkit.conditions import eventually
 from testkit.outbound import OutboundBench, secret_ref, transport
@@ -290,34 +291,24 @@ class Fault(Enum):
     HANGS_AFTER = "hangs once the client is done"
 
 
-class Breaker:
+class Breaker(ServedStreams):
     """Between a client and a server: breaks connections on which a TLS session is to be resumed."""
 
     def __init__(self, fault: Fault, port: int) -> None:
-        self.port = 0
+        super().__init__()
+        self.address = "127.0.0.1"
         self.broken = 0
         self._fault = fault
         self._to = port
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-
-    async def __aenter__(self) -> "Breaker":
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        self._server = background().call(asyncio.start_server(self._serve, self.address, 0))
         self.port = self._server.sockets[0].getsockname()[1]
-        return self
 
-    async def __aexit__(self, *exc: object) -> None:
-        assert self._server is not None
+    async def _close(self) -> None:
         self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._end_connections()
 
-    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        mine = asyncio.current_task()
-        assert mine is not None
-        self._tasks.add(mine)
-        there, upstream = await asyncio.open_connection("127.0.0.1", self._to)
+    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, upstream = await asyncio.open_connection(self.address, self._to)
         back = asyncio.ensure_future(_pass_on(there, writer))
         try:
             await self._forward(reader, writer, upstream)
@@ -325,7 +316,6 @@ class Breaker:
             back.cancel()
             for end in (writer, upstream):
                 end.transport.abort()
-            self._tasks.discard(mine)
 
     async def _forward(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, upstream: asyncio.StreamWriter
@@ -381,21 +371,22 @@ async def test_a_server_that_breaks_on_a_resumed_session_gets_a_full_handshake_i
 ) -> None:
     before = counts()
     tls_failures = metrics.CONNECTIONS.of("tls").number
-    async with SmtpPeer(tls=serving(certificate), implicit_tls=implicit) as peer, Breaker(fault, peer.port) as breaker:
-        kind = TransportKind.SUBMISSIONS if implicit else TransportKind.SMTP
-        via = via_peer(breaker.port, kind, tls=mode)
-        within = 2.0 if fault in (Fault.HANGS, Fault.HANGS_AFTER) else 10.0
-        async with bench(
-            authority, via, tls_timeout=within, command_timeout=within, greeting_timeout=within
-        ) as running:
-            for _ in range(4):
-                report = await send(running, via)
-                assert report.result is Result.DELIVERED, report.text
-                assert report.tls is not None
-                assert (report.tls.version, report.tls.resumed) == ("TLSv1.3", False)
-                assert "without" not in report.tls.verdict
-        assert breaker.broken == 1
-        assert [message.session.tls for message in peer.messages] == ["TLSv1.3"] * 4
+    async with SmtpPeer(tls=serving(certificate), implicit_tls=implicit) as peer:
+        with Breaker(fault, peer.port) as breaker:
+            kind = TransportKind.SUBMISSIONS if implicit else TransportKind.SMTP
+            via = via_peer(breaker.port, kind, tls=mode)
+            within = 2.0 if fault in (Fault.HANGS, Fault.HANGS_AFTER) else 10.0
+            async with bench(
+                authority, via, tls_timeout=within, command_timeout=within, greeting_timeout=within
+            ) as running:
+                for _ in range(4):
+                    report = await send(running, via)
+                    assert report.result is Result.DELIVERED, report.text
+                    assert report.tls is not None
+                    assert (report.tls.version, report.tls.resumed) == ("TLSv1.3", False)
+                    assert "without" not in report.tls.verdict
+            assert breaker.broken == 1
+            assert [message.session.tls for message in peer.messages] == ["TLSv1.3"] * 4
     assert more_than(before) == {"full": 4, "broken": 1}
     assert metrics.CONNECTIONS.of("tls").number == tls_failures
 
@@ -403,14 +394,17 @@ async def test_a_server_that_breaks_on_a_resumed_session_gets_a_full_handshake_i
 async def test_many_at_once_that_break_on_a_session_are_all_delivered_TLS_10c(
     authority: Authority, certificate: Certificate
 ) -> None:
-    async with SmtpPeer(tls=serving(certificate)) as peer, Breaker(Fault.CLOSES_AFTER, peer.port) as breaker:
-        via = via_peer(breaker.port, tls=TlsMode.OPPORTUNISTIC)
-        async with bench(authority, via) as running:
-            assert await resumed(running, via, 2) == [False, False]
-            reports = await asyncio.gather(*(send(running, via) for _ in range(30)))
-            assert {(each.result, each.tls and each.tls.version) for each in reports} == {(Result.DELIVERED, "TLSv1.3")}
-            await eventually(lambda: running.pool.connections == [], within=60)
-        assert 1 <= breaker.broken <= 20  # the connections that were under way when the first one broke
+    async with SmtpPeer(tls=serving(certificate)) as peer:
+        with Breaker(Fault.CLOSES_AFTER, peer.port) as breaker:
+            via = via_peer(breaker.port, tls=TlsMode.OPPORTUNISTIC)
+            async with bench(authority, via) as running:
+                assert await resumed(running, via, 2) == [False, False]
+                reports = await asyncio.gather(*(send(running, via) for _ in range(30)))
+                assert {(each.result, each.tls and each.tls.version) for each in reports} == {
+                    (Result.DELIVERED, "TLSv1.3")
+                }
+                await eventually(lambda: running.pool.connections == [], within=60)
+            assert 1 <= breaker.broken <= 20  # the connections that were under way when the first one broke
 
 
 async def test_no_session_is_resumed_where_none_is_to_be_kept_TLS_10d(
