@@ -279,7 +279,7 @@ def beside_idle(rows: Sequence[Row]) -> list[str]:
         f"- ({row.name}) {row.system}: p99 of delivery {found / idle:.1f} × that of an empty queue."
         for row in rows
         if row.name in {one.name for one in SITES[1:]}
-        and (idle := delivery.get((SITES[0].name, row.system), 0.0)) > 0
+        and 0 < (idle := delivery.get((SITES[0].name, row.system), 0.0)) < math.inf
         and math.isfinite(found := delivery[row.name, row.system])
     ]
 

@@ -75,6 +75,7 @@ def test_the_report_has_both_tables_what_refused_clients_were_told_and_what_fail
 def test_each_row_of_sites_is_compared_with_the_empty_queue_of_the_same_system() -> None:
     slow, lost = replace(GOOD, delivery_ms=(9.0, 1800.0)), replace(GOOD, delivery_ms=(1.0, math.inf))
     rows = [row("a", GOOD), row("d3", slow), row("e", lost), row("d3", slow, "Postfix"), row("idle", slow)]
+    rows.append(row("a", lost, "Postfix"))
     assert beside_idle(rows) == ["- (d3) Mailrail: p99 of delivery 2.0 × that of an empty queue."]
     assert beside_idle(rows)[0] in tables(Result(MACHINE, rows))
 
