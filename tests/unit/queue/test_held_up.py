@@ -6,6 +6,7 @@ Deliveries and their results are real; the next hops, the credit of outbound and
 import heapq
 import itertools
 from collections import Counter
+from collections.abc import Iterable
 
 import pytest
 
@@ -34,6 +35,12 @@ class Rail:
     @property
     def now(self) -> float:
         return self.bench.clock.now
+
+    def owe(self, domains: Iterable[str], each: int, answer: tuple[float, bool]) -> None:
+        """So many messages are due at each of these domains, which answer so."""
+        for domain in domains:
+            self.answers[domain] = answer
+            self.due[domain] = each
 
     def prove(self, domain: str) -> None:
         """A delivery there is answered well."""
@@ -100,6 +107,10 @@ class Rail:
                 site.due.clear()
 
 
+def domains(name: str, count: int) -> list[str]:
+    return [f"{name}{n}.example" for n in range(count)]
+
+
 def healthy_mail_leaves_at_once(rail: Rail, seconds: float) -> None:
     """For so long, each of 20 messages a second to a healthy site is handed on the moment it comes."""
     for _ in range(round(seconds * 20)):
@@ -113,9 +124,7 @@ def healthy_mail_leaves_at_once(rail: Rail, seconds: float) -> None:
 def test_200_tarpits_hold_up_no_healthy_mail_SHD_03(capacity: int) -> None:
     rail = Rail(capacity)
     rail.prove("well.example")
-    for n in range(200):
-        rail.answers[f"tarpit{n}.example"] = (NEVER, True)
-        rail.due[f"tarpit{n}.example"] = 5
+    rail.owe(domains("tarpit", 200), 5, (NEVER, True))
     healthy_mail_leaves_at_once(rail, 20.0)
     assert sum(rail.stream.credit.out) >= min(1000, capacity // 2)
 
@@ -124,9 +133,7 @@ def test_200_tarpits_hold_up_no_healthy_mail_SHD_03(capacity: int) -> None:
 def test_50_000_messages_to_5_000_tarpits_hold_up_no_healthy_mail_SHD_03(capacity: int) -> None:
     rail = Rail(capacity)
     rail.prove("well.example")
-    for n in range(5000):
-        rail.answers[f"tarpit{n}.example"] = (NEVER, True)
-        rail.due[f"tarpit{n}.example"] = 10
+    rail.owe(domains("tarpit", 5000), 10, (NEVER, True))
     healthy_mail_leaves_at_once(rail, 10.0)
     assert rail.stream.credit.out[SiteStanding.UNPROVEN] == capacity // 2
     assert rail.bench.dispatcher.pending_deliveries < 50, "what cannot be sent is not leased"
@@ -135,9 +142,7 @@ def test_50_000_messages_to_5_000_tarpits_hold_up_no_healthy_mail_SHD_03(capacit
 def test_20_000_sites_that_refuse_hold_up_no_healthy_mail_SHD_03() -> None:
     rail = Rail()
     rail.prove("well.example")
-    for n in range(20_000):
-        rail.answers[f"refuses{n}.example"] = (0.2, False)
-        rail.due[f"refuses{n}.example"] = 1
+    rail.owe(domains("refuses", 20_000), 1, (0.2, False))
     healthy_mail_leaves_at_once(rail, 5.0)
     assert not any(domain.startswith("refuses") for domain in rail.due)
 
@@ -145,8 +150,7 @@ def test_20_000_sites_that_refuse_hold_up_no_healthy_mail_SHD_03() -> None:
 def test_500_000_messages_to_one_dead_site_hold_up_no_healthy_mail_SHD_03() -> None:
     rail = Rail()
     rail.prove("well.example")
-    rail.answers["dead.example"] = (30.0, False)
-    rail.due["dead.example"] = 500_000
+    rail.owe(["dead.example"], 500_000, (30.0, False))
     healthy_mail_leaves_at_once(rail, 60.0)
     assert rail.bench.dispatcher.pending_deliveries < 50
 
@@ -154,11 +158,9 @@ def test_500_000_messages_to_one_dead_site_hold_up_no_healthy_mail_SHD_03() -> N
 def test_tarpits_that_answered_quickly_before_count_as_slow_while_they_are_SHD_03() -> None:
     rail = Rail(1000)
     rail.prove("well.example")
-    for n in range(100):
-        rail.prove(f"turns{n}.example")
-    for n in range(100):
-        rail.answers[f"turns{n}.example"] = (NEVER, True)
-        rail.due[f"turns{n}.example"] = 100
+    for domain in domains("turns", 100):
+        rail.prove(domain)
+    rail.owe(domains("turns", 100), 100, (NEVER, True))
     rail.run(12.0)
     assert rail.stream.credit.out[SiteStanding.QUICK] == 0
     healthy_mail_leaves_at_once(rail, 5.0)
@@ -212,12 +214,10 @@ def test_a_result_looks_at_as_many_waiting_sites_as_it_brings_credit_however_man
 
 def test_new_sites_have_a_part_of_their_own_beside_a_flood_to_quick_ones() -> None:
     rail = Rail(100)
-    for n in range(20):
-        rail.prove(f"quick{n}.example")
-        rail.bench.dispatcher.sites[f"domain:quick{n}.example"].window.size = 20.0
-    for n in range(20):
-        rail.answers[f"quick{n}.example"] = (1.0, True)
-        rail.due[f"quick{n}.example"] = 10_000
+    for domain in domains("quick", 20):
+        rail.prove(domain)
+        rail.bench.dispatcher.sites[f"domain:{domain}"].window.size = 20.0
+    rail.owe(domains("quick", 20), 10_000, (1.0, True))
     rail.run(2.0)
     for n in range(30):
         rail.bench.lease(f"new{n}.example", size=1000)
@@ -314,8 +314,7 @@ def test_what_is_due_has_half_of_the_turns_beside_fresh_mail_SHD_04() -> None:
     rail.prove("slow.example")
     site = rail.bench.dispatcher.sites["domain:slow.example"]
     site.window.size = 20.0
-    rail.answers["slow.example"] = (1.0, True)  # with a window of 20: 20 a second
-    rail.due["slow.example"] = 48_000
+    rail.owe(["slow.example"], 48_000, (1.0, True))  # with a window of 20: 20 a second
     stored = 0
     handed: list[Delivery] = []
     rail.run(2.0)
@@ -353,8 +352,7 @@ def test_what_was_deferred_at_a_busy_site_has_its_second_attempt_SHD_04() -> Non
 
 def test_mail_to_a_site_that_takes_a_minute_is_not_leased_only_to_be_given_back_LSE_06() -> None:
     rail = Rail()
-    rail.answers["minute.example"] = (60.0, True)
-    rail.due["minute.example"] = 1000
+    rail.owe(["minute.example"], 1000, (60.0, True))
     back = 0
     taken = rail.bench.events.take_back
 
