@@ -216,8 +216,7 @@ class Dispatcher:
         metrics.PENDING.set(self.pending_deliveries)
         metrics.PENDING_BYTES.set(self.pending_bytes)
         metrics.IN_FLIGHT.set(len(self.deliveries) - self.pending_deliveries)
-        out = [sum(stream.credit.out[s] for stream in self.streams.values()) for s in SiteStanding]
-        metrics.set_standings(self._pending, out, [len(line) for line in self._starved])
+        metrics.set_standings(self._pending, self._out(), [len(line) for line in self._starved])
         in_backoff = sum(1 for s in self.sites.values() if s.in_backoff(now))
         metrics.SITES.labels(state="backoff").set(in_backoff)
         metrics.SITES.labels(state="active").set(len(self.sites) - in_backoff)
@@ -260,6 +259,10 @@ class Dispatcher:
     def free(self, standing: SiteStanding) -> int:
         """How many deliveries more all outbound processes take for sites of this standing."""
         return sum([stream.credit.free(standing) for stream in self.streams.values()])
+
+    def _out(self) -> list[int]:
+        """Deliveries that all outbound processes work on, by standing."""
+        return [sum([stream.credit.out[s] for stream in self.streams.values()]) for s in SiteStanding]
 
     # --- deliveries ---
 
@@ -494,7 +497,7 @@ class Dispatcher:
     def _serve_starved(self, now: float) -> None:
         """Give credit to sites that waited for it, one delivery each in turn: quick ones first, so that their mail
         never waits for others; but the others are not to starve beside a flood of it."""
-        out = [sum([stream.credit.out[s] for stream in self.streams.values()]) for s in SiteStanding]
+        out = self._out()
         whole = sum([stream.credit.whole for stream in self.streams.values()])
         first = int(FIRST_PART * whole) - out[UNPROVEN] - out[SLOW]
         if first > 0:
