@@ -188,6 +188,23 @@ def test_what_waits_for_credit_has_it_in_turn_one_each() -> None:
     }
 
 
+def test_sites_with_large_mail_have_their_turns_where_each_result_brings_octets_for_one_delivery() -> None:
+    bench = Bench(content_budget=1 << 20, delivery_budget=1000, rounds=30)
+    stream = Stream("a", StreamCredit(1000, octets=1000))
+    bench.dispatcher.connect(stream)
+    names = domains("large", 4)
+    for name in names:
+        bench.dispatcher.site(bench.router.plan(bench.facts(name), 0)).standing = SiteStanding.QUICK
+        for _ in range(3):
+            bench.lease(name, size=1000)
+    bench.dispatcher.pump()
+    for number in range(4):
+        assert len(stream.sent) == number + 1
+        stream.credit.grant(1, 1000)
+        bench.release(stream.sent[-1])
+    assert Counter(delivery.plan.domain for delivery in stream.sent[1:]) == dict.fromkeys(names, 1)
+
+
 def test_a_result_looks_at_as_many_waiting_sites_as_it_brings_credit_however_many_wait(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

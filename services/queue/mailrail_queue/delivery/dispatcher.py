@@ -507,8 +507,7 @@ class Dispatcher:
 
     def _serve(self, standing: SiteStanding, most: int, now: float) -> None:
         waiting = self._starved[standing]
-        left = min(most, self.free(standing)) if waiting else 0
-        while left > 0 and waiting:
+        while most > 0 and waiting and self.free(standing) > 0:  # looked at anew: one delivery may take all octets
             site = waiting.popleft()
             if site.starved is not standing:
                 continue  # it waits in another line by now
@@ -517,11 +516,9 @@ class Dispatcher:
                 self._enqueue(site)
                 continue
             handed = self._pump_site(site, now, most=1)
-            left -= handed
+            most -= handed
             if handed and (site.pending or site.older):
                 self._starve(site)
-            elif site.starved:
-                return  # there was no credit after all
 
     def _starve(self, site: SiteState) -> None:
         if site.starved is not site.standing:
