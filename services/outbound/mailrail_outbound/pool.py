@@ -100,7 +100,6 @@ class Pool:
         self._dials: set[asyncio.Task[None]] = set()
         self._tls_sessions = SessionCache[ssl.SSLSession](settings.tls_sessions, reads=SESSION_READS)
         self._servers = ServerAddresses(settings.connections)
-        self._live: set[ClientConnection] = set()
         self._closing = False
         self._looks_at_open: asyncio.TimerHandle | None = None
         self._looks: asyncio.TimerHandle | None = None
@@ -189,9 +188,8 @@ class Pool:
 
     def close_idle(self) -> None:
         """Send QUIT on every idle connection."""
-        for destination in list(self._destinations.values()):
-            for connection in list(destination.idle):
-                self._quit_idle(connection)
+        for connection in list(self._servers.idle):
+            self._quit_idle(connection)
 
     async def close(self) -> None:
         """End everything now; what runs ends as broken."""
@@ -308,7 +306,6 @@ class Pool:
                 host, port = dial.proxy or (address, dial.port)
                 job.dialled.append(address)
                 destination.live.add(connection)
-                self._live.add(connection)
                 try:
                     async with asyncio.timeout(self._timeouts.connect) as connection.connect_limit:
                         await self._loop.create_connection(
@@ -316,7 +313,7 @@ class Pool:
                         )
                 except (OSError, TimeoutError) as error:
                     connection.disown()  # it may have been made in the moment in which its time was over
-                    self._let_go(connection)
+                    destination.live.discard(connection)
                     failures.append(f"{address} port {dial.port}: {connection.gives_way or _in_words(error)}")
                     if not dial.proxy:
                         self._failed_at(server, Answer(Stage.CONNECT, None, Trouble.UNREACHABLE, failures[-1]))
@@ -331,7 +328,7 @@ class Pool:
             raise
         except Exception as error:  # a fault of ours: unanswered, the job would keep its lease for ever
             if connection is not None:
-                self._let_go(connection)
+                destination.live.discard(connection)
             self._log.exception("unexpected error while dialling", host=dial.host)
             failures.append(f"an internal error of outbound: {type(error).__name__}")
         self._ended(destination, server, connecting=True)
@@ -353,10 +350,6 @@ class Pool:
         self._dial_more(dial.key, destination)
         self._feed()
         return None
-
-    def _let_go(self, connection: ClientConnection) -> None:
-        connection.destination.live.discard(connection)
-        self._live.discard(connection)
 
     def _failed_at(self, server: ServerAddress, answer: Answer) -> None:
         """An address gave no session. If it gives none to anybody and says nothing, what waits for it under other names
@@ -424,7 +417,7 @@ class Pool:
         slow_since = now - self._settings.slow_seconds
         quick_since = now - QUICK_SECONDS
         unanswered: list[ClientConnection] = []
-        for connection in self._live:
+        for connection in self.connections:
             if connection.session.awaiting is None:
                 continue
             server: ServerAddress = connection.server
@@ -539,7 +532,7 @@ class Pool:
         server: ServerAddress = connection.server
         if connection in self._servers.idle:
             self._not_idle(connection)
-        self._let_go(connection)
+        destination.live.discard(connection)
         server.sessions -= connection.gave_session
         self._ended(destination, server, connecting=connection.setting_up)
         connection.setting_up = False
