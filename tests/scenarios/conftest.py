@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from testkit.next_hop import NextHop
+from testkit.older import Older, older
 from testkit.rail import Rail, basics, everything_through
 
 
@@ -20,3 +21,10 @@ def rail(hop: NextHop) -> Iterator[Rail]:
     """A running Mailrail that sends everything through `hop`."""
     with Rail([*basics(), *everything_through(hop.address, hop.port)]) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def release() -> Iterator[Older]:
+    """The newest release."""
+    with older() as installed:
+        yield installed

@@ -4,29 +4,15 @@ And the way back: what this one stored, the release delivers.
 """
 
 import smtplib
-from collections.abc import Iterator
 
 import pytest
 
 from testkit.conditions import wait_until
 from testkit.guards import books, short_and_long
 from testkit.next_hop import NextHop
-from testkit.older import Older, older
+from testkit.older import Older
 from testkit.rail import POSTMASTER, Rail, basics, everything_through
 from testkit.traffic import Sender, Traffic
-
-
-@pytest.fixture(scope="module")
-def release() -> Iterator[Older]:
-    """The newest release."""
-    with older() as installed:
-        yield installed
-
-
-def versions(rail: Rail) -> set[str]:
-    """What the processes that run say of themselves."""
-    consumers = rail.cli_json("config", "status")["consumers"]
-    return {str(one["version"]) for one in consumers if one["live"]}
 
 
 @short_and_long("messages", 400, 4000, short_minutes=10)
@@ -35,7 +21,7 @@ def test_local_mode_is_upgraded_under_load_and_every_message_is_counted(
 ) -> None:
     hop.refuse("@later.test", "451 4.3.0 not now")
     with Rail([*basics(), *everything_through(hop.address, hop.port)], python=release.python) as rail:
-        assert versions(rail) == {release.version}
+        assert rail.versions() == {release.version}
         waiting = Sender(*rail.mx, messages=20, recipient="w{n}x@later.test", sessions=4)
         local = Sender(*rail.mx, messages=3, recipient=POSTMASTER, sessions=1)
         run = Sender(*rail.mx, messages=messages, recipient="r{n}x@partner.test", sessions=4, pace=0.02)
@@ -45,7 +31,7 @@ def test_local_mode_is_upgraded_under_load_and_every_message_is_counted(
             wait_until(lambda: run.accepted > messages // 4, 120, "mail comes in")
             before = {one["message_id"] for one in rail.mailbox(POSTMASTER)}
             rail.upgrade()
-            wait_until(lambda: release.version not in versions(rail), 60, "every process is the newer one's")
+            wait_until(lambda: release.version not in rail.versions(), 60, "every process is the newer one's")
             kept = {one["message_id"] for one in rail.mailbox(POSTMASTER)}
             assert run.accepted < messages, "the load ended before the upgrade"
             hop.accept("@later.test")
@@ -75,7 +61,7 @@ def test_what_is_queued_is_delivered_after_the_way_back_to_the_newest_release(re
             for recipient, body in bodies.items():
                 client.sendmail("bob@elsewhere.test", [recipient], body)
         rail.upgrade(release.python)
-        assert versions(rail) == {release.version}
+        assert rail.versions() == {release.version}
         hop.accept("@later.test")
         rail.cli("queue", "kick", "--to-domain", "later.test")
         rail.wait_until_empty(120)

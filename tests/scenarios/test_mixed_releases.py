@@ -4,14 +4,13 @@ What travels inside a commit and a delivery differs between releases (ACC-02, LS
 """
 
 import smtplib
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from testkit.conditions import wait_until
 from testkit.next_hop import NextHop
-from testkit.older import Older, older
+from testkit.older import Older
 from testkit.rail import Rail, basics, everything_through
 
 LINE = b"0123456789abcdef" * 4 + b".\r\n"
@@ -26,18 +25,6 @@ if "-m" in sys.orig_argv and sys.orig_argv[sys.orig_argv.index("-m") + 1] == mod
 """
 
 
-@pytest.fixture(scope="module")
-def release() -> Iterator[Older]:
-    """The newest release."""
-    with older() as installed:
-        yield installed
-
-
-def versions(rail: Rail) -> set[str]:
-    """What the processes that run say of themselves."""
-    return {str(one["version"]) for one in rail.cli_json("config", "status")["consumers"] if one["live"]}
-
-
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("service", ["ingress", "queue", "outbound"])
 def test_mail_of_every_size_passes_a_service_of_the_newest_release_ACC_02_LSE_06(
@@ -47,8 +34,8 @@ def test_mail_of_every_size_passes_a_service_of_the_newest_release_ACC_02_LSE_06
     documents = [*basics(), *everything_through(hop.address, hop.port)]
     with Rail(documents, env={"PYTHONPATH": str(tmp_path)}) as rail:
         rail.wait_until_back(service, rail.kill(service))
-        wait_until(lambda: release.version in versions(rail), 60, f"{service} is the newest release's")
-        assert len(versions(rail)) == 2
+        wait_until(lambda: release.version in rail.versions(), 60, f"{service} is the newest release's")
+        assert len(rail.versions()) == 2
 
         def send(name: str) -> dict[str, bytes]:
             bodies = {

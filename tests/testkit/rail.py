@@ -359,6 +359,10 @@ class Rail:
         """Run a command with `--json` and parse its answer."""
         return json.loads(self.cli(*arguments, "--json"))
 
+    def versions(self) -> set[str]:
+        """What the processes that run say of themselves."""
+        return {str(one["version"]) for one in self.cli_json("config", "status")["consumers"] if one["live"]}
+
     # --- its gRPC API, for waiting without starting a command each time ---
 
     def channel(self, service: str) -> grpc.Channel:
