@@ -15,6 +15,7 @@ from mailrail_outbound.ports import Result
 from testkit.ca import Authority
 from testkit.conditions import eventually
 from testkit.outbound import OutboundBench, StreamedBody, transport
+from testkit.servers import serve
 from testkit.smtp_peer import SmtpPeer
 
 _PREFIX = b"Received: by test\r\n"
@@ -114,10 +115,8 @@ async def test_the_reply_to_a_final_dot_has_its_time_from_when_the_dot_left_SOUT
                 has_read.set()
                 await answers.wait()
             writer.write(reply)
-        writer.close()
 
-    async with await asyncio.start_server(slow, "127.0.0.1", 0) as server:
-        host, port = server.sockets[0].getsockname()
+    async with serve(slow) as (host, port):
         via = transport(TransportKind.SMTP, host=host, port=port, tls=TlsMode.NONE)
         async with OutboundBench.running(via) as bench:
             report = bench.begin(bench.delivery(via, content=b"A: b\r\n\r\n" + _LINES * 500_000, lines=PLAIN))

@@ -14,6 +14,7 @@ from testkit.conditions import eventually
 from testkit.dns import DnsServer
 from testkit.outbound import MESSAGE, OutboundBench, StreamedBody
 from testkit.ports import loopback_address
+from testkit.servers import serve
 from testkit.smtp_peer import Action, Hang, Held, SmtpPeer
 
 LONG: dict[str, Any] = {"dns_timeout": 60.0, "greeting_timeout": 300.0, "command_timeout": 300.0, "end_timeout": 600.0}
@@ -241,7 +242,7 @@ async def test_600_domains_at_one_mx_host_share_its_connections(net: Net) -> Non
     here = 0
     most = 0
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def counted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal here, most
         here += 1
         most = max(most, here)
@@ -255,12 +256,8 @@ async def test_600_domains_at_one_mx_host_share_its_connections(net: Net) -> Non
                 if line == b"QUIT\r\n":
                     break
         here -= 1
-        writer.close()
 
-    address = loopback_address()
-    server = await asyncio.start_server(serve, address, 0)
-    async with server:
-        net.port = server.sockets[0].getsockname()[1]
+    async with serve(counted) as (address, net.port):
         for i in range(300):
             net._dns.add(f"d{i}.test", "MX", "10 mx.provider.test.")
             net.domain(f"own{i}.test", address)
