@@ -88,7 +88,10 @@ class Cache:
     async def _ask(self, key: Any, ask: Callable[[], Awaitable[tuple[float, Any]]]) -> Any:
         try:
             ttl, answer = await ask()
-            kept = self._failures if isinstance(answer, Exception) or not answer else self._answers
+            kept, other = self._answers, self._failures
+            if isinstance(answer, Exception) or not answer:
+                kept, other = other, kept
+            other.pop(key, None)  # or it would speak for what came of the key last
             kept[key] = (self._now() + ttl, answer)
             kept.move_to_end(key)
             while len(kept) > self._limit:

@@ -8,8 +8,8 @@ import pytest
 from mailrail.core.outbound.targets import Mx
 from mailrail.kit import clock, lookup_turns
 from mailrail.kit import resolver as resolver_module
-from mailrail.kit.lookup_turns import LookupTurns
-from mailrail.kit.resolver import DnsResolver, LookupFailed, NoSuchDomain
+from mailrail.kit.lookup_turns import LookupTurns, NameHistory
+from mailrail.kit.resolver import Cache, DnsResolver, LookupFailed, NoSuchDomain
 
 from testkit.conditions import eventually
 from testkit.dns import DnsServer, Failure
@@ -223,3 +223,25 @@ async def test_names_that_were_silent_before_stand_in_no_way_of_new_ones(monkeyp
         for each in silent:
             each.cancel()
         await asyncio.gather(*silent, return_exceptions=True)
+
+
+async def test_what_came_of_a_name_last_is_what_is_known_of_it() -> None:
+    now = 0.0
+    cache = Cache(lambda: now, entries=10)
+
+    async def come(of: object) -> tuple[float, object]:
+        return 5.0, of
+
+    async def look_up(outcome: object) -> NameHistory:
+        nonlocal now
+        now += 10.0  # what was kept has expired
+        with contextlib.suppress(LookupFailed):
+            await cache.get("example.org", lambda: come(outcome))
+        return cache.history("example.org")
+
+    assert cache.history("example.org") is NameHistory.NEW
+    assert await look_up(["192.0.2.1"]) is NameHistory.ANSWERED
+    assert await look_up(LookupFailed("silent")) is NameHistory.FAILED, "it answered once, and has every turn for that"
+    assert await look_up([]) is NameHistory.ANSWERED
+    assert await look_up(LookupFailed("silent")) is NameHistory.FAILED
+    assert await look_up(["192.0.2.1"]) is NameHistory.ANSWERED
