@@ -349,6 +349,18 @@ def test_explain_is_bounded() -> None:
     assert told.decision is DIRECT
 
 
+def test_explain_counts_beyond_its_limit_what_it_would_have_told() -> None:
+    misses = [rule(i, RELAY, Match(to_domains=(f"d{i}.org",))) for i in range(20)]
+    decides, miss, hidden = rule(20, RELAY), rule(21, RELAY, Match(to_domains=("x.org",))), rule(22, None)
+    table = RouteTable(revision(*misses, decides, miss, hidden))
+    for limit in (5, 1000):
+        told = explain(table, to("none.example"), 0, limit=limit)
+        listed = [(t.rule.index, t.matched) for t in told.tried if t.rule]
+        assert (20, True) in listed
+        assert told.unlisted + len(listed) == 22  # a rule behind the decision that does not match is no news
+        assert told.decision == table.evaluate(to("none.example"), 0)
+
+
 def test_ten_thousand_routes_look_up_as_many_keys_as_ten() -> None:
     """Counts dictionary look-ups, not time: the maps are asked once per pair of patterns, however many rules exist."""
 

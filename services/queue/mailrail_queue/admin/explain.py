@@ -1,5 +1,6 @@
 """Where mail goes, when, and why: for a recipient in the queue or an imagined one (promise 3)."""
 
+import asyncio
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -33,7 +34,8 @@ class Explainer:
         if not 1 <= attempt <= 100_000:
             raise BadRequest("attempts are numbered from 1")
         envelope = router.envelope(subject.facts)
-        explanation = explain(router.table, envelope, attempt - 1)
+        # In a thread: among 100,000 rules it takes a tenth of a second, in which deliveries go on.
+        explanation = await asyncio.to_thread(explain, router.table, envelope, attempt - 1)
         site = explanation.decision.site(subject.facts.domain)
         answer = admin_pb2.ExplainResponse(
             attempt=attempt,
