@@ -215,9 +215,10 @@ def commit_frame(message: ReceivedMessage, valid_until: int = 0) -> tuple[bytes,
     return _head(message.id, _COMMIT, len(first) + len(body) + len(after)) + first, body, after
 
 
-def chunk_frame(message_id: bytes, data: bytes) -> bytes:
-    """A part of a body that is too large for the commit."""
-    return _frame(message_id, _CHUNK, _octets(_CHUNK_DATA, data))
+def chunk_frame(message_id: bytes, data: bytes) -> tuple[bytes, bytes]:
+    """A part of a body that is too large for the commit. The data is a part of its own, not copied."""
+    key = _CHUNK_DATA + _VARINT[len(data)]
+    return _head(message_id, _CHUNK, len(key) + len(data)) + key, data
 
 
 def abort_frame(message_id: bytes) -> bytes:

@@ -378,7 +378,7 @@ class _Stream(_Uploads):
             octets += size
             sent = True
             upload.mark_sent(size)
-            frames.append(chunk_frame(message_id, data))
+            frames += chunk_frame(message_id, data)
             self.uploads.move_to_end(message_id)  # the next round begins with another
             if upload.wants_credit and upload.waiting <= self.room // 2:
                 upload.wants_credit = False

@@ -131,8 +131,8 @@ async def test_attempts_of_recipients_that_are_no_more_are_found_step_by_step_FI
 async def test_bodies_whose_commit_never_came_go_after_an_hour_ACC_02(sweepers: Sweepers) -> None:
     old, new = uuid.uuid4().bytes, uuid.uuid4().bytes
     for message_id in (old, new):
-        await content_store.add_chunk(sweepers.rig.connection, message_id, 0, b"x" * 1000)
-        await content_store.add_chunk(sweepers.rig.connection, message_id, 1, b"y" * 1000)
+        await content_store.upload_chunks(sweepers.rig.connection, message_id, 0, [b"x" * 1000])
+        await content_store.upload_chunks(sweepers.rig.connection, message_id, 1, [b"y" * 1000])
     await sweepers.rig.connection.execute(
         "UPDATE upload SET started = started - interval '61 minutes' WHERE message_id = %s", (uuid.UUID(bytes=old),)
     )
@@ -147,8 +147,8 @@ async def test_chunks_that_nothing_names_are_found_step_by_step_and_no_others_ar
     rig = sweepers.rig
     kept = {p.message_id for _ in range(3) for p in await rig.accept("bob@there.example", body=BODY + b"x" * 1_100_000)}
     uploading = uuid.uuid4().bytes
-    await content_store.add_chunk(rig.connection, uploading, 0, b"x")
-    await content_store.add_chunk(rig.connection, uploading, 1, b"x")
+    await content_store.upload_chunks(rig.connection, uploading, 0, [b"x"])
+    await content_store.upload_chunks(rig.connection, uploading, 1, [b"x"])
     for _ in range(5):
         stray = uuid.uuid4()
         for number in (0, 1, 7):

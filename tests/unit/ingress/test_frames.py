@@ -136,7 +136,7 @@ def test_a_commit_says_until_when_it_may_be_stored_ACC_04(message: ReceivedMessa
 def test_frames_that_are_joined_are_one_request_ACC_07(
     message_id: bytes, data: bytes, message: ReceivedMessage
 ) -> None:
-    joined = abort_frame(message_id) + chunk_frame(message_id, data) + b"".join(commit_frame(message))
+    joined = abort_frame(message_id) + b"".join(chunk_frame(message_id, data)) + b"".join(commit_frame(message))
     request = enqueue_pb2.EnqueueRequest.FromString(joined)
     assert request.frames[0] == enqueue_pb2.EnqueueFrame(message_id=message_id, abort=enqueue_pb2.Abort())
     assert request.frames[1] == enqueue_pb2.EnqueueFrame(message_id=message_id, chunk=enqueue_pb2.BodyChunk(data=data))

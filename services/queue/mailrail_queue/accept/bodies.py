@@ -1,6 +1,7 @@
 """Large bodies before their commit: stored in chunks as they arrive, deleted if the commit does not come (ACC-02)."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Final
 
 from mailrail.kit import log
@@ -30,10 +31,11 @@ class Bodies:
         """No body waits to be deleted."""
         return not self._forgotten
 
-    async def add_chunk(self, message_id: bytes, number: int, data: bytes) -> bool:
-        """Store a part of a large body (ACC-02). False: the upload is gone. Raises psycopg.Error, NotDurable."""
+    async def store(self, message_id: bytes, first: int, parts: Sequence[bytes]) -> bool:
+        """Store parts of a large body, the chunks from number `first` on (ACC-02). False: the upload is gone. Raises
+        psycopg.Error, NotDurable."""
         async with self._store_lane.use() as connection:
-            return await content_store.add_chunk(connection, message_id, number, data)
+            return await content_store.upload_chunks(connection, message_id, first, parts)
 
     def forget(self, message_id: bytes) -> None:
         """Delete a body soon whose commit will not come. The sweeper deletes the bodies that this misses."""

@@ -4,6 +4,7 @@ import asyncio
 import math
 import random
 import time
+from collections import deque
 from collections.abc import AsyncIterator
 
 import grpc
@@ -33,8 +34,10 @@ _CLOSES_WITHIN = 2.0
 """Seconds in which a caller of Enqueue that was asked to leave closes its side; one that does not is left."""
 _TELL_TIME = 10.0
 """Seconds after which a stream that has nothing else to say tells the database's time: clocks drift."""
+_ROWS = 4
+"""Rows of a large body in one transaction, as far as they are here: a flush of the disk for each takes longer."""
 _UPLOAD_TRIES = 20
-"""Times, half a second apart, that a chunk is tried while Postgres is out of reach."""
+"""Times, half a second apart, that rows are tried while Postgres is out of reach."""
 
 
 class _ChunkWriter:
@@ -46,7 +49,8 @@ class _ChunkWriter:
         self.failed = False
         self._why = UPLOAD_GONE
         self._stream = stream
-        self._buffer = bytearray()
+        self._waiting: deque[bytes] = deque()  # none longer than a row
+        self._octets = 0  # of those
         self._number = 0
         self._begun = False
         self._counted = 0  # octets of it among those that are not committed
@@ -57,7 +61,9 @@ class _ChunkWriter:
 
     def add(self, data: bytes) -> None:
         """Take a part."""
-        self._buffer += data
+        for at in range(0, len(data), CHUNK_SIZE):
+            self._waiting.append(data[at : at + CHUNK_SIZE])
+        self._octets += len(data)
         self.size += len(data)
         self._more.set()
 
@@ -74,13 +80,12 @@ class _ChunkWriter:
     async def _write(self) -> None:
         stream = self._stream
         while not self._aborted:
-            while len(self._buffer) >= CHUNK_SIZE or (self._commit is not None and self._buffer):
-                part = bytes(memoryview(self._buffer)[:CHUNK_SIZE])
-                if not self.failed and not (self._fits(len(part)) and await self._store(part)):
+            while rows := self._take_rows():
+                octets = sum(map(len, rows))
+                if not self.failed and not (self._fits(octets) and await self._store(rows)):
                     self.failed = True
                     self._forget()
-                del self._buffer[:CHUNK_SIZE]
-                stream.refund(len(part))
+                stream.refund(octets)
                 if self._aborted:
                     break
             if self._commit is not None and not self._aborted:
@@ -95,8 +100,23 @@ class _ChunkWriter:
             if not self._aborted:
                 await self._more.wait()
         stream.uploads.pop(self.id, None)
-        stream.refund(len(self._buffer))
+        stream.refund(self._octets)
         self._forget()
+
+    def _take_rows(self) -> list[bytes]:
+        """What is here for whole rows, and for the shorter one at the end once no more comes; some at a time."""
+        rows: list[bytes] = []
+        while len(rows) < _ROWS and self._octets >= (CHUNK_SIZE if self._commit is None else 1):
+            row = self._waiting.popleft()
+            while len(row) < CHUNK_SIZE and self._waiting:  # a part that came was shorter than a row
+                part = self._waiting.popleft()
+                lacking = CHUNK_SIZE - len(row)
+                row += part[:lacking]
+                if part[lacking:]:
+                    self._waiting.appendleft(part[lacking:])
+            self._octets -= len(row)
+            rows.append(row)
+        return rows
 
     def _forget(self) -> None:
         """What may have been stored of it goes."""
@@ -118,12 +138,12 @@ class _ChunkWriter:
         self._counted += octets
         return True
 
-    async def _store(self, part: bytes) -> bool:
+    async def _store(self, rows: list[bytes]) -> bool:
         self._begun = True
         for _ in range(_UPLOAD_TRIES):
             try:
-                kept = await self._stream.queue.group_commit.bodies.add_chunk(self.id, self._number, part)
-                self._number += 1
+                kept = await self._stream.queue.group_commit.bodies.store(self.id, self._number, rows)
+                self._number += len(rows)
                 return kept
             except psycopg.DataError:
                 return False
@@ -198,7 +218,8 @@ class EnqueueStream:
                 self.refund(len(prefix))
                 self.refuse(message_id, UPLOAD_GONE)  # its chunks went down with another stream
         elif step == "chunk":
-            self._outstanding += len(frame.chunk.data)
+            data = frame.chunk.data
+            self._outstanding += len(data)
             if self._overdrawn() or len(message_id) != 16:
                 self.broken = True
                 self.ready.set()
@@ -206,7 +227,7 @@ class EnqueueStream:
             upload = self.uploads.get(message_id)
             if upload is None:
                 upload = self.uploads[message_id] = _ChunkWriter(self, message_id)
-            upload.add(frame.chunk.data)
+            upload.add(data)
         elif step == "abort":
             self._drop(message_id)
 

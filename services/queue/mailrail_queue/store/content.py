@@ -11,23 +11,25 @@ from mailrail.core.limits import CHUNK_SIZE
 from mailrail_queue.store import columns as c
 from mailrail_queue.store.connection import Connection, run
 
-# A part of a large body, before its commit (ACC-02). A later part needs the upload's row: the sweeper may have taken it.
-FIRST_CHUNK: Final[LiteralString] = """WITH u AS (
+# Parts of a large body, before its commit (ACC-02). Later parts need the upload's row: the sweeper may have taken it.
+FIRST_CHUNKS: Final[LiteralString] = """WITH u AS (
     INSERT INTO upload (message_id) SELECT unnest(%(id)s) ON CONFLICT (message_id) DO UPDATE SET started = now() RETURNING message_id
-) INSERT INTO chunk (message_id, number, data) SELECT message_id, %(number)s, %(data)s FROM u
+) INSERT INTO chunk (message_id, number, data) SELECT u.message_id, x.number, x.data FROM u, unnest(%(number)s, %(data)s) AS x (number, data)
   ON CONFLICT (message_id, number) DO UPDATE SET data = excluded.data"""
-CHUNK_MORE: Final[LiteralString] = """INSERT INTO chunk (message_id, number, data)
-    SELECT message_id, %(number)s, %(data)s FROM upload WHERE message_id = ANY(%(id)s) FOR KEY SHARE
-    ON CONFLICT (message_id, number) DO UPDATE SET data = excluded.data RETURNING number"""
+MORE_CHUNKS: Final[LiteralString] = """WITH u AS MATERIALIZED (
+    SELECT message_id FROM upload WHERE message_id = ANY(%(id)s) FOR KEY SHARE
+) INSERT INTO chunk (message_id, number, data) SELECT u.message_id, x.number, x.data FROM u, unnest(%(number)s, %(data)s) AS x (number, data)
+  ON CONFLICT (message_id, number) DO UPDATE SET data = excluded.data RETURNING number"""
 
 
-async def add_chunk(connection: Connection, message_id: bytes, number: int, data: bytes) -> bool:
-    """Store chunk `number` (from 0). False: the upload was swept meanwhile."""
-    parameters = {"id": c.uuids([message_id]), "number": number, "data": data}
-    if number == 0:
-        await run(connection, FIRST_CHUNK, parameters)
+async def upload_chunks(connection: Connection, message_id: bytes, first: int, parts: Sequence[bytes]) -> bool:
+    """Store chunks from number `first` on (from 0), all or none. False: the upload was swept meanwhile."""
+    numbers = c.bigints(range(first, first + len(parts)))
+    parameters = {"id": c.uuids([message_id]), "number": numbers, "data": c.octets(parts)}
+    if first == 0:
+        await run(connection, FIRST_CHUNKS, parameters)
         return True
-    return bool(await run(connection, CHUNK_MORE, parameters))
+    return bool(await run(connection, MORE_CHUNKS, parameters))
 
 
 # A large body that is there whole, in the transaction that stores its message: it needs no upload.
