@@ -1,6 +1,6 @@
 """Turns in a line."""
 
-from mailrail.core.line import Line
+from mailrail.core.line import Line, Lines, Need
 
 
 def test_the_one_that_came_last_has_every_other_turn() -> None:
@@ -17,3 +17,32 @@ def test_who_leaves_has_no_turn() -> None:
         line.add(name)
     line.discard("b")
     assert (len(line), line.take(), len(line)) == (1, "a", 0)
+
+
+def test_whose_turn_came_to_nothing_stands_first() -> None:
+    line = Line[str]()
+    for name in "abc":
+        line.add(name)
+    line.put_back(line.take())
+    assert [line.take() for _ in range(3)] == ["c", "b", "a"]
+
+
+def test_who_is_new_and_who_comes_again_alternate_and_who_wants_more_goes_last() -> None:
+    lines = Lines[str]()
+    for need, names in ((Need.MORE, "xyz"), (Need.AGAIN, "uvwz"), (Need.NEW, "abcde")):
+        for name in names:
+            lines.add(name, need)
+    assert len(lines) == 12
+    assert [lines.take() for _ in range(12)] == list("euavdwbzcxyz")
+
+
+def test_whose_turn_came_to_nothing_stands_first_in_its_line() -> None:
+    for need in Need:
+        lines = Lines[str]()
+        for name in "abc":
+            lines.add(name, need)
+        taken = lines.take()
+        lines.put_back(taken, need)
+        turns = [lines.take() for _ in range(3)]
+        assert turns == (["c", "b", "a"] if need is Need.NEW else ["a", "b", "c"])
+        assert not lines

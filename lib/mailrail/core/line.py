@@ -6,6 +6,7 @@ first served would let somebody stand for ever.
 
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
+from enum import IntEnum
 from typing import Generic, TypeVar
 
 T = TypeVar("T", bound=Hashable)
@@ -29,6 +30,11 @@ class Line(Generic[T]):
         """Stand in line."""
         self._waiting[one] = None
 
+    def put_back(self, one: T) -> None:
+        """Stand before all others: its turn came to nothing."""
+        self._waiting[one] = None
+        self._waiting.move_to_end(one, last=False)
+
     def discard(self, one: T) -> None:
         """Leave the line."""
         self._waiting.pop(one, None)
@@ -41,3 +47,52 @@ class Line(Generic[T]):
         """Whose turn it is, or who came `last` or first; it leaves the line. Raises KeyError when nobody waits."""
         self._last = not self._last if last is None else last
         return self._waiting.popitem(last=self._last)[0]
+
+
+class Need(IntEnum):
+    """What somebody has of what is short."""
+
+    NEW = 0  # nothing yet
+    AGAIN = 1  # nothing, but had some
+    MORE = 2  # some: he can wait for more of it
+
+
+class Lines(Generic[T]):
+    """A line for each need: NEW and AGAIN have turns in alternation, and MORE has those that neither wants.
+
+    Among the NEW, the one that came last has every other turn (`Line`): who has been served before and comes again does
+    not take it. AGAIN and MORE are served in order.
+    """
+
+    def __init__(self) -> None:
+        self._new = Line[T]()
+        self._again: OrderedDict[T, None] = OrderedDict()
+        self._more: OrderedDict[T, None] = OrderedDict()
+        self._again_next = False
+
+    def __len__(self) -> int:
+        return len(self._new) + len(self._again) + len(self._more)
+
+    def add(self, one: T, need: Need) -> None:
+        """Stand in line. Who stands there with another need stands in both, and leaves each by a turn of its own."""
+        if need is Need.NEW:
+            self._new.add(one)
+        else:
+            (self._again if need is Need.AGAIN else self._more)[one] = None
+
+    def put_back(self, one: T, need: Need) -> None:
+        """Stand before all others of the line: its turn came to nothing."""
+        if need is Need.NEW:
+            self._new.put_back(one)
+        else:
+            line = self._again if need is Need.AGAIN else self._more
+            line[one] = None
+            line.move_to_end(one, last=False)
+
+    def take(self) -> T:
+        """Whose turn it is; it leaves the line. Raises KeyError when nobody waits."""
+        if self._new and not (self._again_next and self._again):
+            self._again_next = True
+            return self._new.take()
+        self._again_next = False
+        return (self._again or self._more).popitem(last=False)[0]

@@ -13,15 +13,17 @@ resumed (TLS-10c). How many messages a connection carried until then is kept for
 time.
 
 While others wait for their share, connections that have not been answered for long are bounded, and the oldest of those
-beyond it are broken off. Otherwise servers have all the time that RFC 5321 4.5.3.2 gives them.
+beyond it are broken off; long is shorter for addresses of which nothing is known. Otherwise servers have all the time
+that RFC 5321 4.5.3.2 gives them.
 """
 
 import asyncio
+import heapq
 import itertools
 import ssl
 from collections import deque
 
-from mailrail.core.delivery.shares import QUICK, QUICK_SECONDS, SLOW, UNPROVEN, SiteStanding, standing_of
+from mailrail.core.delivery.shares import QUICK, QUICK_SECONDS, SLOW, UNPROVEN, UNPROVEN_PART, SiteStanding, standing_of
 from mailrail.core.line import Line
 from mailrail.core.outbound.targets import ConnectionKey
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
@@ -35,7 +37,10 @@ from mailrail_outbound.smtp import ClientConnection, Dial, Job
 from mailrail_outbound.tls import SESSION_READS
 
 _LOOK_AT_WAITING = 15.0  # seconds between looks at those that wait
-_LOOK_AT_OPEN = 1.0  # seconds between looks at how long connections have not been answered
+_LOOK_AT_OPEN = 0.5  # seconds between looks at how long connections have not been answered
+_LOOK_AT_FIRST = 0.25  # the same, while first connections wait
+_CROWD = 0.9  # part of what deliveries to unproven addresses may hold, from which those that wait longest go back
+_BACK = 50.0  # of them a second: each costs the queue some 0.5 ms
 _SILENCE = frozenset({Trouble.UNREACHABLE, Trouble.TIMEOUT})  # of an address, whatever name led to it
 _FEWER_FOR = 60.0  # seconds that a destination's refusal of further connections or messages is respected
 
@@ -101,6 +106,7 @@ class Pool:
         self._tls_sessions = SessionCache[ssl.SSLSession](settings.tls_sessions, reads=SESSION_READS)
         self._servers = ServerAddresses(settings.connections)
         self._closing = False
+        self._gave_back = 0.0
         self._looks_at_open: asyncio.TimerHandle | None = None
         self._looks: asyncio.TimerHandle | None = None
         self._log = log.get_logger()
@@ -143,16 +149,17 @@ class Pool:
             behind = itertools.islice(destination.waiting, destination.connecting, None)
             for job in [j for j in behind if j.waits_since is not None and j.waits_since <= since]:
                 destination.waiting.remove(job)
-                try:
-                    job.end_waiting(wait)
-                except Exception:
-                    self._log.exception(
-                        "unexpected error while ending a delivery that waited too long", host=job.dial.host
-                    )
+                self._end_waiting(job, wait)
             self._forget_if_empty(key, destination)
         left = next((job for d in self._destinations.values() for job in d.waiting), None)
         if left is not None:
             self._mind_waiting(left)
+
+    def _end_waiting(self, job: PoolJob, seconds: float) -> None:
+        try:
+            job.end_waiting(seconds)
+        except Exception:  # the other jobs must be ended, too
+            self._log.exception("unexpected error while ending a delivery that waited too long", host=job.dial.host)
 
     def withdraw(self, job: PoolJob) -> bool:
         """Take back a job that still waits. False: it runs already."""
@@ -407,7 +414,8 @@ class Pool:
 
     def _mind_open(self) -> None:
         if self._looks_at_open is None and not self._closing:
-            seconds = min(_LOOK_AT_OPEN, self._settings.slow_seconds / 2)
+            look = _LOOK_AT_FIRST if self._servers.unproven_waiting else _LOOK_AT_OPEN
+            seconds = min(look, self._settings.slow_seconds / 2, self._settings.first_seconds / 2)
             self._looks_at_open = self._loop.call_later(seconds, self._look_at_open)
 
     def _look_at_open(self) -> None:
@@ -416,25 +424,62 @@ class Pool:
         now = self._loop.time()
         slow_since = now - self._settings.slow_seconds
         quick_since = now - QUICK_SECONDS
+        first_since = now - self._settings.first_seconds
         unanswered: list[ClientConnection] = []
+        first: list[ClientConnection] = []
         for connection in self.connections:
             if connection.session.awaiting is None:
                 continue
             server: ServerAddress = connection.server
             if server.standing is QUICK and min(connection.asked, connection.began) < quick_since:
                 self._servers.rate(server, SLOW)
-            if connection.asked < slow_since and connection.unanswered:
-                unanswered.append(connection)
+            if connection.asked < slow_since:
+                if connection.unanswered:
+                    unanswered.append(connection)
+            elif server.unknown and connection.asked < first_since and connection.unanswered:
+                first.append(connection)
         # Half of the share that is theirs, where files are short and connections few.
         allowed = min(self._settings.slow_connections, self._settings.connections // 4)
         most = min(len(unanswered) - allowed, self._servers.waiting)
         if most > 0:
             unanswered.sort(key=lambda connection: connection.asked)
-            for connection in unanswered[:most]:
-                metrics.GAVE_WAY.inc()
-                connection.give_way(self._settings.slow_seconds)
+            self._break_off(unanswered[:most], self._settings.slow_seconds)
+        # Of addresses of which nothing is known, those that have waited longest may go on: they are let have what the
+        # RFC gives them, and all others what most servers need.
+        most = min(len(first) + len(unanswered) - allowed, len(first), self._servers.unproven_waiting)
+        if most > 0:
+            first.sort(key=lambda connection: connection.asked, reverse=True)
+            self._break_off(first[:most], self._settings.first_seconds)
+        self._give_back(now)
         if self._servers.open:
             self._mind_open()
+
+    @staticmethod
+    def _break_off(connections: list[ClientConnection], seconds: float) -> None:
+        for connection in connections:
+            metrics.GAVE_WAY.inc()
+            connection.give_way(seconds)
+
+    def _give_back(self, now: float) -> None:
+        """Where deliveries to addresses of which nothing is known wait in such numbers that the queue has no credit for
+        another, those that wait longest go back, a few at a time: a site that is new has its first delivery soon."""
+        most = int(min(1.0, now - self._gave_back) * _BACK)
+        if not most:
+            return
+        self._gave_back = now
+        crowd = int(self._settings.capacity * UNPROVEN_PART * _CROWD)
+        if self.waiting < crowd:
+            return
+        unproven = [
+            job
+            for destination in self._destinations.values()
+            for job in itertools.islice(destination.waiting, destination.connecting, None)
+            if job.waits_since is not None and self.standing(job) is UNPROVEN
+        ]
+        most = min(most, len(unproven) - crowd + 1)
+        for job in heapq.nsmallest(most, unproven, key=lambda job: job.waits_since or 0.0):
+            if self.withdraw(job):
+                self._end_waiting(job, now - (job.waits_since or now))
 
     # --- what connections tell ---------------------------------------------------------------------------------------
 

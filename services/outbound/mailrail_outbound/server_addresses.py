@@ -73,6 +73,11 @@ class ServerAddresses:
         """Keys that wait for the number of connections, or for their share of it."""
         return sum(map(len, self._lines))
 
+    @property
+    def unproven_waiting(self) -> int:
+        """Keys that wait for the share of addresses of which nothing is known."""
+        return len(self._lines[UNPROVEN])
+
     def server(self, dial: Dial, address: str) -> ServerAddress:
         """An address of a host."""
         key = ServerAddressKey(address, dial.port, dial.key.source)

@@ -62,6 +62,9 @@ class OutboundSettings(ServiceSettings):
     slow_connections: int = 250
     """Connections that have not been answered for `slow_seconds`, while others wait for one. The oldest beyond it are
     broken off, never one whose final dot was sent; while nobody waits, servers have the time of RFC 5321 4.5.3.2."""
+    first_seconds: float = 1.0
+    """Seconds without any answer after which a connection to an address that gave no session, or none since it failed
+    last, counts by `slow_connections` while others wait to try theirs. Of those the youngest are broken off first."""
     connections_per_destination: int = 20
     """To one next hop, where its transport does not say; the queue's windows are usually smaller."""
     messages_per_connection: int = 100

@@ -163,6 +163,42 @@ async def test_who_never_answers_is_broken_off_for_others_past_the_allowance_and
         assert not any(future.done() for future in waiting[4:])
 
 
+async def test_an_address_of_which_nothing_is_known_has_a_moment_where_others_wait_to_try_theirs(net: Net) -> None:
+    healthy = await net.healthy("healthy.test")
+    tarpits = [await net.tarpit(Hang()) for _ in range(4)]
+    for i, peer in enumerate(tarpits):
+        net.domain(f"d{i}.test", peer.host)
+    async with net.bench(connections=8, first_seconds=0.2, slow_connections=2) as bench:
+        waiting = []
+        for i, peer in enumerate(tarpits):  # half of all
+            waiting += begin(bench, f"d{i}.test")
+            await eventually(lambda: peer.sessions)  # noqa: B023
+        assert not any(each.done() for each in waiting)
+        (first,) = begin(bench, "healthy.test")
+        assert (await result(first)).result is Result.DELIVERED
+        assert len(healthy.messages) == 1
+        (broken_off,) = (each for each in waiting if each.done())
+        assert broken_off is waiting[3], "those that wait longest may wait on, as far as the allowance goes"
+        found = await result(broken_off)
+        assert found.site_failure
+        assert "while others waited" in found.text
+
+
+async def test_where_a_crowd_waits_for_an_unknown_address_those_that_wait_longest_go_back_SHD_03(net: Net) -> None:
+    greeting = Held("220 at last")
+    peer = await net.tarpit(greeting)
+    domains = [f"d{i}.test" for i in range(20)]
+    for domain in domains:
+        net.domain(domain, peer.host)
+    async with net.bench(capacity=40) as bench:  # of which such addresses may have 20, and 18 are a crowd
+        waiting = begin(bench, *domains)
+        await eventually(lambda: any(each.done() for each in waiting))
+        greeting.release.set()
+        results = [(await result(each)).result for each in waiting]
+        assert results.count(Result.NOT_ATTEMPTED) == 1, "beside the two that are dialled, 17 are no crowd"
+        assert results.count(Result.DELIVERED) == 19
+
+
 async def test_who_has_the_final_dot_is_never_broken_off_for_others_SOUT_20(net: Net) -> None:
     dots = [Held("250 2.0.0 taken") for _ in range(4)]
     tarpits = [await net.tarpit("220 hi", END=dot) for dot in dots]

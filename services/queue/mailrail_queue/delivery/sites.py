@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from mailrail.core.delivery.mx_group import MxGroup
 from mailrail.core.delivery.shares import SiteStanding
 from mailrail.core.delivery.window import SiteWindow
+from mailrail.core.line import Need
 from mailrail.core.route.site import SiteKind
 from mailrail_queue.delivery.attempt import Delivery, Stream
 
@@ -82,6 +83,8 @@ class SiteState:
     standing: SiteStanding = SiteStanding.UNPROVEN
     seconds: float = 1.0
     """From hand-out to result, of its latest deliveries; before the first, a guess."""
+    tried: bool = False
+    """A delivery was handed to outbound since the site is known."""
     starved: SiteStanding | None = None
     """It waits for credit, in the line of this standing."""
     parked: SiteStanding | None = None
@@ -107,6 +110,14 @@ class SiteState:
     def waiting(self) -> int:
         """Deliveries that wait to be handed on."""
         return len(self.pending) + len(self.older)
+
+    @property
+    def need(self) -> Need:
+        """With which need it waits for credit. One that has not shown that it answers needs a delivery that shows it,
+        and no more until then."""
+        if self.standing is not SiteStanding.UNPROVEN or self.window.in_flight > 0:
+            return Need.MORE
+        return Need.AGAIN if self.tried else Need.NEW
 
     def clear(self) -> list[Delivery]:
         """Take out all that wait."""

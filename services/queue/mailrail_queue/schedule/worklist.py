@@ -5,10 +5,10 @@ The list is in memory only. A restart loses nothing: the scheduler finds due wor
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 
 from mailrail.core.delivery.shares import SiteStanding
+from mailrail.core.line import Lines, Need
 from mailrail.kit import log
 from mailrail_queue import metrics
 from mailrail_queue.delivery.dispatcher import Dispatcher
@@ -31,8 +31,8 @@ class Worklist:
         """Shard → time after which the next look at its sites begins; 0.0: it was woken and is looked at anew."""
         self.turn: dict[str, None] = {}
         """Keys of sites with due work in the database, in the order of their turns."""
-        self.parked: tuple[deque[SiteState], ...] = (deque(), deque(), deque())
-        """Sites with due work in the database of whose standing no more may be leased, in the order of their turns."""
+        self.parked = (Lines[SiteState](), Lines[SiteState](), Lines[SiteState]())
+        """Sites with due work in the database of whose standing no more may be leased: they have turns."""
         dispatcher.parked = self.parked
         self.requests = False
         """An administrator may have asked for something (ADM-02)."""
@@ -115,6 +115,8 @@ class Worklist:
 
     def _take_turn(self, site: SiteState) -> bool:
         if site.parked is site.standing and not site.in_backoff(self._dispatcher.clock()):
+            if site.need is not Need.MORE:  # it may have stood there for more until now
+                self.parked[site.standing].add(site, site.need)
             return False  # it keeps its place among those that wait
         site.parked = None
         self.turn.setdefault(site.key)
@@ -127,16 +129,16 @@ class Worklist:
         site.parked = site.standing
         waiting = self.parked[site.standing]
         if first:
-            waiting.appendleft(site)
+            waiting.put_back(site, site.need)
         else:
-            waiting.append(site)
+            waiting.add(site, site.need)
 
     def unpark(self, standing: SiteStanding, most: int) -> list[str]:
-        """So many sites of those that wait longest have their turn: their keys."""
+        """So many sites of those that wait have their turn: their keys."""
         called: list[str] = []
         waiting = self.parked[standing]
         while waiting and len(called) < most:
-            site = waiting.popleft()
+            site = waiting.take()
             if site.parked is standing:
                 site.parked = None
                 self.turn.setdefault(site.key)
