@@ -116,6 +116,12 @@ class SmtpSession:
             self._count(transaction, "abandoned")
             transaction.content.drop()
 
+    @property
+    def content_refused(self) -> bool:
+        """Content that comes now is dropped: its message is refused, or there is none to which it belongs."""
+        transaction = self._transaction
+        return transaction is None or transaction.content is None or transaction.content.refusal is not None
+
     def time_out_credit(self) -> None:
         """The queue gave no credit for too long (ACC-07). A message that is whole is the queue's port to answer for."""
         transaction = self._transaction

@@ -53,6 +53,7 @@ class _Hold:
     CREDIT = 2  # the queue takes no more of this message
     WRITING = 4  # the client does not read our replies
     TURN = 8  # other clients come first; what has come waits
+    REFUSED = 16  # its message is refused already, and what still comes of it is dropped
 
 
 class _State(Enum):
@@ -76,6 +77,9 @@ _ENDS: Final = {
     "stress": "stress",
 }
 
+REFUSED_RATE: Final = 16 * 1024 * 1024
+"""Octets a second that are read of refused messages, from all clients together. They have to be read to their ends, and
+to look for these costs as much as in messages that are taken: a few clients with 100 MB each would take all time."""
 LINGER_OCTETS: Final = 16 * 1024 * 1024
 """Octets that are read and dropped after our last reply. A client that sends more does not listen."""
 LAST_WORD: Final = 1.0
@@ -101,9 +105,15 @@ class Sessions:
         self.handshakes = Handshakes(active_config.settings.handshakes)
         self._trimmer = Trimmer(wheel, self.loop.time)
         self.stopping = False
+        self._refused_until = 0.0
         self.places = Places(self.open, self.handshakes, wheel, self.loop.time)
         often = active_config.settings.connections_per_minute
         self._rate = Rate(often, 60.0) if often else None
+
+    def next_refused(self) -> float:
+        """When (on the loop's clock) a client whose message is refused may be read from again, after a read now."""
+        self._refused_until = max(self._refused_until, self.loop.time()) + READ_SIZE / REFUSED_RATE
+        return self._refused_until
 
     def admit(self, connection: "ServerConnection", config: ListenerConfig, *, expected: bool = False) -> str:
         """Count a connection. Returns what keeps it out, as in the metric: too_many (of the process or of the client)
@@ -515,6 +525,9 @@ class ServerConnection(asyncio.BufferedProtocol):
             if self._content_until < self.deadline:
                 self.deadline = self._content_until
                 self._sessions.wheel.hasten(self)
+            if session.content_refused and not self._holds & _Hold.REFUSED:
+                self._hold(_Hold.REFUSED)
+                self._loop.call_at(self._sessions.next_refused(), self._release, _Hold.REFUSED)
         else:
             self._content_until = None
 

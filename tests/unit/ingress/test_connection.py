@@ -16,7 +16,7 @@ from mailrail_ingress.held_octets import LEAST
 from mailrail_ingress.metrics import ENDS, HANDSHAKES, STRESS
 from mailrail_ingress.ports import ACCEPTED
 from mailrail_ingress.settings import IngressSettings
-from mailrail_ingress.smtp import LAST_WORD, ServerConnection, Sessions
+from mailrail_ingress.smtp import LAST_WORD, READ_SIZE, REFUSED_RATE, ServerConnection, Sessions
 from mailrail_ingress.turns import ROUND, TURN
 
 from testkit.conditions import eventually
@@ -497,3 +497,24 @@ def test_where_nobody_idle_is_left_the_oldest_handshake_makes_room_SIN_17() -> N
         assert ended == ["old"]
 
     asyncio.run(main())
+
+
+async def test_what_comes_of_a_refused_message_is_read_no_faster_than_all_of_them_may_be() -> None:
+    caller = Caller(GatewayLimits(message_size=100_000))
+    caller.send(b"EHLO c\r\nMAIL FROM:<x@far.example>\r\n")
+    caller.send(b"RCPT TO:<ada@home.example>\r\n")
+    await eventually(lambda: b"250 2.1.5" in caller.line.written)
+    caller.send(b"DATA\r\n")
+    block = (b"y" * 998 + b"\r\n") * 60
+    caller.send(b"Subject: x\r\n\r\n" + block)
+    assert caller.line.reading, "it is not refused yet"
+    caller.send(block)
+    begun = asyncio.get_running_loop().time()
+    assert not caller.line.reading
+    await eventually(lambda: caller.line.reading)
+    moments = [caller.sessions.next_refused() for _ in range(256)]
+    assert moments[-1] - begun >= 255 * READ_SIZE / REFUSED_RATE, "whoever else is refused has the same rate"
+    caller.send(b"\r\n.\r\n")
+    await eventually(lambda: b"552 5.3.4" in caller.line.written)
+    assert caller.line.reading
+    caller.connection.connection_lost(None)
