@@ -185,6 +185,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         "_dropped",
         "_end",
         "_expected",
+        "_handshake_limit",
         "_holds",
         "_idle",
         "_label",
@@ -234,6 +235,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._stalled_until: float | None = None
         self._end = "lost"
         self._expected: ClientGroup | None = None  # for whom its place is reserved during the handshake
+        self._handshake_limit: asyncio.Timeout | None = None  # of the one under way
         self._label = ""
         self._bindings: Mapping[str, bytes] = {}  # of the certificate that its handshake began with
 
@@ -404,7 +406,7 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._state = _State.HANDSHAKE
         self._bindings = config.bindings
         self._sessions.handshakes.begin(
-            self, self._loop.time(), self._transport.abort, metrics.STARTTLS_HANDSHAKES.of()
+            self, self._loop.time(), self._break_handshake_off, metrics.STARTTLS_HANDSHAKES.of()
         )
         # Nothing may be read between here and the switch: it would be the handshake's. (In `connection_made` that
         # cannot be had, since the loop starts to read after it; so where a connection begins with TLS and nothing
@@ -414,13 +416,24 @@ class ServerConnection(asyncio.BufferedProtocol):
         self._sessions.tasks.add(task)
         task.add_done_callback(self._sessions.tasks.discard)
 
+    def _break_handshake_off(self) -> None:
+        """End the connection, and the wait for its handshake: uvloop, which never hears of an end that comes before the
+        handshake began, would keep all of it until the handshake's time is over."""
+        if self._transport is not None:
+            self._transport.abort()
+        if self._handshake_limit is not None and not self._handshake_limit.expired():
+            self._handshake_limit.reschedule(self._loop.time())
+
     async def _do_handshake(self, config: ListenerConfig, context: ssl.SSLContext) -> None:
         if self._transport is None:  # the client went before we came to it
+            return
+        if self._transport.is_closing():  # and this one had to make room for another
+            self._forget()
             return
         timeout = self._sessions.active_config.settings.tls_timeout
         self.deadline = self._loop.time() + timeout + self._idle  # the handshake has its own limit
         try:
-            async with asyncio.timeout(timeout + 1.0):  # which uvloop never starts where the client is gone by now
+            async with asyncio.timeout(timeout + 1.0) as self._handshake_limit:
                 transport = await self._loop.start_tls(
                     self._transport, self, context, server_side=True, ssl_handshake_timeout=timeout
                 )

@@ -217,16 +217,17 @@ def test_a_client_that_leaves_before_its_next_turn_is_gone() -> None:
     asyncio.run(main())
 
 
+class Forgetful:
+    """A loop as uvloop's is where the connection is lost before the handshake begins."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio.get_running_loop(), name)
+
+    async def start_tls(self, *_: Any, **__: Any) -> None:
+        await asyncio.Event().wait()
+
+
 def test_a_handshake_that_the_loop_forgets_does_not_keep_its_place_SIN_17() -> None:
-    class Forgetful:
-        """As uvloop is where the connection is lost already."""
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(asyncio.get_running_loop(), name)
-
-        async def start_tls(self, *_: Any, **__: Any) -> None:
-            await asyncio.Event().wait()
-
     async def main() -> None:
         caller = Caller(tls_timeout=-0.9)  # the loop's own limit and a second on top of it are nearly over
         caller.connection._loop = Forgetful()  # type: ignore[assignment]
@@ -234,6 +235,22 @@ def test_a_handshake_that_the_loop_forgets_does_not_keep_its_place_SIN_17() -> N
         await eventually(lambda: not caller.sessions.open)
         assert caller.line.aborted
         await eventually(lambda: not caller.sessions.tasks)
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_handshake_that_makes_room_for_another_leaves_nothing_of_it_SIN_17(begun: bool) -> None:
+    async def main() -> None:
+        caller = Caller(tls_timeout=3600.0)
+        caller.connection._loop = Forgetful()  # type: ignore[assignment]
+        caller.send(b"EHLO c\r\nSTARTTLS\r\n")
+        if begun:
+            await eventually(lambda: caller.connection._handshake_limit is not None)
+        assert caller.sessions.handshakes.end_oldest(caller.sessions.loop.time() + 1)
+        assert caller.line.aborted
+        caller.line.closed = True
+        await eventually(lambda: not caller.sessions.tasks and not caller.sessions.open)
 
     asyncio.run(main())
 
