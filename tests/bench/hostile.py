@@ -11,6 +11,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from subprocess import PIPE, Popen, run
@@ -33,6 +34,8 @@ SECONDS = 40.0
 """For which the healthy client sends, each row."""
 _BY_SMTP = 20_000
 """Messages of a backlog that Postfix is given by SMTP."""
+NEW_DOMAIN = "new.test"
+"""Of a site that had no mail before: its first message goes beside the healthy client's."""
 _EMPTY = Backlog(0, held=0, bound=0, octets=500, per_message=1, at_one_site=0, due=1)
 """What the backlogs of the rows have in common: one message a recipient, all of them due."""
 
@@ -97,6 +100,8 @@ class Row:
     pss_mb: tuple[float, float]
     """Of ingress and queue together (of all of another system), before and at the end."""
     seeded_s: float = 0.0
+    first_ms: float | None = None
+    """Until the first message to a new site was delivered, from its 250 on; infinite: it never was."""
     tried: int = 0
     """Recipients of the backlog that had an attempt meanwhile, or have one under way."""
 
@@ -140,6 +145,8 @@ def world(row: Sites, sink: OwnSink) -> Iterator[DnsServer]:
         dns = stack.enter_context(DnsServer(port=53 if os.geteuid() == 0 else None))  # Postfix asks port 53 alone
         dns.add(SINK_DOMAIN, "MX", f"10 mx.{SINK_DOMAIN}.")
         dns.add(f"mx.{SINK_DOMAIN}", "A", sink.address)
+        dns.add(NEW_DOMAIN, "MX", f"10 mx.{NEW_DOMAIN}.")
+        dns.add(f"mx.{NEW_DOMAIN}", "A", sink.address)
         address = loopback_address()
         if row.behave == "tarpit":
             stack.enter_context(own_sink((address, sink.port), delay=20.0))
@@ -158,13 +165,30 @@ def measure_sites(row: Sites, sink: OwnSink, seconds: float) -> Row:
     settings = {"MAILRAIL_OUTBOUND_DIRECT_PORT": str(sink.port)}
     with world(row, sink) as dns, mailrail(None, settings=settings, resolver=f"{dns.address}:{dns.port}") as system:
         before, took = _pss(system), 0.0
+        _warm_up(system, sink, row.name)
         if row.backlog is not None:
             with psycopg.connect(system.rail.superuser_url(), autocommit=True) as connection:
                 took = seed(connection, row.backlog).seconds
             sleep(2)  # the owner has seen it
-        found = healthy.watch(system.address, system.port, sink, seconds, f"{row.name}-row", SINK_DOMAIN)
-        ((tried,),) = system.rail.sql(_TRIED, f"%@{SINK_DOMAIN}", f"%@{SINK_DOMAIN}")
-        return Row(row.name, row.what, system.name, found, (before, _pss(system)), took, tried)
+        found, first = _beside(system, sink, seconds, f"{row.name}-row")
+        ((tried,),) = system.rail.sql(_TRIED, "%.test", "%.test")
+        return Row(row.name, row.what, system.name, found, (before, _pss(system)), took, first, tried)
+
+
+def _warm_up(system: System, sink: OwnSink, name: str) -> None:
+    """The healthy site answers a message before anything else happens."""
+    seen = healthy.watch(system.address, system.port, sink, 1 / healthy.RATE, f"{name}-warm", SINK_DOMAIN)
+    if not seen.delivered:
+        raise RuntimeError("the healthy site was not reached on an idle system")
+
+
+def _beside(system: System, sink: OwnSink, seconds: float, name: str) -> tuple[healthy.Seen, float]:
+    """The healthy client, and how long the first message to a new site took meanwhile, in ms."""
+    with ThreadPoolExecutor(1) as pool:
+        at = system.address, system.port
+        first = pool.submit(healthy.watch, *at, sink, 1 / healthy.RATE, f"{name}-new", NEW_DOMAIN)
+        found = healthy.watch(*at, sink, seconds, name, SINK_DOMAIN)
+        return found, first.result().delivery_ms[0]
 
 
 def measure_sites_of_postfix(row: Sites, sink: OwnSink, seconds: float) -> Row | None:
@@ -177,6 +201,7 @@ def measure_sites_of_postfix(row: Sites, sink: OwnSink, seconds: float) -> Row |
         postfix(None, {"smtp_tcp_port": str(sink.port)}, resolver=dns.address) as system,
         tempfile.TemporaryDirectory(prefix="mailrail-bench-backlog-") as folder,
     ):
+        _warm_up(system, sink, f"{row.name}-postfix")
         before, start = _pss(system), time()
         if backlog is not None:
             command = [sys.executable, "-m", "bench.source", "--to", f"{system.address}:{system.port}", "--reuse"]
@@ -184,9 +209,8 @@ def measure_sites_of_postfix(row: Sites, sink: OwnSink, seconds: float) -> Row |
             command += ["--messages", str(backlog.recipients), "--domains", str(backlog.sites)]
             run(command, check=True, timeout=600, env=with_bench())
         took = time() - start
-        name = f"{row.name}-postfix"
-        found = healthy.watch(system.address, system.port, sink, seconds, name, SINK_DOMAIN)
-        return Row(row.name, row.what, system.name, found, (before, _pss(system)), took)
+        found, first = _beside(system, sink, seconds, f"{row.name}-postfix")
+        return Row(row.name, row.what, system.name, found, (before, _pss(system)), took, first)
 
 
 @contextlib.contextmanager
@@ -241,8 +265,9 @@ def tables(result: Result) -> str:
     """The report in Markdown."""
     paragraphs = [
         f"{report.heading(result.machine)}. A healthy client sends {healthy.RATE:g} messages a second, each on a"
-        " connection of its own: *accept* is from connect to the 250, *delivery* from there to the sink. Memory is PSS"
-        " of ingress and queue, before and at the end."
+        " connection of its own: *accept* is from connect to the 250, *delivery* from there to the sink, a site that"
+        " answered before. *New site* is the delivery of one message to a site that had none before. Memory is PSS of"
+        " ingress and queue, before and at the end."
     ]
     if result.share < 1:
         paragraphs.append(f"**Only {result.share:g} of the numbers below: enough to try it out, not to say anything.**")
@@ -256,11 +281,13 @@ def tables(result: Result) -> str:
                     f"({row.name}) {row.what}: {row.system}",
                     *healthy.cells(row.seen),
                     f"{row.pss_mb[0]:.0f} → {row.pss_mb[1]:.0f}",
+                    *([] if row.first_ms is None else [healthy.milliseconds(row.first_ms)]),
                     row.seen.verdict(),
                 ]
                 for row in rows
             ]
-            paragraphs.append(report.table([head, *healthy.HEAD, "MiB", "p99"], lines))
+            first = ["new site ms"] if rows[0].first_ms is not None else []
+            paragraphs.append(report.table([head, *healthy.HEAD, "MiB", *first, "p99"], lines))
     said = [
         f"- ({row.name}) {row.system} said: {'; '.join(row.seen.refusals)}" for row in result.rows if row.seen.refusals
     ]
