@@ -321,6 +321,7 @@ async def _sweep(connection: Connection, full: Full, count: int) -> None:
     await run(connection, sweeping._POSITION, {"keep": 600.0})
     await run(connection, sweeping._STRETCH, old)
     await run(connection, sweeping._UNNAMED, {"position": old["position"], "until": old["position"]})
+    await probes.sweep(connection, datetime(2020, 1, 1, tzinfo=UTC), datetime(2020, 1, 1, tzinfo=UTC))
     await run(connection, sweeping._ADVANCE, {"until": old["position"]})
     await run(connection, sweeping._DELETE, {"id": [UUID(bytes=one.message_id) for one in full.due[:20]]})
     await run(connection, sweeping._NAMED)

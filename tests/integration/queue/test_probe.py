@@ -73,6 +73,22 @@ async def test_a_probe_arrives_without_outbound_and_nothing_of_it_stays(database
         assert figures() == before
 
 
+async def test_a_probe_that_nobody_takes_leaves_history_with_its_content(database: str) -> None:
+    async with running_queue(database) as q:
+        await probe(q)
+        ingress, outbound = await q.ingress(), await q.outbound()
+        await ingress.accept("user@d.example", mail_from="", origin=types_pb2.ORIGIN_SYSTEM)
+        await eventually(lambda: outbound.deliveries)
+        outbound.finish(outbound.deliveries[0])
+        await q.until("SELECT count(*) = 2 FROM history")
+        await q.queue.upkeep.sweep()
+        assert await q.one("SELECT count(*) FROM history") == 2, "the operator may still ask for it"
+        await q.sql("UPDATE history SET finished = finished - interval '11 minutes'")
+        await q.queue.upkeep.sweep()
+        assert await q.one("SELECT count(*) FROM message") == 0
+        assert await q.one("SELECT string_agg(address, ' ') FROM history") == "user@d.example"
+
+
 async def test_a_hold_rule_for_everybody_does_not_hold_a_probe(database: str) -> None:
     async with running_queue(database) as q, service(database) as stub:
         await q.sql(

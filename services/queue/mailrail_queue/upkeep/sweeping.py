@@ -1,7 +1,8 @@
 """The sweepers: they delete what is no longer needed, in small steps (ACC-02, FIN-02, FIN-03).
 
 Several replicas may run this at once: each step takes its rows under locks that the others skip. Content goes by the
-order in which recipients became final, which history knows; so no row of a message is ever updated for it.
+order in which recipients became final, which history knows; so no row of a message is ever updated for it. Mail
+probes that nobody took leave history together with their content (decision 20).
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from mailrail.kit import log
 from mailrail_queue import metrics
 from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store import content as content_store
-from mailrail_queue.store import faults
+from mailrail_queue.store import faults, probes
 from mailrail_queue.store import results as result_store
 from mailrail_queue.store.connection import DATABASE_FAILURE, TROUBLE, Connection, Database, run
 
@@ -208,9 +209,10 @@ class Upkeep:
             deleted = 0
             if unnamed:
                 (deleted,), *_ = await run(connection, _DELETE, {"id": unnamed})
+            untaken = await probes.sweep(connection, position, until)
             await run(connection, _ADVANCE, {"until": until})
-        if deleted:
-            metrics.SWEPT.labels(kind="message").inc(deleted)
+        metrics.SWEPT.labels(kind="message").inc(deleted)
+        metrics.SWEPT.labels(kind="probe").inc(untaken)
         return int(count)
 
     async def _sweep_named(self) -> None:
