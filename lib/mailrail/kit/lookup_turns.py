@@ -20,6 +20,9 @@ FIRST_PATIENCE: Final = 1.0
 longer fails then, and the name server that we ask mostly knows its answer when it is looked up again."""
 PATIENCE: Final = 5.0
 """Seconds without an answer after which a look-up of a name that failed before gives way to others."""
+ROUND: Final = 4
+"""Look-ups of names that never answered, or failed last, which begin in one round of the event loop. Each costs a
+millisecond of it: where thousands of names are answered at once, known ones would wait for hundreds in each step."""
 _LOOK: Final = 0.5
 """Seconds between looks whether others wait."""
 
@@ -67,6 +70,7 @@ class LookupTurns:
         self._loop = asyncio.get_running_loop()
         self._held = [0, 0, 0]  # by history
         self._fresh = 0
+        self._begun = 0  # of this round, counted to ROUND
         self._lines = [Line[_Turn](), Line[_Turn](), Line[_Turn]()]
 
     @contextlib.asynccontextmanager
@@ -138,7 +142,7 @@ class LookupTurns:
             return None
         if lines[ANSWERED]:
             return ANSWERED
-        if held[NEW] + held[FAILED] >= self._most_unknown:
+        if held[NEW] + held[FAILED] >= self._most_unknown or self._begun >= ROUND:
             return None
         if lines[FAILED] and held[FAILED] < self._part_of_failed:
             return FAILED
@@ -159,10 +163,18 @@ class LookupTurns:
             else:
                 turn = line.take(last=False if history is ANSWERED else None)
             self._held[history] += 1
+            if history is not ANSWERED:
+                if not self._begun:
+                    self._loop.call_soon(self._next_round)
+                self._begun += 1
             if turn.begun.done():  # nobody waits for it any more
                 self._end(turn)
             else:
                 turn.begun.set_result(None)
+
+    def _next_round(self) -> None:
+        self._begun = 0
+        self._hand_on()
 
     def _end(self, turn: _Turn) -> None:
         self._held[turn.history] -= 1

@@ -8,7 +8,7 @@ import pytest
 from mailrail.core.outbound.targets import Mx
 from mailrail.kit import clock, lookup_turns
 from mailrail.kit import resolver as resolver_module
-from mailrail.kit.lookup_turns import LookupTurns, NameHistory
+from mailrail.kit.lookup_turns import ROUND, LookupTurns, NameHistory
 from mailrail.kit.resolver import Cache, DnsResolver, LookupFailed, NoSuchDomain
 
 from testkit.conditions import eventually
@@ -245,3 +245,25 @@ async def test_what_came_of_a_name_last_is_what_is_known_of_it() -> None:
     assert await look_up([]) is NameHistory.ANSWERED
     assert await look_up(LookupFailed("silent")) is NameHistory.FAILED
     assert await look_up(["192.0.2.1"]) is NameHistory.ANSWERED
+
+
+async def test_look_ups_of_unknown_names_begin_a_few_at_a_time_and_known_ones_at_once() -> None:
+    turns = LookupTurns(1000, 600.0)
+    begun: list[NameHistory] = []
+    over = asyncio.Event()
+
+    async def look_up(history: NameHistory) -> None:
+        async with turns.turn(history):
+            begun.append(history)
+            await over.wait()
+
+    unknown = [NameHistory.NEW] * 100 + [NameHistory.FAILED] * 50
+    known = [NameHistory.ANSWERED] * 100
+    tasks = [asyncio.create_task(look_up(history)) for history in (*unknown, *known)]
+    await asyncio.sleep(0)  # all ask
+    await asyncio.sleep(0)  # and those whose turn it is begin
+    assert begun.count(NameHistory.ANSWERED) == 100
+    assert len(begun) == 100 + ROUND
+    await eventually(lambda: len(begun) == 250)
+    over.set()
+    await asyncio.gather(*tasks)
