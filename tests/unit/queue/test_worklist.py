@@ -30,12 +30,21 @@ class Due:
             self.worklist.park(self.site(key))
 
 
-def test_those_that_waited_longest_have_their_turn_first() -> None:
+def test_new_sites_have_turns_as_they_came_and_the_one_that_came_last_every_other() -> None:
     due = Due("a.example", "b.example", "c.example")
     due.park()
     assert not due.worklist.turn
+    assert due.worklist.unpark(UNPROVEN, 2) == [due.keys[2], due.keys[0]]
+    assert list(due.worklist.turn) == [due.keys[2], due.keys[0]]
+    assert due.worklist.unpark(UNPROVEN, 2) == [due.keys[1]]
+
+
+def test_of_sites_that_had_a_delivery_those_that_waited_longest_have_their_turn_first() -> None:
+    due = Due("a.example", "b.example", "c.example")
+    for key in due.keys:
+        due.site(key).tried = True
+    due.park()
     assert due.worklist.unpark(UNPROVEN, 2) == due.keys[:2]
-    assert list(due.worklist.turn) == due.keys[:2]
     assert due.worklist.unpark(UNPROVEN, 2) == due.keys[2:]
 
 
@@ -53,19 +62,19 @@ def test_fresh_mail_goes_behind_those_that_wait_and_that_of_quick_sites_does_not
 def test_one_for_which_there_was_no_time_keeps_its_place() -> None:
     due = Due("a.example", "b.example")
     due.park()
-    due.worklist.unpark(UNPROVEN, 1)
-    due.worklist.park(due.site(due.keys[0]), first=True)
-    assert due.worklist.unpark(UNPROVEN, 2) == due.keys
+    (called,) = due.worklist.unpark(UNPROVEN, 1)
+    due.worklist.park(due.site(called), first=True)
+    assert due.worklist.unpark(UNPROVEN, 2)[0] == called
 
 
 def test_a_look_that_finds_a_site_again_does_not_move_it_ahead() -> None:
     due = Due("a.example", "b.example")
     due.park()
-    due.worklist.note(3, due.keys[1])
-    due.worklist.fetch_more(due.site(due.keys[1]))
+    due.worklist.note(3, due.keys[0])  # which would make it the last, whose turn it is
+    due.worklist.fetch_more(due.site(due.keys[0]))
     assert not due.worklist.turn
     assert not due.worklist.wake.is_set()
-    assert due.worklist.unpark(UNPROVEN, 1) == due.keys[:1]
+    assert due.worklist.unpark(UNPROVEN, 1) == due.keys[1:]
 
 
 def test_a_site_that_answers_waits_with_the_others_no_longer_SHD_03() -> None:
