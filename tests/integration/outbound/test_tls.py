@@ -127,7 +127,8 @@ async def test_a_refusal_of_us_after_starttls_is_no_failure_of_tls(certificate: 
     async with SmtpPeer(tls=certificate.server_context(), replies=replies) as peer:
         result = await send(via_peer(peer))
         assert (result.result, str(result.reply)) == (Result.DEFERRED, reply)
-        assert len(peer.sessions) == 1
+        # By what was said: a client of another test may look here for a server that is gone.
+        assert sum("STARTTLS" in session.lines for session in peer.sessions) == 1
 
 
 async def test_recipients_are_verified_in_the_clear_where_mail_goes_so_TLS_07(certificate: Certificate) -> None:
