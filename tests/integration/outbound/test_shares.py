@@ -50,6 +50,13 @@ class Net:
         self._dns.add(domain, "MX", f"10 mx.{domain}.")
         self._dns.add(f"mx.{domain}", "A", *addresses)
 
+    def domains(self, count: int, address: str) -> list[str]:
+        """Domains with MX hosts of their own, all at one address."""
+        names = [f"d{i}.test" for i in range(count)]
+        for name in names:
+            self.domain(name, address)
+        return names
+
     @contextlib.asynccontextmanager
     async def bench(self, **settings: Any) -> AsyncIterator[OutboundBench]:
         made = {**LONG, **settings}
@@ -77,9 +84,7 @@ async def result(future: "asyncio.Future[DeliveryReport]") -> RecipientReport:
 async def test_200_domains_at_one_silent_address_get_few_connections_until_it_answers(net: Net) -> None:
     greeting = Held("220 at last")
     peer = await net.tarpit(greeting)
-    domains = [f"d{i}.test" for i in range(200)]
-    for domain in domains:
-        net.domain(domain, peer.host)
+    domains = net.domains(200, peer.host)
     async with net.bench() as bench:
         waiting = begin(bench, *domains)
         await eventually(lambda: len(bench.resolved) == 200 and bench.pool.waiting == 200)
@@ -187,9 +192,7 @@ async def test_an_address_of_which_nothing_is_known_has_a_moment_where_others_wa
 async def test_where_a_crowd_waits_for_an_unknown_address_those_that_wait_longest_go_back_SHD_03(net: Net) -> None:
     greeting = Held("220 at last")
     peer = await net.tarpit(greeting)
-    domains = [f"d{i}.test" for i in range(20)]
-    for domain in domains:
-        net.domain(domain, peer.host)
+    domains = net.domains(20, peer.host)
     async with net.bench(capacity=40) as bench:  # of which such addresses may have 20, and 18 are a crowd
         waiting = begin(bench, *domains)
         await eventually(lambda: any(each.done() for each in waiting))

@@ -5,6 +5,7 @@ and meant for people; that its answer always equals `RouteTable.evaluate` is a p
 judge of the maps. After the rule that decided come those that it hides, since they are what people wonder about.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mailrail.core.revision.revision import Match, Rule
@@ -62,26 +63,26 @@ def covers(pattern: str, domain: str) -> bool:
 
 def applies(match: Match, envelope: RoutingFacts, attempts: int) -> bool:
     """Whether `match` accepts this recipient at this attempt."""
-    return attempts >= match.minimum_attempts and all(
-        not patterns or any(covers(pattern, domain) for pattern in patterns)
-        for patterns, domain in (
-            (match.to_domains, envelope.recipient_domain),
-            (match.from_domains, envelope.sender_domain),
-        )
-    )
+    return attempts >= match.minimum_attempts and next(_uncovered(match, envelope), None) is None
+
+
+def _uncovered(match: Match, envelope: RoutingFacts) -> Iterator[tuple[tuple[str, ...], str, str]]:
+    """The sides of a match that do not cover a recipient: the patterns, the domain, and whose it is."""
+    for patterns, domain, what in (
+        (match.to_domains, envelope.recipient_domain, "recipient"),
+        (match.from_domains, envelope.sender_domain, "sender"),
+    ):
+        if patterns and not any(covers(pattern, domain) for pattern in patterns):
+            yield patterns, domain, what
 
 
 def refusal(match: Match, envelope: RoutingFacts, attempts: int) -> str | None:
     """Why `match` does not apply, in words; None if it does."""
     if attempts < match.minimum_attempts:
         return f"from attempt {match.minimum_attempts + 1} on, and this is attempt {attempts + 1}"
-    for patterns, domain, what in (
-        (match.to_domains, envelope.recipient_domain, "recipient"),
-        (match.from_domains, envelope.sender_domain, "sender"),
-    ):
-        if patterns and not any(covers(p, domain) for p in patterns):
-            shown = ", ".join(patterns[:5]) + (f" and {len(patterns) - 5} more" if len(patterns) > 5 else "")
-            return f"{what} domain {domain or '(none)'} is not among {shown}"
+    for patterns, domain, what in _uncovered(match, envelope):
+        shown = ", ".join(patterns[:5]) + (f" and {len(patterns) - 5} more" if len(patterns) > 5 else "")
+        return f"{what} domain {domain or '(none)'} is not among {shown}"
     return None
 
 
