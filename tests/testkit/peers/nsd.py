@@ -1,0 +1,96 @@
+"""An nsd of one's own: the name server that has the zones of a test."""
+
+import os
+import pwd
+import signal
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Self
+
+import dns.message
+import dns.query
+import dns.rdatatype
+
+from testkit.conditions import wait_until
+from testkit.peers import program, require_peer
+from testkit.ports import free_port, loopback_address
+from testkit.processes import Program
+
+_CONFIG = """\
+server:
+  ip-address: {address}@{port}
+  port: {port}
+  server-count: 1
+  zonesdir: "{folder}"
+  database: ""
+  pidfile: ""
+  logfile: ""
+  xfrdfile: "{folder}/xfrd.state"
+  xfrdir: "{folder}"
+  zonelistfile: "{folder}/zone.list"
+  chroot: ""
+  username: "{user}"
+  rrl-ratelimit: 0
+remote-control:
+  control-enable: no
+"""
+_ZONE = """\
+zone:
+  name: "{name}"
+  zonefile: "{file}"
+"""
+
+
+class Nsd:
+    """A running nsd. Use as a context manager, or call `stop()`."""
+
+    def __init__(self, zones: Mapping[str, str]) -> None:
+        """Serve `zones` (name without the final dot, "" for the root: text of the master file)."""
+        require_peer("nsd")
+        self.address = loopback_address()
+        self.port = free_port(self.address, udp=True)
+        self._temporary = tempfile.TemporaryDirectory(prefix="mailrail-nsd-")
+        self._folder = Path(self._temporary.name)
+        self._files = {name: f"{name or 'root'}.zone" for name in zones}
+        self._write(zones)
+        config = self._folder / "nsd.conf"
+        config.write_text(
+            _CONFIG.format(
+                address=self.address, port=self.port, folder=self._folder, user=pwd.getpwuid(os.geteuid()).pw_name
+            )
+            + "".join(_ZONE.format(name=f"{name}.", file=file) for name, file in self._files.items())
+        )
+        self._program = Program([program("nsd"), "-d", "-c", config], name="nsd")
+        try:
+            self._program.wait_for_line("nsd started", 60)
+        except AssertionError:
+            self.stop()
+            raise
+
+    def load(self, zones: Mapping[str, str]) -> None:
+        """Serve these texts of zones that it has, instead of what it served."""
+        self._write(zones)
+        os.kill(self._program.pid, signal.SIGHUP)
+        wait_until(lambda: all(map(self._serves, zones.items())), 60, "nsd serves what it was given last")
+
+    def _write(self, zones: Mapping[str, str]) -> None:
+        for name, text in zones.items():
+            (self._folder / self._files[name]).write_text(text)
+
+    def _serves(self, zone: tuple[str, str]) -> bool:
+        name, text = zone
+        question = dns.message.make_query(f"{name}.", dns.rdatatype.SOA)
+        answer = dns.query.udp(question, self.address, port=self.port, timeout=5)
+        return any(f" {record.to_text()}" in text for rrset in answer.answer for record in rrset)
+
+    def stop(self) -> None:
+        """Stop it and remove its folder."""
+        self._program.stop()
+        self._temporary.cleanup()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
