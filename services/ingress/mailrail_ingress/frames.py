@@ -14,6 +14,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.parameters import NO_MAIL_PARAMETERS, BodyType, MailParameters, Return
+from mailrail.core.tlspolicy.decision import Requirement
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_ingress.ports import ExpandedRecipient, Origin, Provenance, ReceivedMessage
 
@@ -97,6 +98,11 @@ _RECEIVED: Final = _key(types_pb2.Envelope, "received")
 _EIGHT_BIT: Final = _key(types_pb2.Envelope, "eight_bit") + _varint(1)
 _WHOLE_LINES: Final = _key(types_pb2.Envelope, "whole_lines") + _varint(1)
 _UNDOTTED: Final = _key(types_pb2.Envelope, "undotted") + _varint(1)
+_DEFAULT: Final = Requirement.DEFAULT
+_REQUIREMENT: Final = {
+    Requirement.REQUIRED: _key(types_pb2.Envelope, "tls_requirement") + _varint(types_pb2.TLS_REQUIREMENT_REQUIRED),
+    Requirement.NO: _key(types_pb2.Envelope, "tls_requirement") + _varint(types_pb2.TLS_REQUIREMENT_NO),
+}
 _SECONDS: Final = _key(Timestamp, "seconds")
 _NANOS: Final = _key(Timestamp, "nanos")
 _ADDRESS: Final = _key(types_pb2.EnvelopeRecipient, "address")
@@ -197,6 +203,8 @@ def commit_frame(message: ReceivedMessage, valid_until: int = 0) -> tuple[bytes,
         envelope += _WHOLE_LINES
     if message.lines.undotted:
         envelope += _UNDOTTED
+    if message.requirement is not _DEFAULT:
+        envelope += _REQUIREMENT[message.requirement]
     whole = int(message.received)
     received = _seconds(whole) + _NANOS + _varint(int((message.received - whole) * 1_000_000) * 1000)
     envelope += _octets(_RECEIVED, received)

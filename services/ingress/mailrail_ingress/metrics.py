@@ -76,6 +76,13 @@ RECIPIENTS = Tally(
     ["origin", "result"],
     known=product(_ORIGINS, _VERDICTS),
 )
+TLS_REQUIREMENTS = Tally(
+    "mailrail_ingress_tls_requirements",
+    "Accepted messages that demand something of TLS on their way, by origin (mx, submission) and requirement: required "
+    "(MAIL said REQUIRETLS), no (the header says TLS-Required: No)",
+    ["origin", "requirement"],
+    known=product(_ORIGINS, ("required", "no")),
+)
 SENDERS = Tally(
     "mailrail_ingress_senders",
     "MAIL commands by origin (mx, submission) and result: accepted, refused (5yz), deferred (4yz)",

@@ -13,6 +13,7 @@ from mailrail.core.smtp.address import Address
 from mailrail.core.smtp.line_facts import UNKNOWN, LineFacts
 from mailrail.core.smtp.parameters import MailParameters, Notify
 from mailrail.core.smtp.reply import Reply
+from mailrail.core.tlspolicy.decision import Requirement
 
 
 class Origin(Enum):
@@ -71,6 +72,7 @@ class ReceivedMessage:
     body: bytes | None  # None: it was uploaded
     size: int  # octets of prefix and body
     lines: LineFacts = UNKNOWN  # of the body alone
+    requirement: Requirement = Requirement.DEFAULT  # what it demands of TLS on its way (RTLS-06)
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,7 @@ from mailrail.core.smtp.parameters import NO_RCPT_PARAMETERS, BodyType, MailPara
 from mailrail.core.smtp.phrases import too_big
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import ServerSession
+from mailrail.core.tlspolicy.decision import Requirement
 from mailrail_ingress import metrics
 from mailrail_ingress.active_config import QUEUE_AWAY, ActiveConfig, ListenerConfig, MessageOrigin
 from mailrail_ingress.authentication import Authentication
@@ -67,6 +68,8 @@ _SENDER_FACTS: Final = {
 NOT_OF_A_PROBE: Final = Reply.of(550, "5.1.1", "a probe goes to its own address alone")
 NULL_MX_RECIPIENT: Final = Reply.of(556, "5.1.10", "the recipient's domain accepts no mail (null MX)")
 _MX: Final = Origin.MX
+_DEFAULT: Final = Requirement.DEFAULT
+_REQUIRED: Final = Requirement.REQUIRED
 _TO_MX: Final = frozenset({SiteKind.DOMAIN, SiteKind.PROXY})
 
 
@@ -356,6 +359,7 @@ class SmtpSession:
                 facts.config.gateway.hostname,
                 now,
                 binary,
+                requirement=_REQUIRED if transaction.parameters.require_tls else _DEFAULT,
             )
         )
         transaction.content = IncomingContent(
@@ -420,17 +424,18 @@ class SmtpSession:
         )
         self._protocol.finish(reply)
 
-    def _message_origin(self, *, smtputf8: bool, probe: bool) -> MessageOrigin:
+    def _message_origin(self, *, smtputf8: bool, require_tls: bool, probe: bool) -> MessageOrigin:
         """Where a message comes from: made once for a client, which sends many in a session or comes again."""
         facts, protocol = self._facts, self._protocol
         config, account = facts.config, facts.account
         login = account.ref if account is not None else None
-        key = (facts.client_text, protocol.hello, protocol.extended, protocol.tls, smtputf8, login, probe)
+        tls = protocol.tls
+        key = (facts.client_text, protocol.hello, protocol.extended, tls, smtputf8, require_tls, login, probe)
         origin = config.origins.get(key)
         if origin is None:
             keyword = with_keyword(
                 extended=protocol.extended,
-                tls=protocol.tls is not None,
+                tls=tls is not None,
                 authenticated=account is not None,
                 smtputf8=smtputf8,
             )
@@ -448,7 +453,8 @@ class SmtpSession:
                     client=facts.client,
                     by=config.gateway.hostname,
                     protocol=keyword,
-                    tls=protocol.tls,
+                    tls=tls,
+                    require_tls=require_tls,
                 ),
             )
             if len(config.origins) >= ORIGINS_LIMIT:
@@ -465,7 +471,9 @@ class SmtpSession:
         lines: LineFacts,
     ) -> ReceivedMessage:
         parameters, reader = transaction.parameters, content.reader
-        origin = self._message_origin(smtputf8=parameters.smtputf8, probe=transaction.probe)
+        origin = self._message_origin(
+            smtputf8=parameters.smtputf8, require_tls=parameters.require_tls, probe=transaction.probe
+        )
         recipients = recipients_of(transaction.recipients)
         for_one = recipients[0].rcpt_to if len(transaction.recipients) == 1 else None
         prefix = checks.added + origin.received.field(transaction.name, for_one, transaction.ended)
@@ -486,6 +494,7 @@ class SmtpSession:
             body,
             len(prefix) + reader.size,
             lines,
+            checks.message.requirement,
         )
 
     def _trusted_auth(self, auth: str | None) -> str | None:
@@ -514,6 +523,8 @@ class SmtpSession:
         elif not probe:
             config.accepted.messages.number += 1
             config.accepted.octets.number += message.size
+            if message.requirement is not _DEFAULT:
+                metrics.TLS_REQUIREMENTS.inc(config.label, message.requirement.value)
         if active_config.log_messages and not probe:
             self._facts.log(
                 "message accepted" if refusal is None else "message refused",
@@ -523,6 +534,7 @@ class SmtpSession:
                 size=message.size,
                 header_id=message.message_id,
                 heard=heard,
+                **({} if message.requirement is _DEFAULT else {"tls_requirement": message.requirement.value}),
                 **({} if refusal is None else {"reply": str(refusal)}),
             )
         if heard:

@@ -205,6 +205,35 @@ def test_an_identity_that_the_account_does_not_own_is_passed_on_as_nobody_AUTH_0
         assert accepted(ingress, talk.reply()).envelope.auth == "<>"
 
 
+@pytest.mark.parametrize("listener", ["mx", "submission"])
+def test_requiretls_reaches_the_queue_and_received_RTLS_01(ingress: Ingress, listener: str) -> None:
+    submit = listener == "submission"
+    with submission(ingress) if submit else Talk((HOST, ingress.ports["mx"])) as talk:
+        if not submit:
+            assert "REQUIRETLS" not in talk.say("EHLO client.example")[0]
+            assert talk.codes("MAIL FROM:<x@far.example> REQUIRETLS") == ["530 5.7.10"]
+            talk.start_tls()
+        assert "250-REQUIRETLS\n" in talk.say("EHLO client.example")[0]
+        sender = "ada@home.example" if submit else "x@far.example"
+        talk.say(f"MAIL FROM:<{sender}> REQUIRETLS", "RCPT TO:<team@home.example>", "DATA")
+        talk.send(b"From: ada@home.example\r\nTLS-Required: No\r\n\r\n.\r\n")
+        message = accepted(ingress, talk.reply())
+        assert message.envelope.tls_requirement == types_pb2.TLS_REQUIREMENT_REQUIRED
+        assert len(message.recipients) == 2  # one envelope, so each copy of the alias has it
+        keyword = b"ESMTPSA" if submit else b"ESMTPS"
+        assert b"(Mailrail) with " + keyword + b" (requiretls)\r\n\tid " in message.prefix
+
+
+def test_the_field_tls_required_reaches_the_queue_and_stays_RTLS_07(ingress: Ingress, mx: Talk) -> None:
+    mx.say("EHLO c")
+    content = b"Subject: x\r\nTLS-Required: no\r\n\r\nbody\r\n"
+    message = accepted(ingress, send(mx, content))
+    assert message.envelope.tls_requirement == types_pb2.TLS_REQUIREMENT_NO
+    assert message.body == content
+    assert b"requiretls" not in message.prefix.lower()
+    assert accepted(ingress, send(mx, b"Subject: x\r\n\r\n")).envelope.tls_requirement == 0
+
+
 def test_aliases_are_expanded_once_and_each_address_gets_one_copy_DSN_23(ingress: Ingress, mx: Talk) -> None:
     mx.say("EHLO c", "MAIL FROM:<x@far.example>")
     mx.say("RCPT TO:<ada@home.example>", "RCPT TO:<team@home.example> NOTIFY=SUCCESS,FAILURE", "DATA")

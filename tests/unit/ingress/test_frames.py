@@ -17,6 +17,7 @@ from mailrail.core.smtp.parameters import (
     Notify,
     Return,
 )
+from mailrail.core.tlspolicy.decision import Requirement
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
 from mailrail_ingress.frames import abort_frame, chunk_frame, commit_frame
 from mailrail_ingress.ports import ExpandedRecipient, Origin, Provenance, ReceivedMessage
@@ -66,7 +67,15 @@ _messages = st.builds(
     body=st.none() | _octets,
     size=st.integers(0, 2**40),
     lines=st.sampled_from([UNKNOWN, WHOLE, PLAIN]),
+    requirement=st.sampled_from(Requirement),
 )
+
+
+_TLS = {
+    Requirement.DEFAULT: types_pb2.TLS_REQUIREMENT_UNSPECIFIED,
+    Requirement.REQUIRED: types_pb2.TLS_REQUIREMENT_REQUIRED,
+    Requirement.NO: types_pb2.TLS_REQUIREMENT_NO,
+}
 
 
 def _ref(ref: ObjectRef | None) -> types_pb2.ObjectRef | None:
@@ -98,6 +107,7 @@ def _made_by_protobuf(message: ReceivedMessage) -> enqueue_pb2.EnqueueRequest:
         config_revision=origin.revision,
         whole_lines=message.lines.whole,
         undotted=message.lines.undotted,
+        tls_requirement=_TLS[message.requirement],
     )
     envelope.received.FromMicroseconds(int(message.received) * 1_000_000 + int(message.received % 1 * 1_000_000))
     if said.release is not None:

@@ -35,6 +35,7 @@ from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.server import ServerSession
 from mailrail.core.smtp.stuffing import has_bare_line_ends
 from mailrail.core.smtp.tls import TlsFacts
+from mailrail.core.tlspolicy.decision import Requirement
 from mailrail.core.uncommitted import SETTLING, Uncommitted
 from mailrail_ingress.active_config import ActiveConfig, ListenerKey
 from mailrail_ingress.checks.content import Check, CheckLists, Moment, Whose
@@ -134,6 +135,7 @@ def active_config(queue: HeldQueue, held: Held | None = None) -> ActiveConfig:
     return config
 
 
+TLS = TlsFacts("TLSv1.3", "TLS_AES_128_GCM_SHA256")
 OPEN = b"EHLO c\r\nMAIL FROM:<x@far.example>\r\nRCPT TO:<ada@home.example>\r\nDATA\r\n"
 BIG = b"Subject: x\r\n\r\n" + (b"x" * 998 + b"\r\n") * 1200
 
@@ -147,6 +149,47 @@ def test_the_answer_waits_for_the_commit_and_comes_from_it_SIN_01() -> None:
     assert (message.body, message.provenance.revision, message.received) == (b"Subject: x\r\n\r\nbody\r\n", 7, NOW)
     done(CommitAnswer(True))
     assert client.said.decode().splitlines()[-2:] == [f"250 2.6.0 accepted as {message.id.hex()}", "250 2.0.0 ok"]
+
+
+@pytest.mark.parametrize(
+    ("parameter", "header", "requirement"),
+    [
+        ("", b"", Requirement.DEFAULT),
+        ("", b"TLS-Required: No\r\n", Requirement.NO),
+        ("", b"TLS-Required: No\r\nTLS-Required: bogus\r\n", Requirement.DEFAULT),
+        (" REQUIRETLS", b"", Requirement.REQUIRED),
+        (" REQUIRETLS", b"TLS-Required: No\r\n", Requirement.REQUIRED),
+        (" REQUIRETLS", b"TLS-Required: No\r\nTLS-Required: bogus\r\n", Requirement.REQUIRED),
+    ],
+)
+def test_what_a_message_demands_of_tls_is_committed_with_it_before_250_RTLS_07_RTLS_08(
+    parameter: str, header: bytes, requirement: Requirement
+) -> None:
+    queue = HeldQueue()
+    client = Client(active_config(queue))
+    client.protocol.tls = TLS
+    content = b"Subject: x\r\n" + header + b"\r\nbody\r\n"
+    client.send(OPEN.replace(b"far.example>", b"far.example>" + parameter.encode()) + content + b".\r\n")
+    message, done = queue.commits[0]
+    assert message.requirement is requirement
+    assert message.body == content  # the field may stay (RTLS-08)
+    assert (b" with ESMTPS (requiretls)\r\n\tid " in message.prefix) is (requirement is Requirement.REQUIRED)
+    assert client.said.endswith(b"354 end data with <CRLF>.<CRLF>\r\n")
+    done(CommitAnswer(True))
+    assert client.said.endswith(b" accepted as " + message.id.hex().encode() + b"\r\n")
+
+
+def test_the_messages_of_a_session_have_each_their_own_requirement() -> None:
+    queue = HeldQueue()
+    client = Client(active_config(queue))
+    client.protocol.tls = TLS
+    client.send(b"EHLO c\r\n")
+    for parameter in ("", " REQUIRETLS", "", " REQUIRETLS"):
+        client.send(f"MAIL FROM:<x@far.example>{parameter}\r\nRCPT TO:<ada@home.example>\r\nDATA\r\n".encode())
+        client.send(b"Subject: x\r\n\r\n.\r\n")
+        queue.commits[-1][1](CommitAnswer(True))
+    assert [message.requirement.value for message, _ in queue.commits] == ["default", "required"] * 2
+    assert [b"(requiretls)" in message.prefix for message, _ in queue.commits] == [False, True] * 2
 
 
 def test_a_commit_that_is_answered_after_its_client_has_left_is_only_counted_SIN_18() -> None:

@@ -31,6 +31,7 @@ from mailrail.core.message.header import (
     mailboxes,
     message_id,
     subject,
+    waives_tls,
     with_keyword,
 )
 from mailrail.core.smtp.address import Address, parse_address
@@ -326,6 +327,11 @@ def test_received_says_from_by_with_id_for_and_when_SIN_13() -> None:
     assert b"for" not in trace(recipient=None)
 
 
+def test_received_says_that_mail_came_with_requiretls_between_with_and_id() -> None:
+    assert b" with ESMTPS (requiretls)\r\n\tid 0abc\r\n" in trace(protocol="ESMTPS", require_tls=True)
+    assert b"requiretls" not in trace(protocol="ESMTPS")
+
+
 def test_received_never_makes_a_message_need_smtputf8_EXT_11() -> None:
     field = trace(recipient="josé@example.org", protocol="UTF8SMTP", hello="büro-pc")
     assert field.isascii()
@@ -354,6 +360,34 @@ def test_received_carries_the_tls_clause_with_the_registered_name_TLS_06() -> No
 )
 def test_a_greeting_name_can_put_nothing_else_into_received(hello: str, written: bytes) -> None:
     assert written in trace(hello=hello)
+
+
+@pytest.mark.parametrize(
+    ("lines", "waived"),
+    [
+        (["TLS-Required: No"], True),
+        (["tls-required:no"], True),
+        (["TLS-REQUIRED:\t NO  "], True),
+        (["TLS-Required:", " No"], True),
+        (["TLS-Required: No", "Subject: x", "TLS-Required: no"], True),
+        (["TLS-Required: No", "TLS-Required: bogus"], False),
+        (["TLS-Required: bogus", "TLS-Required: No"], False),
+        (["TLS-Required: No", "TLS-Required:"], False),
+        (["TLS-Required: Yes"], False),
+        (["TLS-Required: No, really"], False),
+        (["TLS-Required: No (because)"], False),
+        (["TLS-Required: N", " o"], False),
+        (["TLS-Required: \udcff"], False),
+        (["TLS-Required:"], False),
+        (["TLS-Required-Not: No"], False),
+        (["X-TLS-Required: No"], False),
+        (["Subject: x", " TLS-Required: No"], False),
+        ([], False),
+    ],
+)
+def test_tls_is_waived_where_each_field_says_no_and_nothing_else_RTLS_09(lines: list[str], waived: bool) -> None:
+    block = "".join(line + "\r\n" for line in lines).encode("utf-8", "surrogateescape")
+    assert waives_tls(Header(block + b"\r\nTLS-Required: No\r\n")) is waived
 
 
 def test_dates_have_a_numeric_zone() -> None:

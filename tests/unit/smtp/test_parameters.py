@@ -47,6 +47,7 @@ def rcpt(text: str, *, utf8: bool = False, extensions: frozenset[Extension] = AL
         (" RET=HDRS", MailParameters(ret=Return.HEADERS)),
         (" ENVID=" + "e" * 100, MailParameters(envid="e" * 100)),
         (" AUTH=<>", MailParameters(auth="<>")),
+        (" RequireTLS SIZE=7", MailParameters(size=7, require_tls=True)),
         (" AUTH=e+2Bmc2@example.com", MailParameters(auth="e+2Bmc2@example.com")),
     ],
 )
@@ -68,6 +69,10 @@ def test_parameters_of_mail_are_read_in_any_case_DSN_01(text: str, expected: Mai
         " BODY=9BIT",
         " SMTPUTF8=1",
         " SMTPUTF8 SMTPUTF8",
+        " REQUIRETLS=",
+        " REQUIRETLS=1",
+        " REQUIRETLS REQUIRETLS",
+        " REQUIRETLS SIZE=1 requiretls",
         " RET=ALL",
         " RET=FULL RET=HDRS",
         " ENVID=a=b",
@@ -88,7 +93,7 @@ def test_a_bad_value_or_a_second_one_is_501_DSN_02(text: str) -> None:
     assert str(caught.value).isascii()
 
 
-@pytest.mark.parametrize("text", [" FOO", " FOO=1", " REQUIRETLS", " NOTIFY=NEVER", " BY=120;R", " MT-PRIORITY=3"])
+@pytest.mark.parametrize("text", [" FOO", " FOO=1", " REQUIRETLSX", " NOTIFY=NEVER", " BY=120;R", " MT-PRIORITY=3"])
 def test_what_was_not_offered_is_555(text: str) -> None:
     with pytest.raises(ParameterError) as caught:
         mail(text)

@@ -1,4 +1,5 @@
-"""The server's side of SMTP: SIN-02..22, EXT-01..13, AUTH-01..05, TLS-01..03, SUB-01, OPT-01, OPT-07, DSN-01..03."""
+"""The server's side of SMTP: SIN-02..22, EXT-01..13, AUTH-01..05, TLS-01..03, SUB-01, OPT-01, OPT-07, DSN-01..03,
+RTLS-01..05."""
 
 from base64 import b64encode
 from collections.abc import Callable
@@ -205,7 +206,7 @@ def test_helo_gives_no_extensions_SIN_20() -> None:
         ("MAIL FROM:<a@example.org>SIZE=1", "501 5.5.4"),
         ("MAIL FROM:<a@example.org> HOLDFOR=60", "555 5.5.4"),  # OPT-01: only on submission
         ("MAIL FROM:<a@example.org> AUTH=<>", "555 5.5.4"),
-        ("MAIL FROM:<a@example.org> REQUIRETLS", "555 5.5.4"),
+        ("MAIL FROM:<a@example.org> REQUIRETLS", "530 5.7.10"),  # RTLS-04
         ("MAIL FROM:<a@example.org> SIZE=100000", "250 2.1.0"),
         ("MAIL FROM:<a@example.org> SIZE=100001", "552 5.3.4"),
         ("mail from: <a@example.org>  ", "250 2.1.0"),
@@ -727,6 +728,81 @@ def test_an_identity_from_before_tls_is_forgotten_AUTH_07() -> None:
     peer.send(b"STARTTLS\r\n", b"EHLO c\r\n")
     assert peer.session.login is None
     assert code(peer.send(b"MAIL FROM:<a@example.org>\r\n")) == "530 5.7.0"
+
+
+# --- REQUIRETLS ---
+
+
+@pytest.mark.parametrize("options", [MX, SUBMISSION], ids=["mx", "submission"])
+def test_requiretls_is_offered_inside_tls_alone_RTLS_01(options: ListenerOptions) -> None:
+    peer = open_session(options, hello=None)
+    assert "REQUIRETLS" not in peer.send(b"EHLO c\r\n")
+    peer.send(b"STARTTLS\r\n")
+    assert "250-REQUIRETLS\r\n" in peer.send(b"EHLO c\r\n")
+    assert "250-REQUIRETLS\r\n" in open_session(options, hello=None, tls=True).send(b"EHLO c\r\n")
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_listener_that_does_not_offer_requiretls_does_not_know_its_parameter(tls: bool) -> None:
+    peer = open_session(replace(MX, offer_requiretls=False), hello=None, tls=tls)
+    assert "REQUIRETLS" not in peer.send(b"EHLO c\r\n")
+    assert code(peer.send(b"MAIL FROM:<a@example.org> REQUIRETLS\r\n")) == "555 5.5.4"
+    assert peer.events == []
+
+
+@pytest.mark.parametrize(
+    ("parameters", "expected"),
+    [
+        # cases rtls-16
+        ("REQUIRETLS=1", "501 5.5.4"),
+        ("REQUIRETLS REQUIRETLS", "501 5.5.4"),
+        ("REQUIRETLS", "250 2.1.0"),
+        ("requiretls", "250 2.1.0"),
+        ("SIZE=1 RequireTLS BODY=7BIT", "250 2.1.0"),
+    ],
+)
+def test_requiretls_takes_no_value_stands_once_and_is_read_in_any_case_RTLS_03(parameters: str, expected: str) -> None:
+    peer = open_session(tls=True)
+    assert code(peer.send(f"MAIL FROM:<a@example.org> {parameters}\r\n".encode())) == expected
+    senders = [event for event in peer.events if isinstance(event, SenderGiven)]
+    assert [event.parameters.require_tls for event in senders] == ([True] if expected.startswith("250") else [])
+
+
+def test_requiretls_in_clear_text_begins_no_transaction_RTLS_04() -> None:
+    peer = open_session()
+    assert code(peer.send(b"MAIL FROM:<a@example.org> REQUIRETLS\r\n")) == "530 5.7.10"
+    assert code(peer.send(b"RCPT TO:<b@example.net>\r\n")) == "503 5.5.1"
+    assert peer.events == []
+
+
+def test_requiretls_said_behind_starttls_in_one_write_is_not_heard_TLS_02_RTLS_04() -> None:
+    peer = open_session()
+    answer = peer.send(b"STARTTLS\r\nEHLO c\r\nMAIL FROM:<a@example.org> REQUIRETLS\r\n")
+    assert answer == "220 2.0.0 ready to start TLS\r\n"
+    assert peer.session.tls is not None
+    assert not any(isinstance(event, SenderGiven) for event in peer.events)
+
+
+@pytest.mark.parametrize("reset", [b"RSET\r\n", b"EHLO c\r\n"])
+def test_the_requirement_is_that_of_one_transaction(reset: bytes) -> None:
+    peer = open_session(tls=True)
+    peer.send(b"MAIL FROM:<a@example.org> REQUIRETLS\r\n", reset, b"MAIL FROM:<a@example.org> SIZE=1\r\n")
+    senders = [event for event in peer.events if isinstance(event, SenderGiven)]
+    assert [event.parameters.require_tls for event in senders] == [True, False]
+
+
+def test_the_longest_line_of_mail_with_every_extension_is_taken_RTLS_05() -> None:
+    # 512 octets, and what each extension adds: SIZE 26, BODY 17, SMTPUTF8 10, DSN 108, AUTH 500, HOLDUNTIL 34.
+    peer = open_session(SUBMISSION, tls=True)
+    peer.send(LOG_IN)
+    domain = b".".join([b"d" * 59] * 4) + b".example"
+    line = b"MAIL FROM:<" + b"a" * 64 + b"@" + domain + b"> SIZE=" + b"1".zfill(20)
+    line += b" BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=" + b"e" * 100 + b" AUTH=" + b"+2B" * 64 + b"@" + domain
+    line += b" HOLDUNTIL=2026-11-23T12:00:00Z REQUIRETLS"
+    line += b" " * (512 + 26 + 17 + 10 + 108 + 500 + 34 + 11 - 2 - len(line)) + b"\r\n"
+    assert len(line) == 1218
+    assert code(peer.send(line)) == "250 2.1.0"
+    assert [e.parameters.require_tls for e in peer.events if isinstance(e, SenderGiven)] == [True]
 
 
 # --- AUTH ---

@@ -460,6 +460,16 @@ def _starts_with_identity(name: str, identity: str) -> bool:
     return name == identity or (name.startswith(identity) and name[len(identity) :].isdigit())
 
 
+def waives_tls(header: Header) -> bool:
+    """Whether the header says `TLS-Required: No` (RFC 8689 3): deliver rather than insist on TLS.
+
+    The field may stand once and has one value. Of several, none counts unless all say No (CHOICE, RTLS-09): what is not
+    understood must not weaken anything.
+    """
+    fields = header.named(b"tls-required")
+    return bool(fields) and all(field.value.strip().lower() == b"no" for field in fields)
+
+
 HIDDEN: Final = frozenset({b"bcc", b"resent-bcc", b"return-path"})
 """Fields that submission takes out: who else gets the message is not for its recipients (SUB-05a), and Return-Path is
 for final delivery alone to write (RFC 5321 4.4)."""
@@ -499,7 +509,7 @@ def _greeting_name(hello: str) -> str:
 
 class Received:
     """The Received fields (RFC 5321 4.4, SIN-13) that messages of one client get, with the `tls` clause of
-    RFC 8314 4.3 (TLS-06).
+    RFC 8314 4.3 (TLS-06). `require_tls`: a comment says that they came with REQUIRETLS.
 
     What is the same in all of them is written once.
     """
@@ -507,10 +517,18 @@ class Received:
     __slots__ = ("_from", "_tls")
 
     def __init__(
-        self, *, hello: str, client: IPv4Address | IPv6Address, by: str, protocol: str, tls: TlsFacts | None
+        self,
+        *,
+        hello: str,
+        client: IPv4Address | IPv6Address,
+        by: str,
+        protocol: str,
+        tls: TlsFacts | None,
+        require_tls: bool = False,
     ) -> None:
         source = f"from {_greeting_name(hello)} ({address_literal(client)})"
-        self._from = f"Received: {source}\r\n\tby {by} (Mailrail) with {protocol}\r\n\tid "
+        comment = " (requiretls)" if require_tls else ""
+        self._from = f"Received: {source}\r\n\tby {by} (Mailrail) with {protocol}{comment}\r\n\tid "
         self._tls = "" if tls is None else f"\r\n\ttls {_IANA.get(tls.cipher, tls.cipher)} ({tls.version})"
 
     def field(self, identifier: str, recipient: str | None, now: float) -> bytes:

@@ -26,11 +26,13 @@ class ListenerOptions:
     longest_hold: int = 5_184_000  # seconds, FUTURERELEASE
     error_limit: int = 20
     repair_chunks: bool = False  # BDAT text with bare line ends: repair rather than refuse (SIN-03)
+    offer_requiretls: bool = True  # RFC 8689, inside TLS alone (RTLS-01)
 
     @property
     def extensions(self) -> frozenset[Extension]:
         """The extensions whose parameters MAIL and RCPT take after EHLO."""
-        return _SUBMISSION_EXTENSIONS if self.submission else _MX_EXTENSIONS
+        extensions = _SUBMISSION_EXTENSIONS if self.submission else _MX_EXTENSIONS
+        return extensions if self.offer_requiretls else extensions - {Extension.REQUIRETLS}
 
 
 _MX_EXTENSIONS: Final = frozenset(Extension) - {Extension.AUTH, Extension.FUTURE_RELEASE}

@@ -5,7 +5,7 @@ not in it is unknown (555 5.5.4), and after HELO the set is empty (SIN-20). A kn
 its value, or given twice is 501 5.5.4 (DSN-02).
 
 SIZE: RFC 1870. BODY: RFC 6152, RFC 3030. SMTPUTF8: RFC 6531. RET, ENVID, NOTIFY, ORCPT: RFC 3461 4, RFC 6533 3.
-AUTH: RFC 4954 5. HOLDFOR, HOLDUNTIL: RFC 4865.
+AUTH: RFC 4954 5. HOLDFOR, HOLDUNTIL: RFC 4865. REQUIRETLS: RFC 8689 2.
 """
 
 import re
@@ -27,6 +27,7 @@ class Extension(Enum):
     DSN = "DSN"
     AUTH = "AUTH"
     FUTURE_RELEASE = "FUTURERELEASE"
+    REQUIRETLS = "REQUIRETLS"
 
 
 class BodyType(StrEnum):
@@ -72,6 +73,7 @@ class MailParameters:
     envid: str | None = None  # xtext
     auth: str | None = None  # "<>" or xtext
     release: FutureRelease | None = None
+    require_tls: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +246,9 @@ _MAIL_KEYWORDS: Final = {
     "AUTH": Extension.AUTH,
     "HOLDFOR": Extension.FUTURE_RELEASE,
     "HOLDUNTIL": Extension.FUTURE_RELEASE,
+    "REQUIRETLS": Extension.REQUIRETLS,
 }
+_WITHOUT_VALUE: Final = frozenset({"SMTPUTF8", "REQUIRETLS"})  # RFC 6531 3.4, RFC 8689 2 (RTLS-03)
 _RCPT_KEYWORDS: Final = {"NOTIFY": Extension.DSN, "ORCPT": Extension.DSN}
 
 
@@ -256,7 +260,7 @@ def _known(text: str, keywords: dict[str, Extension], extensions: frozenset[Exte
             raise ParameterError(f"the parameter {keyword[:40]} is not supported", 555)
         if keyword in seen:
             raise ParameterError(f"{keyword} is given twice")
-        if (value is None) != (keyword == "SMTPUTF8"):
+        if (value is None) != (keyword in _WITHOUT_VALUE):
             raise ParameterError(f"{keyword} takes no value" if value is not None else f"{keyword} takes a value")
         seen.add(keyword)
     return [(keyword, value or "") for keyword, value in pairs]
@@ -278,6 +282,8 @@ def parse_mail_parameters(
             parameters = replace(parameters, body=_body(given, extensions))
         elif keyword == "SMTPUTF8":
             parameters = replace(parameters, smtputf8=True)
+        elif keyword == "REQUIRETLS":
+            parameters = replace(parameters, require_tls=True)
         elif keyword == "RET":
             try:
                 parameters = replace(parameters, ret=Return(given.upper()))

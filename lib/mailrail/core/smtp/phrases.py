@@ -51,6 +51,7 @@ NO_RECIPIENT = say(554, "5.5.1", "no valid recipients")
 TLS_ALREADY = say(503, "5.5.1", "TLS is already active")
 TLS_UNAVAILABLE = say(454, "4.7.0", "TLS is not available now")
 TLS_NEEDED = say(530, "5.7.0", "send STARTTLS first")
+REQUIRETLS_NEEDS_TLS = say(530, "5.7.10", "REQUIRETLS is taken inside TLS alone; begin TLS first")
 AUTH_NEEDED = say(530, "5.7.0", "authentication required")
 AUTH_ALREADY = say(503, "5.5.1", "already authenticated")
 AUTH_IN_TRANSACTION = say(503, "5.5.1", "AUTH is not permitted during a transaction")
@@ -89,6 +90,10 @@ def _offer(options: ListenerOptions, tls: bool, logged_in: bool, now: int) -> li
     if mechanisms and not logged_in:
         offer.append("AUTH " + " ".join(mechanisms))
     offer += ["ENHANCEDSTATUSCODES", "8BITMIME", "CHUNKING", "BINARYMIME", "SMTPUTF8", "DSN"]
+    if tls and options.offer_requiretls:
+        # Whatever the routes are (RTLS-02): a message whose route cannot honour it comes back. In clear text an
+        # attacker could have put it there, or taken it out (RTLS-01).
+        offer.append("REQUIRETLS")
     offer.append(f"LIMITS RCPTMAX={options.recipient_limit}")  # OPT-07
     if options.submission:
         until = datetime.fromtimestamp(now, UTC) + timedelta(seconds=options.longest_hold)

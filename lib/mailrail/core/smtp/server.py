@@ -12,8 +12,8 @@ comes (bounded by `wants_data`). Everything that one `receive` brought is answer
 3.2, EXT-03).
 
 Extensions: SIZE (1870), PIPELINING (2920), CHUNKING and BINARYMIME (3030), 8BITMIME (6152), SMTPUTF8 (6531), DSN
-(3461), ENHANCEDSTATUSCODES (2034), STARTTLS (3207), AUTH (4954), LIMITS (9422), FUTURERELEASE (4865). Further ones,
-REQUIRETLS first, are added in phrases.py (what EHLO says), `ListenerOptions.extensions` (what MAIL takes) and
+(3461), ENHANCEDSTATUSCODES (2034), STARTTLS (3207), AUTH (4954), LIMITS (9422), FUTURERELEASE (4865), REQUIRETLS
+(8689). Further ones are added in phrases.py (what EHLO says), `ListenerOptions.extensions` (what MAIL takes) and
 parameters.py (what it means).
 
 What would let two readers disagree about where something ends (a bare CR or LF, SIN-02/03) ends the session.
@@ -95,6 +95,7 @@ from mailrail.core.smtp.phrases import (
     OFF,
     OK,
     RECIPIENT_OK,
+    REQUIRETLS_NEEDS_TLS,
     SENDER_OK,
     SHUTTING_DOWN,
     TIMED_OUT,
@@ -116,7 +117,8 @@ from mailrail.core.smtp.reply import Reply
 from mailrail.core.smtp.tls import TlsFacts
 
 COMMAND_LIMIT: Final = 4096
-"""Octets of a command line with its end. RFC 5321 4.5.3.1.4 asks for 512 (SIN-05); DSN-03 for 1036 and more."""
+"""Octets of a command line with its end. RFC 5321 4.5.3.1.4 asks for 512 (SIN-05); DSN-03 for 1036 and more; RFC 8689 2
+for 11 besides (RTLS-05)."""
 AUTH_LINE_LIMIT: Final = 12288
 """Octets of an AUTH command or response line (RFC 4954 4)."""
 SKIP_LIMIT: Final = 1024 * 1024
@@ -737,6 +739,9 @@ class ServerSession:
                 return
         if not parameters.smtputf8 and not argument.isascii():
             self._error(say(550, "5.6.7", "the address needs SMTPUTF8"))  # EXT-10
+            return
+        if parameters.require_tls and self.tls is None:
+            self._error(REQUIRETLS_NEEDS_TLS)  # RTLS-04
             return
         if parameters.size is not None and parameters.size > options.size_limit:
             self._out.append(too_big(options.size_limit).encode())

@@ -49,6 +49,7 @@ CHECKS: Final = (
     Check("loop", Moment.HEADER, Whose.ALL, limits.loop),
     Check("bare-line-ends", Moment.HEADER, Whose.ALL, limits.bare_line_ends),
     Check("result-fields", Moment.HEADER, Whose.ALL, header.remove_foreign_results),
+    Check("tls-required", Moment.HEADER, Whose.ALL, header.read_tls_required),
     Check("return-path", Moment.HEADER, Whose.STRANGERS, header.remove_return_path),
     Check("author", Moment.HEADER, Whose.ACCOUNTS, header.judge_author),
     Check("sender-field", Moment.HEADER, Whose.ACCOUNTS, header.judge_sender_field),

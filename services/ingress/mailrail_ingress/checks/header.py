@@ -14,11 +14,13 @@ from mailrail.core.message.header import (
     foreign_results,
     mailboxes,
     message_id,
+    waives_tls,
 )
 from mailrail.core.revision.revision import Account
 from mailrail.core.route.recipients import NOT_QUALIFIED
 from mailrail.core.smtp.address import Address
 from mailrail.core.smtp.reply import Reply
+from mailrail.core.tlspolicy.decision import Requirement
 from mailrail_ingress.checks.verdicts import CheckedMessage, Edit, Refuse
 from mailrail_ingress.recipients import ends_here
 
@@ -43,6 +45,17 @@ NOT_QUALIFIED_IN: Final = {
 }
 ADDRESS_FIELDS_SIZE: Final = 16 * 1024
 """Octets of the fields of addresses that are looked at for unqualified domains. Other clients wait meanwhile."""
+
+
+_DEFAULT: Final = Requirement.DEFAULT
+_WAIVED: Final = Requirement.NO
+
+
+def read_tls_required(message: CheckedMessage) -> None:
+    """`TLS-Required: No` is what the message demands of TLS (RTLS-07), unless it came with REQUIRETLS (RTLS-08). The
+    field stays."""
+    if message.requirement is _DEFAULT and waives_tls(message.header):
+        message.requirement = _WAIVED
 
 
 def remove_foreign_results(message: CheckedMessage) -> Refuse | Edit | None:

@@ -10,6 +10,7 @@ from mailrail.core.revision.revision import Account
 from mailrail.core.route.recipients import Directory
 from mailrail.core.smtp.address import Address
 from mailrail.core.smtp.reply import Reply
+from mailrail.core.tlspolicy.decision import Requirement
 from mailrail_ingress.recipients import AcceptedRecipient
 
 _NO_HEADER: Final = Header(b"")
@@ -40,6 +41,8 @@ class CheckedMessage:
     """Of the header, for people."""
     edited: bool = False
     """A check has changed the header."""
+    requirement: Requirement = Requirement.DEFAULT
+    """What it demands of TLS on its way: from MAIL, or from its header."""
 
 
 @dataclass(frozen=True, slots=True)
