@@ -224,6 +224,7 @@ class ActiveConfig:
             longest_hold=limits.future_release,
             error_limit=limits.errors,
             repair_chunks=self.settings.repair_chunks,
+            offer_requiretls=gateway.offer_requiretls,
         )
         listener_key = ListenerKey(gateway.ref, listener.name)
         label = origin.name.lower()

@@ -286,6 +286,24 @@ def test_a_change_is_live_without_dropping_a_connection_CFG_06(run: Start) -> No
         Talk((HOST, ingress.ports["submissions"]))
 
 
+def test_requiretls_is_switched_off_and_on_while_sessions_are_open_and_what_has_begun_keeps_it(run: Start) -> None:
+    made = setup()
+    ingress = run(made)
+    off = replace(made.revision, gateways=(replace(made.revision.gateways[0], offer_requiretls=False),))
+    with Talk((HOST, ingress.ports["mx"])) as talk:
+        talk.start_tls()
+        talk.say("MAIL FROM:<x@far.example> REQUIRETLS", "RCPT TO:<ada@home.example>")
+        ingress.publish(Setup(off, made.secrets))
+        assert talk.codes("DATA") == ["354"]
+        talk.send(b"Subject: x\r\n\r\n.\r\n")
+        assert talk.reply().startswith("250")
+        assert ingress.queue.stored[-1].envelope.tls_requirement == types_pb2.TLS_REQUIREMENT_REQUIRED
+        assert talk.codes("MAIL FROM:<x@far.example> REQUIRETLS") == ["555 5.5.4"]
+        assert "REQUIRETLS" not in talk.say("EHLO c")[0]
+        ingress.publish(made)
+        assert "250-REQUIRETLS\n" in talk.say("EHLO c")[0]
+
+
 def test_a_new_certificate_serves_new_handshakes_TLS_09(run: Start) -> None:
     ingress = run()
 
@@ -865,6 +883,13 @@ def test_metrics_count_what_happened(run: Start) -> None:
     with mx(ingress) as talk:
         assert deliver(talk) == "250 2.6.0"
         talk.say("MAIL FROM:<x@far.example>", "RCPT TO:<nobody@home.example>", "QUIT")
+    with Talk((HOST, ingress.ports["mx"])) as talk:
+        talk.start_tls()
+        for parameter, field in (("", b"TLS-Required: No\r\n"), (" REQUIRETLS", b"")):
+            talk.say(f"MAIL FROM:<x@far.example>{parameter}", "RCPT TO:<ada@home.example>", "DATA")
+            talk.send(field + b"\r\n.\r\n")
+            assert talk.reply().startswith("250")
+        talk.say("QUIT")
 
     def scrape() -> str:
         opened: AbstractContextManager[Any] = urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=60)
@@ -872,13 +897,16 @@ def test_metrics_count_what_happened(run: Start) -> None:
             return str(response.read().decode())
 
     wanted = (
-        'mailrail_ingress_sessions_total{end="quit"} 1.0',
-        'mailrail_ingress_connections_total{protocol="mx",result="accepted"} 1.0',
+        'mailrail_ingress_sessions_total{end="quit"} 2.0',
+        'mailrail_ingress_connections_total{protocol="mx",result="accepted"} 2.0',
         'mailrail_ingress_connections_open{protocol="mx"} 0.0',
-        'mailrail_ingress_messages_total{origin="mx",result="accepted"} 1.0',
-        'mailrail_ingress_recipients_total{origin="mx",result="accepted"} 1.0',
+        'mailrail_ingress_messages_total{origin="mx",result="accepted"} 3.0',
+        'mailrail_ingress_tls_requirements_total{origin="mx",requirement="required"} 1.0',
+        'mailrail_ingress_tls_requirements_total{origin="mx",requirement="no"} 1.0',
+        'mailrail_ingress_tls_requirements_total{origin="submission",requirement="no"} 0.0',
+        'mailrail_ingress_recipients_total{origin="mx",result="accepted"} 3.0',
         'mailrail_ingress_recipients_total{origin="mx",result="refused"} 1.0',
-        "mailrail_ingress_commit_seconds_count 1.0",
+        "mailrail_ingress_commit_seconds_count 3.0",
         "mailrail_ingress_queue_stream_up 1.0",
         "mailrail_ingress_queue_pending 0.0",
         "mailrail_ingress_held_bytes 0.0",

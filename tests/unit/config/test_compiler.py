@@ -491,10 +491,24 @@ def test_settings_of_a_gateway_arrive_and_defaults_stay() -> None:
     assert (made.retry.delays, made.retry.max_attempts, made.retry.lifetime) == ((60,), 8, 432000)
     assert (made.limits.message_size, made.limits.connections_per_ip, made.limits.recipients) == (4096, 3, 1000)
     assert made.dsn_full_limit == 2048
+    assert made.offer_requiretls
     assert [(li.protocol, li.port, li.accept_any_recipient) for li in made.listeners] == [
         (ListenerProtocol.MX, 1025, True),
         (ListenerProtocol.SUBMISSION, 1587, False),
     ]
+
+
+@pytest.mark.parametrize(
+    ("extensions", "offered"),
+    [
+        ({}, True),
+        ({"requireTLS": {"mode": "WhenSecure"}}, True),
+        ({"requireTLS": {"mode": "Disabled"}}, False),
+    ],
+)
+def test_a_gateway_says_whether_requiretls_is_offered(extensions: Content, offered: bool) -> None:
+    [made] = build([gateway(extensions=extensions), *basics()[1:]]).revision.gateways
+    assert made.offer_requiretls is offered
 
 
 def test_a_listener_whose_port_and_offset_are_no_port_stays_shut_and_says_so() -> None:

@@ -62,6 +62,8 @@ GOOD: list[tuple[str, Any]] = [
     ("MailGateway", GATEWAY | {"notifications": {"fullContentBytes": 4096}}),
     ("MailGateway", GATEWAY | {"retry": {"delaysSeconds": [60, 120], "lifetimeSeconds": 3600, "maxAttempts": 8}}),
     ("MailGateway", GATEWAY | {"limits": {"messageBytes": 1048576, "connectionsPerIP": 5, "recipients": 100}}),
+    ("MailGateway", GATEWAY | {"extensions": {"requireTLS": {"mode": "WhenSecure"}}}),
+    ("MailGateway", GATEWAY | {"extensions": {}}),
     ("MailDomain", DOMAIN),
     ("MailDomain", DOMAIN | {"delivery": {"none": {}}}),
     (

@@ -38,7 +38,7 @@ from mailrail.core.resources import (
 )
 from mailrail.core.resources.attach import AnyAttach
 from mailrail.core.resources.base import LoginSecretRef, NamespacedRef, Retry, TransportTls
-from mailrail.core.resources.gateway import ListenerSpec
+from mailrail.core.resources.gateway import ExtensionsSpec, ListenerSpec
 from mailrail.core.resources.transport import MEMBERS, LmtpSpec, MailTransportSpec, SmtpSpec, SubmissionSpec
 from mailrail.core.revision.revision import (
     AccountLimits,
@@ -325,8 +325,13 @@ def _gateway(ref: ObjectRef, resource: MailGateway, created: str) -> GatewayPiec
         retry=_retry(spec.retry).over(base.retry) if spec.retry is not None else base.retry,
         limits=limits,
         dsn_full_limit=(spec.notifications and spec.notifications.full_content_bytes) or base.dsn_full_limit,
+        offer_requiretls=_offers_requiretls(spec.extensions),
     )
     return GatewayPiece(part, tuple(map(_listener, spec.listeners)), _grants(spec.attach), created)
+
+
+def _offers_requiretls(spec: ExtensionsSpec | None) -> bool:
+    return spec is None or spec.require_tls is None or spec.require_tls.mode == "WhenSecure"
 
 
 def _listener(spec: ListenerSpec) -> ListenerPiece:

@@ -160,6 +160,25 @@ class NotificationsSpec(Part):
     )
 
 
+class RequireTls(Part):
+    """Whether senders may demand TLS for each hop of a message (REQUIRETLS, RFC 8689)."""
+
+    mode: Literal["WhenSecure", "Disabled"] = Field(
+        description="WhenSecure: REQUIRETLS is announced to clients that use TLS. Disabled: it is announced to nobody, "
+        "and MAIL with it is refused; mail that was accepted with it keeps it."
+    )
+
+
+class ExtensionsSpec(Part):
+    """Which SMTP extensions are announced to clients."""
+
+    require_tls: RequireTls | None = Field(
+        default=None,
+        alias="requireTLS",
+        description="REQUIRETLS (RFC 8689), on all listeners. Default: mode WhenSecure.",
+    )
+
+
 class MailGatewaySpec(Part):
     """One installation or edge."""
 
@@ -183,6 +202,9 @@ class MailGatewaySpec(Part):
     )
     notifications: NotificationsSpec | None = Field(
         default=None, description="What DSNs contain. Default: as each field says."
+    )
+    extensions: ExtensionsSpec | None = Field(
+        default=None, description="Which SMTP extensions are announced. Default: as each field says."
     )
     attach: Annotated[tuple[GatewayAttach, ...], Field(min_length=1, max_length=64)] | None = Field(
         default=None,

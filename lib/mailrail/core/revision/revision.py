@@ -145,6 +145,8 @@ class Gateway:
     limits: GatewayLimits = field(default_factory=GatewayLimits)
     dsn_full_limit: int = DSN_FULL_LIMIT
     """Octets; RET=FULL above it gives headers (design 9)."""
+    offer_requiretls: bool = True
+    """REQUIRETLS (RFC 8689) is announced inside TLS."""
 
 
 # --- domains and accounts -----------------------------------------------------------------------------------------
