@@ -117,6 +117,11 @@ def test_every_address_is_tried_once(addresses: list[str], dialled: list[str]) -
         ("64:ff9b::10.0.0.1", False),
         ("64:ff9b::8.8.8.8", True),
         ("2002:a00:1::1", False),
+        ("::127.0.0.1", False),
+        ("fec0::1", False),
+        ("64:ff9b:1::10.0.0.1", False),
+        ("::ffff:0:10.0.0.1", False),
+        ("4000::1", False),
     ],
 )
 def test_addresses_of_the_internet_are_told_from_those_of_our_own_networks(address: str, public: bool) -> None:

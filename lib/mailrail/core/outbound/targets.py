@@ -16,6 +16,7 @@ from mailrail.core.smtp.answer import Trouble
 from mailrail.core.smtp.client import ClientProtocol
 
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 2.1
+_UNICAST = IPv6Network("2000::/3")  # all that IANA gives to networks of the Internet (RFC 4291 2.4)
 MAX_HOSTS = 10
 """MX hosts considered in one attempt. RFC 5321 5.1 asks for at least two addresses; endless lists cost us time."""
 MAX_ADDRESSES = 8
@@ -93,12 +94,16 @@ def is_public(address: str) -> bool:
             inner = IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner is not None:
             return inner.is_global and not inner.is_multicast
+        if ip not in _UNICAST:
+            # ::127.0.0.1, site-local fec0::/10, local NAT64: reserved or given up, not private by Python's tables
+            return False
     return ip.is_global and not ip.is_multicast
 
 
 def may_be_dialled(address: str, private_networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
-    """Whether mail to a recipient's domain may be sent to an address: strangers choose domains, so those inside our own
-    networks are dialled only where `private_networks` names them (SOUT-19)."""
+    """Whether an address that a stranger's names lead to may be dialled, for mail to a recipient's domain (SOUT-19) or
+    for the policy of one (STS-26): those inside our own networks only where `private_networks` names them. Asked of the
+    address that is dialled next, so that no second look-up can put another one in its place."""
     return is_public(address) or any(ip_address(address) in network for network in private_networks)
 
 
