@@ -1,0 +1,193 @@
+"""The life of a cached policy: when it is used, fetched, refreshed and given up (RFC 8461 3.3, 5.1, 8.3, 10.2).
+
+The shell looks up the record, reads the cache, asks `next_step`, and asks `after_fetch` once it has fetched. Each
+verdict says why, in words for the timeline. All times are seconds since the epoch, by one clock: a policy that one
+process fetched is used by others, and after restarts.
+
+What makes MTA-STS worth anything is that an attacker cannot take it away: whoever blocks the DNS or the policy host
+changes nothing for as long as a policy is cached (STS-16a).
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from mailrail.core.mtasts.answer import FetchFailed
+from mailrail.core.mtasts.policy import Mode, Policy
+from mailrail.core.mtasts.record import NoRecord, StsRecord
+
+FETCH_AGAIN: Final = 300.0
+"""Seconds after a failed fetch before the policy of the same id is fetched again (STS-18a)."""
+REFRESH: Final = 86_400.0
+"""Seconds after a fetch before a policy is fetched anew without being asked for (STS-19a)."""
+REFRESH_AGAIN: Final = 3600.0
+"""Seconds after a failed fetch before a policy is fetched anew without being asked for."""
+SHORT_LIVED: Final = 3600
+"""Seconds of life below which a policy is fetched for deliveries alone."""
+LATELY: Final = 31 * 86_400.0
+"""Seconds since the last mail to a domain after which its policy is not refreshed any more (STS-25)."""
+DEFER_LIMIT: Final = 4 * 3600.0
+"""Seconds for which failing look-ups of the record hold back mail to a domain without a cached policy (STS-24a)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CachedPolicy:
+    """A policy as it was fetched."""
+
+    id: str
+    """Of the record when it was fetched."""
+    policy: Policy
+    fetched: float
+    """When the last successful fetch ended."""
+
+    @property
+    def expires(self) -> float:
+        """The end of its life, which only another successful fetch puts off (STS-17a)."""
+        return self.fetched + self.policy.max_age
+
+
+@dataclass(frozen=True, slots=True)
+class LastFailure:
+    """The last fetch for a domain, if it failed."""
+
+    id: str
+    """Of the record at that time."""
+    at: float
+    failed: FetchFailed
+
+
+@dataclass(frozen=True, slots=True)
+class DnsTrouble:
+    """The look-up of the record gave no answer that could be believed."""
+
+    reason: str
+    since: float
+    """When look-ups of this record began to fail, with no answer since."""
+    refused: bool = False
+    """The servers of the zone answer other questions, and this one with REFUSED or NOTIMP."""
+
+
+class Step(StrEnum):
+    """What is to be done for a delivery."""
+
+    USE = "use"
+    """Deliver by `policy`."""
+    FETCH = "fetch"
+    """Fetch, then ask `after_fetch`."""
+    WITHOUT = "without"
+    """Deliver as to a domain without MTA-STS. Nothing is verified by it, and nothing may be shown as verified."""
+    DEFER = "defer"
+    """Do not deliver now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is to be done, and why."""
+
+    step: Step
+    reason: str
+    policy: Policy | None = None
+    """With USE."""
+    failed: FetchFailed | None = None
+    """The fetch whose failure led here; for TLS reports, which want it for every attempt."""
+
+
+def next_step(
+    cached: CachedPolicy | None,
+    record: StsRecord | NoRecord | DnsTrouble,
+    failure: LastFailure | None,
+    now: float,
+    *,
+    may_defer: bool = True,
+) -> Verdict:
+    """What to do for a delivery, by what is known before any fetch.
+
+    `cached`: what the cache has for the policy domain, expired or not. `record`: what the DNS says now. `failure`: the
+    last fetch, if it failed. `may_defer`: False where the domain or the route says so (STS-24a).
+    """
+    live = cached if cached is not None and now < cached.expires else None
+    if isinstance(record, StsRecord):
+        if live is not None and live.id == record.id:
+            return _use(live, "as the record says")
+        if failure is not None and failure.id == record.id and 0 <= now - failure.at < FETCH_AGAIN:
+            # STS-18a: one dead host must not be asked for each message.
+            return _failed(live, failure.failed)
+        if live is not None:
+            return Verdict(Step.FETCH, f"the record has the new id {record.id}")
+        return Verdict(Step.FETCH, "the record says that there is a policy, and none is cached")
+    if live is not None:
+        # STS-16a: the record is only a hint that there is something new. What was promised holds.
+        return _use(live, record.reason)
+    if isinstance(record, NoRecord):
+        return Verdict(Step.WITHOUT, f"no MTA-STS policy: {record.reason}")
+    return _without_dns(record, now, may_defer)
+
+
+def after_fetch(
+    cached: CachedPolicy | None, record: StsRecord, fetched: Policy | FetchFailed, now: float
+) -> tuple[Verdict, CachedPolicy | None]:
+    """What to do after a fetch that ended now, and what the cache is to hold from now on.
+
+    STS-25: a policy that was fetched replaces the cached one, a weaker one too: else nobody could leave MTA-STS. It is
+    used for the delivery that waited for it, however short its life.
+    """
+    if isinstance(fetched, Policy):
+        fresh = CachedPolicy(record.id, fetched, now)
+        return _use(fresh, "just fetched"), fresh
+    return _failed(cached if cached is not None and now < cached.expires else None, fetched), cached
+
+
+def must_ask_again(asked: float, began: float) -> bool:
+    """Whether the DNS must be asked for the record, past every cache, before an attempt that began at `began` may end
+    by the policy alone (STS-13a). `asked`: when the record that the attempt went by was asked for.
+
+    Where the domain has repaired its policy, the new id shows it, and the attempt goes on by the new one. So no message
+    ends by an old policy, whichever attempt turns out to have been its last.
+    """
+    return asked < began
+
+
+def refresh_due(cached: CachedPolicy, mailed: float, failure: LastFailure | None, now: float) -> bool:
+    """Whether a policy is to be fetched anew although no delivery asks for it (STS-19a): so that whoever blocks the
+    policy host has to do it for the whole of max_age before a policy ends.
+
+    `mailed`: when there was mail for the domain last. STS-25: a domain that gets none is left alone.
+    """
+    life = cached.policy.max_age
+    if now >= cached.expires or life < SHORT_LIVED or now - mailed > LATELY:
+        return False
+    if failure is not None and 0 <= now - failure.at < REFRESH_AGAIN:
+        return False
+    return now >= cached.fetched + min(REFRESH, life / 2)
+
+
+def is_reported(cached: CachedPolicy | None, now: float) -> bool:
+    """Whether a failed fetch is told to the domain and to the operator (STS-20, STS-25): not while the policy that is
+    cached says that the domain has left MTA-STS."""
+    return cached is None or now >= cached.expires or cached.policy.mode is not Mode.NONE
+
+
+def _use(cached: CachedPolicy, why: str) -> Verdict:
+    return Verdict(Step.USE, f"MTA-STS policy {cached.id}, mode {cached.policy.mode}: {why}", cached.policy)
+
+
+def _failed(live: CachedPolicy | None, failed: FetchFailed) -> Verdict:
+    if live is None:
+        # STS-15a: trust on first use. Nobody has told us yet what to insist on.
+        reason = f"no MTA-STS policy is known, and it could not be fetched: {failed.reason}"
+        return Verdict(Step.WITHOUT, reason, failed=failed)
+    used = _use(live, f"still the cached one, since a new one could not be fetched: {failed.reason}")
+    return Verdict(used.step, used.reason, used.policy, failed)
+
+
+def _without_dns(trouble: DnsTrouble, now: float, may_defer: bool) -> Verdict:
+    # STS-24a: an attacker who can break one look-up must not thereby turn MTA-STS off for a domain that we meet for the
+    # first time. But zones that cannot be asked for such a record are real, and their mail must not wait for ever.
+    why = f"the DNS does not say whether there is an MTA-STS policy: {trouble.reason}"
+    if trouble.refused:
+        return Verdict(Step.WITHOUT, f"{why}; its servers refuse this question alone, so it counts as none")
+    if not may_defer:
+        return Verdict(Step.WITHOUT, f"{why}; it counts as none by configuration")
+    if now - trouble.since >= DEFER_LIMIT:
+        return Verdict(Step.WITHOUT, f"{why}; for {DEFER_LIMIT / 3600:.0f} hours now, so it counts as none")
+    return Verdict(Step.DEFER, why)

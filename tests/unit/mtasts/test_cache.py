@@ -1,0 +1,185 @@
+"""The life of a cached policy (RFC 8461 3.3, 5.1, 8.3, 10.2)."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mailrail.core.mtasts.answer import FetchFailed, FetchTrouble
+from mailrail.core.mtasts.cache import (
+    DEFER_LIMIT,
+    FETCH_AGAIN,
+    LATELY,
+    REFRESH,
+    REFRESH_AGAIN,
+    CachedPolicy,
+    DnsTrouble,
+    LastFailure,
+    Step,
+    after_fetch,
+    is_reported,
+    must_ask_again,
+    next_step,
+    refresh_due,
+)
+from mailrail.core.mtasts.policy import Mode, Policy
+from mailrail.core.mtasts.record import NoRecord, StsRecord
+
+DAY = 86_400.0
+FETCHED = 1_767_225_600.0
+ENFORCE = Policy(Mode.ENFORCE, 604_800, ("mx1.example.com",))
+CACHED = CachedPolicy("1", ENFORCE, FETCHED)
+GONE = NoRecord("there is no TXT record")
+BROKEN = DnsTrouble("SERVFAIL", since=FETCHED)
+TIMEOUT = FetchFailed(FetchTrouble.FETCH, "no answer in 60 s")
+
+
+def failed(id_: str, at: float) -> LastFailure:
+    return LastFailure(id_, at, TIMEOUT)
+
+
+@pytest.mark.parametrize("record", [GONE, BROKEN, StsRecord("1")])
+def test_a_cached_policy_rules_until_its_end_whatever_becomes_of_the_record_STS_16a(
+    record: NoRecord | DnsTrouble | StsRecord,
+) -> None:
+    for age in (0.0, 4 * DAY, 7 * DAY - 1):
+        verdict = next_step(CACHED, record, None, FETCHED + age)
+        assert (verdict.step, verdict.policy) == (Step.USE, ENFORCE)
+
+
+def test_life_counts_from_the_last_fetch_and_ends_at_max_age_STS_17a() -> None:
+    assert CACHED.expires == FETCHED + 604_800
+    assert next_step(CACHED, GONE, None, CACHED.expires).step is Step.WITHOUT
+    assert next_step(CACHED, StsRecord("1"), None, CACHED.expires).step is Step.FETCH
+
+
+def test_a_new_id_is_fetched_and_the_old_policy_holds_if_that_fails_STS_16a() -> None:
+    assert next_step(CACHED, StsRecord("2"), None, FETCHED + DAY).step is Step.FETCH
+    verdict, kept = after_fetch(CACHED, StsRecord("2"), TIMEOUT, FETCHED + DAY)
+    assert (verdict.step, verdict.policy, verdict.failed) == (Step.USE, ENFORCE, TIMEOUT)
+    assert TIMEOUT.reason in verdict.reason
+    assert kept == CACHED
+
+
+def test_after_a_failed_fetch_of_an_id_five_minutes_pass_before_the_next_STS_18a() -> None:
+    record, now = StsRecord("2"), FETCHED + DAY
+    waiting = next_step(CACHED, record, failed("2", now), now + FETCH_AGAIN - 1)
+    assert (waiting.step, waiting.policy, waiting.failed) == (Step.USE, ENFORCE, TIMEOUT)
+    assert next_step(None, record, failed("2", now), now + FETCH_AGAIN - 1).step is Step.WITHOUT
+    assert next_step(CACHED, record, failed("2", now), now + FETCH_AGAIN).step is Step.FETCH
+    # A new id may try at once.
+    assert next_step(CACHED, StsRecord("3"), failed("2", now), now + 1).step is Step.FETCH
+
+
+def test_without_a_cached_policy_a_failed_fetch_is_as_no_policy_and_is_told_STS_15a() -> None:
+    record = StsRecord("1")
+    assert next_step(None, record, None, FETCHED).step is Step.FETCH
+    verdict, kept = after_fetch(None, record, TIMEOUT, FETCHED)
+    assert (verdict.step, verdict.policy, kept) == (Step.WITHOUT, None, None)
+    assert verdict.failed is not None
+    assert verdict.failed.trouble == "sts-policy-fetch-error"
+    # The next message within five minutes reports it as well.
+    assert next_step(None, record, failed("1", FETCHED), FETCHED + 1).failed == TIMEOUT
+    # And so does an expired policy: it is none.
+    assert after_fetch(CACHED, record, TIMEOUT, CACHED.expires)[0].step is Step.WITHOUT
+
+
+@pytest.mark.parametrize("mode", Mode)
+def test_a_fetched_policy_replaces_the_cached_one_also_a_weaker_one_STS_25(mode: Mode) -> None:
+    policy = Policy(mode, 0, ("other.example.com",))
+    verdict, kept = after_fetch(CACHED, StsRecord("2"), policy, FETCHED + 5)
+    assert kept == CachedPolicy("2", policy, FETCHED + 5)
+    assert (verdict.step, verdict.policy) == (Step.USE, policy)
+
+
+def test_a_domain_without_record_and_without_cache_has_no_policy() -> None:
+    verdict = next_step(None, GONE, None, FETCHED)
+    assert (verdict.step, verdict.failed) == (Step.WITHOUT, None)
+    assert GONE.reason in verdict.reason
+
+
+def test_a_dns_error_with_nothing_cached_holds_mail_back_for_some_hours_STS_24a() -> None:
+    deferred = next_step(None, BROKEN, None, FETCHED + DEFER_LIMIT - 1)
+    assert deferred.step is Step.DEFER
+    assert "SERVFAIL" in deferred.reason
+    over = next_step(None, BROKEN, None, FETCHED + DEFER_LIMIT)
+    assert over.step is Step.WITHOUT
+    assert "4 hours" in over.reason
+
+
+def test_a_dns_error_holds_no_mail_back_where_it_is_switched_off_or_a_plain_refusal_STS_24a() -> None:
+    assert next_step(None, BROKEN, None, FETCHED, may_defer=False).step is Step.WITHOUT
+    assert next_step(None, replace(BROKEN, refused=True), None, FETCHED).step is Step.WITHOUT
+
+
+def test_no_attempt_ends_by_a_policy_before_the_record_was_asked_for_again_STS_13a() -> None:
+    assert must_ask_again(asked=FETCHED, began=FETCHED + 1)
+    assert not must_ask_again(asked=FETCHED + 1, began=FETCHED + 1)
+
+
+def test_a_policy_is_fetched_anew_about_daily_and_before_its_end_STS_19a() -> None:
+    assert not refresh_due(CACHED, FETCHED, None, FETCHED + REFRESH - 1)
+    assert refresh_due(CACHED, FETCHED, None, FETCHED + REFRESH)
+    short = CachedPolicy("1", replace(ENFORCE, max_age=7200), FETCHED)
+    assert not refresh_due(short, FETCHED, None, FETCHED + 3599)
+    assert refresh_due(short, FETCHED, None, FETCHED + 3600)
+    assert not refresh_due(short, FETCHED, None, short.expires)
+    assert not refresh_due(CachedPolicy("1", replace(ENFORCE, max_age=600), FETCHED), FETCHED, None, FETCHED + 599)
+
+
+def test_a_failed_refresh_is_tried_again_hourly_STS_19a() -> None:
+    now = FETCHED + REFRESH
+    assert not refresh_due(CACHED, FETCHED, failed("1", now), now + REFRESH_AGAIN - 1)
+    assert refresh_due(CACHED, FETCHED, failed("1", now), now + REFRESH_AGAIN)
+
+
+def test_a_domain_that_gets_no_mail_is_left_alone_STS_25() -> None:
+    long = CachedPolicy("1", replace(ENFORCE, max_age=31_557_600), FETCHED)
+    assert refresh_due(long, FETCHED, None, FETCHED + LATELY)
+    assert not refresh_due(long, FETCHED, None, FETCHED + LATELY + 1)
+
+
+def test_failures_are_not_told_while_the_cached_mode_is_none_STS_25() -> None:
+    left = CachedPolicy("1", Policy(Mode.NONE, 604_800), FETCHED)
+    assert not is_reported(left, FETCHED)
+    assert is_reported(left, left.expires)
+    assert is_reported(CACHED, FETCHED)
+    assert is_reported(None, FETCHED)
+
+
+TIMES = st.floats(0, 4e9, allow_nan=False)
+IDS = st.sampled_from(["1", "2"])
+CACHES = st.none() | st.builds(
+    CachedPolicy,
+    IDS,
+    st.builds(Policy, st.sampled_from(Mode), st.integers(0, 31_557_600), st.just(("mx.example",))),
+    TIMES,
+)
+RECORDS = st.builds(StsRecord, IDS) | st.just(GONE) | st.builds(DnsTrouble, st.just("SERVFAIL"), TIMES, st.booleans())
+FAILURES = st.none() | st.builds(failed, IDS, TIMES)
+
+
+@given(CACHES, RECORDS, FAILURES, TIMES, st.booleans())
+def test_nothing_that_fails_ever_takes_a_live_policy_away(
+    cached: CachedPolicy | None,
+    record: StsRecord | NoRecord | DnsTrouble,
+    failure: LastFailure | None,
+    now: float,
+    may_defer: bool,
+) -> None:
+    verdict = next_step(cached, record, failure, now, may_defer=may_defer)
+    if verdict.step is Step.FETCH:
+        assert isinstance(record, StsRecord)
+        verdict, kept = after_fetch(cached, record, TIMEOUT, now)
+        assert kept == cached
+    live = cached is not None and now < cached.expires
+    assert (verdict.step is Step.USE) is live
+    assert verdict.policy == (cached.policy if cached is not None and live else None)
+    assert verdict.reason
+
+
+def test_a_host_outside_a_cached_policy_is_none_of_its_hosts_though_the_dns_names_it_STS_16a() -> None:
+    verdict = next_step(CACHED, GONE, None, FETCHED + 4 * DAY)
+    assert verdict.policy is not None
+    assert [verdict.policy.matches(host) for host in ("evil.example", "mx1.example.com")] == [False, True]
