@@ -32,7 +32,7 @@ from mailrail_outbound.content import OutgoingContent
 from mailrail_outbound.dialling import CannotDial, Dialler, Host
 from mailrail_outbound.hops import DIRECT, DialPlan, NextHop, Tables
 from mailrail_outbound.hosts import HostResolver, Steps
-from mailrail_outbound.job import Attempt, HostJob
+from mailrail_outbound.job import Attempt, HostJob, tls_refused
 from mailrail_outbound.memory_budget import MemoryBudget
 from mailrail_outbound.pool import Pool
 from mailrail_outbound.ports import (
@@ -438,7 +438,7 @@ class Outbound(Worker):
             plan = self._dialler.plan_for(attempt.hop, delivery, host)
             decision = plan.decision
             if decision.refusal is not None:
-                failover.record_session_failure(Answer(Stage.PLAN, None, Trouble.TLS_DEMAND, decision.refusal))
+                failover.record_session_failure(tls_refused(decision.refusal))
                 return
             answer = yield from self._run_job(progress, attempt, plan, host, plaintext=False)
             if (

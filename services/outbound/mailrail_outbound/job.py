@@ -20,7 +20,7 @@ from mailrail.core.outbound.host_failover import HostFailover
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.client import ClientTransaction
 from mailrail.core.smtp.stuffing import Stuffer
-from mailrail.core.tlspolicy.decision import Proven, TlsDecision, accepts
+from mailrail.core.tlspolicy.decision import NO_REQUIRETLS, NO_TLS, Proven, Refusal, TlsDecision, lacks
 from mailrail.kit import clock
 from mailrail_outbound.content import OutgoingContent
 from mailrail_outbound.hops import NextHop, Tables
@@ -114,11 +114,10 @@ class HostJob(PoolJob):
         """See smtp.Job."""
         session = connection.session
         if connection.satisfies is not self._decision:
-            if not accepts(self._decision, _proven(connection)):
+            refusal = lacks(self._decision, _proven(connection))
+            if refusal is not None:
                 # The key that connections go by makes this impossible; a message is worth a second look (promise 2).
-                self.end_without_session(
-                    Answer(Stage.PLAN, None, Trouble.TLS, "the connection is not verified as required"), connection
-                )
+                self.end_without_session(tls_refused(refusal), connection)
                 return None
             connection.satisfies = self._decision
         if self.had_tls and connection.tls_facts is None:
@@ -294,6 +293,15 @@ class HostJob(PoolJob):
         if reported_facts is None or reported_facts.tls is None or reported_facts.tls.verdict != self._tls_verdict:
             reported_facts = connection.reported_facts = _seen(connection, self._tls_verdict)
         self._attempt.seen[index] = reported_facts
+
+
+def tls_refused(refusal: Refusal) -> Answer:
+    """The answer of a host that TLS refuses before MAIL."""
+    if refusal.final:
+        trouble = {NO_REQUIRETLS: Trouble.REQUIRETLS, NO_TLS: Trouble.TLS_DEMAND}.get(refusal.status, Trouble.TLS_FLOOR)
+    else:
+        trouble = Trouble.TLS_POLICY
+    return Answer(Stage.PLAN, None, trouble, refusal.words)
 
 
 def tls_is_gone() -> Answer:

@@ -1,9 +1,23 @@
-"""The table of TLS decisions (TLS-07, TLS-08, design 5 and 7)."""
+"""What a host needs of TLS: what the transport says, and what was there before policies (design 5 and 7).
+
+The whole table is in test_table.py, what holds for every input in test_properties.py.
+"""
 
 import pytest
 
 from mailrail.core.revision.revision import TlsMode
-from mailrail.core.tlspolicy.decision import Hop, Proven, Requirement, TlsDecision, accepts, decide
+from mailrail.core.smtp.reply import EnhancedCode
+from mailrail.core.tlspolicy.decision import (
+    Cause,
+    Hop,
+    Proven,
+    Refusal,
+    Requirement,
+    TlsDecision,
+    accepts,
+    decide,
+    lacks,
+)
 
 HOST = "mx.example.org"
 
@@ -23,9 +37,10 @@ HOST = "mx.example.org"
         (TlsMode.REQUIRED, True, True, TlsMode.VERIFIED, HOST, False),
     ],
 )
-def test_the_table(
+def test_what_the_transport_says_decides_where_nothing_else_speaks_TLS_07_and_TLS_08(
     configured: TlsMode | None, implicit: bool, credentials: bool, mode: TlsMode, name: str | None, plaintext: bool
 ) -> None:
+    """TLS-07, TLS-08."""
     decision = decide(Hop(HOST, configured, implicit, credentials))
     assert (decision.mode, decision.verify_name, decision.plaintext_may_follow) == (mode, name, plaintext)
     assert decision.refusal is None
@@ -39,13 +54,17 @@ def test_a_message_that_requires_tls_is_never_sent_over_less(configured: TlsMode
     assert not decision.plaintext_may_follow
 
 
-@pytest.mark.parametrize("configured", [None, *TlsMode])
+@pytest.mark.parametrize("configured", list(TlsMode))
 @pytest.mark.parametrize("credentials", [False, True])
-def test_tls_required_no_weakens_nothing_that_the_transport_demands(
-    configured: TlsMode | None, credentials: bool
-) -> None:
+def test_tls_required_no_weakens_nothing_that_the_transport_demands(configured: TlsMode, credentials: bool) -> None:
     default = decide(Hop(HOST, configured, carries_credentials=credentials))
-    assert decide(Hop(HOST, configured, carries_credentials=credentials, requirement=Requirement.NO)) == default
+    leave = decide(Hop(HOST, configured, carries_credentials=credentials, requirement=Requirement.NO))
+    assert (leave.mode, leave.verify_name, leave.plaintext_may_follow, leave.refusal) == (
+        default.mode,
+        default.verify_name,
+        default.plaintext_may_follow,
+        None,
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,10 +76,20 @@ def test_tls_required_no_weakens_nothing_that_the_transport_demands(
         (TlsMode.REQUIRED, Proven(True, None), True),
         (TlsMode.VERIFIED, Proven(True, None), False),
         (TlsMode.VERIFIED, Proven(True, "other.example"), False),
+        (TlsMode.VERIFIED, Proven(False, HOST), False),
         (TlsMode.VERIFIED, Proven(True, HOST), True),
     ],
 )
 def test_a_connection_is_used_again_only_if_it_has_shown_enough(mode: TlsMode, proven: Proven, accepted: bool) -> None:
     name = HOST if mode is TlsMode.VERIFIED else None
     assert accepts(TlsDecision(mode, False, name, False, "because"), proven) is accepted
-    assert not accepts(TlsDecision(mode, False, name, False, "because", refusal="no"), proven)
+    refusal = Refusal(Cause.NO_PROOF, EnhancedCode(5, 7, 10), "no")
+    assert lacks(TlsDecision(mode, False, name, False, "because", refusal), proven) is refusal
+
+
+def test_a_decision_that_names_no_records_is_matched_by_no_connection() -> None:
+    """An empty text on both sides must not count as a match."""
+    decision = TlsDecision(TlsMode.VERIFIED, False, None, False, "because", verify_matching="")
+    assert not accepts(decision, Proven(True, HOST, matched=""))
+    undecided = TlsDecision(TlsMode.VERIFIED, False, None, False, "because")
+    assert not accepts(undecided, Proven(True, HOST, matched="set"))

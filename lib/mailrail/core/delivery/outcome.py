@@ -76,6 +76,9 @@ _MEANINGS: dict[Trouble, _Meaning] = {
     Trouble.TLS: _means("4.7.5", "TLS with the next hop could not be established or verified", Scope.SITE),
     Trouble.REQUIRETLS: _means("5.7.30", "no server of the destination supports REQUIRETLS"),
     Trouble.TLS_DEMAND: _means("5.7.10", "the TLS that this message requires is not available"),
+    Trouble.TLS_FLOOR: _means("5.7.5", "the next hop lacks the security that is demanded here"),
+    # Of this message, or this sender: the site may be well for all others.
+    Trouble.TLS_POLICY: _means("4.7.5", "the TLS that is demanded for the destination is not available"),
     Trouble.AUTH: _means("4.3.5", "we cannot log in to our next hop", Scope.TRANSPORT),
     Trouble.PROXY: _means("4.3.5", "the proxy of the transport did not connect", Scope.TRANSPORT),
     Trouble.TOO_LARGE: _means("5.3.4", "the message exceeds the size limit of the next hop"),

@@ -274,6 +274,54 @@ class TlsMode(StrEnum):
     VERIFIED = "verified"  # PKIX against the configured host name
 
 
+class TlsMinimum(StrEnum):
+    """The least security that mail may go out with (decision 18). The values are in order of strength."""
+
+    OPPORTUNISTIC = "opportunistic"  # as far as the destination offers or demands it
+    ENCRYPTED = "encrypted"  # TLS, with any certificate
+    AUTHENTICATED = "authenticated"  # TLS with a server that one of the proofs shows to be the right one
+
+
+class TlsProof(StrEnum):
+    """What shows that a server is the right one. These are no ladder: none of them is stronger than the others."""
+
+    DANE = "dane"  # TLSA records, in a chain of DNSSEC from the MX record on (RFC 7672)
+    MTA_STS = "mta-sts"  # a policy with mode enforce lists the host, and its certificate is valid for it (RFC 8461)
+    PKIX = "pkix"  # the certificate is valid for the host's name, wherever that name came from
+
+
+class Otherwise(StrEnum):
+    """What becomes of mail that no host takes with the security that is demanded."""
+
+    DEFER = "defer"
+    FAIL = "fail"
+
+
+class Unanswered(StrEnum):
+    """What becomes of mail while the DNS does not answer whether the destination demands TLS (STS-24, DANE-03)."""
+
+    DEFER = "defer"
+    PROCEED = "proceed"  # as if it demanded none
+
+
+ALL_PROOFS: Final = tuple(TlsProof)
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """A floor for the security of mail that leaves. Several add up (core/tlspolicy/demands.py)."""
+
+    minimum: TlsMinimum = TlsMinimum.OPPORTUNISTIC
+    proofs: tuple[TlsProof, ...] = ALL_PROOFS
+    """Those of which one is enough where a server must be authenticated; in the order of `TlsProof`."""
+    otherwise: Otherwise = Otherwise.DEFER
+    when_unanswered: Unanswered | None = None
+    """None: not said. Where nobody says it, mail waits."""
+
+
+NO_FLOOR: Final = Security()
+
+
 @dataclass(frozen=True, slots=True)
 class MessageRate:
     """So many messages in so many seconds, on average."""

@@ -58,6 +58,8 @@ class Trouble(StrEnum):
     UTF8_HEADER = "utf8-header"  # it does not offer SMTPUTF8, which the header needs
     REQUIRETLS = "requiretls"  # the message demands it and the server does not offer it
     TLS_DEMAND = "tls-demand"  # the message demands more of TLS than this way of delivery can prove
+    TLS_FLOOR = "tls-floor"  # our configuration demands more, and says to fail
+    TLS_POLICY = "tls-policy"  # the destination's policy, or our configuration, demands more than there is now
     NEEDS_8BITMIME = "needs-8bitmime"  # it does not offer what the content needs, which cannot be re-encoded
     NEEDS_BINARYMIME = "needs-binarymime"  # likewise
     UNCONVERTIBLE = "unconvertible"  # an address has control characters: no server can be told it

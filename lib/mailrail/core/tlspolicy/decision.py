@@ -1,22 +1,61 @@
-"""What TLS one hop needs, whether plaintext may follow, and why: one pure function (design 7, standards 14).
+"""What TLS one host needs, whether plaintext may follow, and why: one pure function (design 7, standards 1, 2, 4, 14).
 
-Inputs are what is demanded: by the message, by the transport, later by the domain's MTA-STS policy and TLSA records
-(each will be one more field of `Hop`, None = not known). Outputs are what the shell must do and what it must prove.
-Nothing here degrades: a requirement that cannot be met is a refusal in words, never a weaker mode (promise 2).
+    decide(Hop) → TlsDecision           before the host is dialled
+    lacks(decision, Proven) → Refusal   what a connection lacks; None: it may carry the message
+
+Four say what is needed, and all of them are heard: the message (REQUIRETLS, `TLS-Required: No`), the recipient's domain
+(MTA-STS, DANE), the transport with its own `tls`, and the floors of ours that add up (`security`, `require`). Nothing
+here degrades: a need that cannot be met is a refusal in words, never a weaker mode (promise 2). Only `TLS-Required: No`
+and a TLS report pass over what the recipient's domain demands, and the decision names all that was passed over.
+
+What becomes of the message when every host was refused: `outcome.py`. The whole as a table: `table.py`.
 """
 
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
+from ipaddress import ip_address
+from typing import Final
 
-from mailrail.core.revision.revision import TlsMode
+from mailrail.core.revision.revision import Otherwise, TlsMinimum, TlsMode, TlsProof, Unanswered
+from mailrail.core.smtp.reply import EnhancedCode
+from mailrail.core.tlspolicy.demands import NOTHING, Demanded
+from mailrail.core.tlspolicy.facts import (
+    NO_DNSSEC,
+    NO_STS,
+    DnsFacts,
+    Proven,
+    Purpose,
+    Requirement,
+    StsFacts,
+    StsPolicy,
+    Tlsa,
+)
 
+__all__ = [
+    "Cause",
+    "Hop",
+    "Ignored",
+    "Proven",
+    "Purpose",
+    "Refusal",
+    "RequireTls",
+    "Requirement",
+    "TlsDecision",
+    "accepts",
+    "decide",
+    "ignored_by",
+    "lacks",
+]
 
-class Requirement(StrEnum):
-    """What the message itself asks of TLS (RFC 8689)."""
-
-    DEFAULT = "default"
-    REQUIRED = "required"  # REQUIRETLS
-    NO = "no"  # header TLS-Required: No
+TRY_LATER: Final = EnhancedCode(4, 7, 5)
+"""A policy is not met now, and may be later (STS-14)."""
+NOT_SECURE: Final = EnhancedCode(5, 7, 5)
+"""What we demand is not met, and our word is to fail."""
+NO_TLS: Final = EnhancedCode(5, 7, 10)
+"""REQUIRETLS: no TLS could be made, or none that verifies (RTLS-17)."""
+NO_REQUIRETLS: Final = EnhancedCode(5, 7, 30)
+"""REQUIRETLS: it is not offered inside TLS, or the MX name is not proven (RTLS-17)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +65,78 @@ class Hop:
     host: str
     """The name that we were configured or told by MX to connect to; the one that a certificate must carry."""
     configured: TlsMode | None
-    """The mode of the transport; None for direct delivery, which is opportunistic."""
+    """The mode of the transport; None for a host that the MX record names."""
     implicit: bool = False
     """TLS from the first octet (RFC 8314 3.3)."""
     carries_credentials: bool = False
     requirement: Requirement = Requirement.DEFAULT
+    redacted: bool = False
+    """A notification of a required message, without any of its header: nothing in it needs what the message required
+    (RTLS-21)."""
+    purpose: Purpose = Purpose.MAIL
+    sts: StsFacts = NO_STS
+    dns: DnsFacts = NO_DNSSEC
+    demanded: Demanded = NOTHING
+    """The floors that we set, added up."""
+    final: bool = False
+    """LMTP: the hop is final delivery (RTLS-27). What leaves is mail to others, so of the floors its own alone counts,
+    and that is for whoever adds them up."""
+    loopback: bool = False
+    """All addresses of the host are on this machine."""
+
+
+class Cause(StrEnum):
+    """Why a host, or a connection, may not carry a message. The words are labels of metrics."""
+
+    STS_UNANSWERED = "sts-unanswered"
+    STS_MX = "sts-mx"
+    TLSA_UNANSWERED = "tlsa-unanswered"
+    MX_UNPROVEN = "mx-unproven"
+    NO_PROOF = "no-proof"
+    TLS_DISABLED = "tls-disabled"
+    NO_TLS = "no-tls"
+    CERTIFICATE = "certificate"
+    TLSA = "tlsa"
+    NO_REQUIRETLS = "no-requiretls"
+
+
+class Ignored(StrEnum):
+    """What was passed over because the message says `TLS-Required: No`, or is a TLS report. The words are labels of
+    metrics; the reference counts the same (reference G)."""
+
+    STS_UNANSWERED = "sts-unanswered"
+    STS_MX = "sts-mx"
+    TLSA_UNANSWERED = "tlsa-unanswered"
+    CERTIFICATE = "certificate"
+    TLSA = "tlsa"
+    NO_TLS = "no-tls"
+
+
+class RequireTls(StrEnum):
+    """Whether MAIL FROM has the parameter REQUIRETLS."""
+
+    NEVER = "never"
+    MUST = "must"  # and who does not offer it inside TLS gets nothing (RTLS-14, RTLS-18)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a host, or a connection, does not get the message."""
+
+    cause: Cause
+    status: EnhancedCode
+    """What it means for the message where no other host takes it; of category 4 or 5."""
+    words: str
+    sts: bool = False
+    """An MTA-STS policy in mode enforce is why: before it makes mail fail, its record is asked for anew (STS-13)."""
+
+    @property
+    def final(self) -> bool:
+        """The same host will never do."""
+        return self.status.category == 5
+
+    def __str__(self) -> str:
+        return self.words
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,69 +146,368 @@ class TlsDecision:
     mode: TlsMode
     implicit: bool
     verify_name: str | None
-    """PKIX verification against this name must succeed before anything is sent; None = the certificate is ignored."""
+    """PKIX verification against this name must succeed before anything is sent; None = it need not."""
     plaintext_may_follow: bool
     """After a failed handshake a new connection may go without TLS (TLS-07)."""
     reason: str
     """In words, for the log, explain and the delivery history."""
-    refusal: str | None = None
-    """Set when this host must not get the message at all."""
+    refusal: Refusal | None = None
+    """Set when this host must not get the message at all: it is not dialled."""
+    verify_matching: str | None = None
+    """The certificates must match these TLSA records (`DnsFacts.matching`) before anything is sent; None = they need
+    not."""
+    check_name: str | None = None
+    """PKIX verification against this name is tried as well and reported, and its failure changes nothing."""
+    check_matching: str | None = None
+    """Likewise for TLSA records."""
+    require_tls: RequireTls = RequireTls.NEVER
+    on_failure: EnhancedCode = TRY_LATER
+    """What it means where TLS cannot be made, or does not verify, and no other host takes the message."""
+    sts: bool = False
+    """An MTA-STS policy in mode enforce lists the host, or refuses it."""
+    ignored: tuple[Ignored, ...] = ()
+    """What was passed over so far."""
+    lenient: bool = False
+    """What the recipient's domain demands is passed over where it is not met."""
+
+    @property
+    def verified(self) -> bool:
+        """The server must be authenticated."""
+        return self.verify_name is not None or self.verify_matching is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Proven:
-    """What a live connection has shown."""
+@dataclass(slots=True)
+class _Needs:
+    """What was asked for so far."""
 
-    encrypted: bool
-    verified_name: str | None
+    encrypted: bool = False
+    name: bool = False
+    matching: bool = False
+    check_name: bool = False
+    check_matching: bool = False
+
+    @property
+    def any(self) -> bool:
+        return self.encrypted or self.verified
+
+    @property
+    def verified(self) -> bool:
+        return self.name or self.matching
 
 
 def decide(hop: Hop) -> TlsDecision:
     """The decision for one host. The whole table is a test."""
-    configured = hop.configured
-    if hop.carries_credentials and configured is not TlsMode.VERIFIED:
+    return _Decider(hop).decision()
+
+
+class _Decider:
+    def __init__(self, hop: Hop) -> None:
+        self._hop = hop
+        self._needs = _Needs()
+        self._words: list[str] = []
+        self._ignored: list[Ignored] = []
         # TLS-08: whatever was configured, a password goes to a proven server only.
-        configured = TlsMode.VERIFIED
-    if hop.requirement is Requirement.REQUIRED:
-        return _required(hop, configured)
-    if configured is None:
-        return TlsDecision(TlsMode.OPPORTUNISTIC, False, None, True, "direct delivery: TLS where the MX host offers it")
-    match configured:
-        case TlsMode.NONE:
-            return TlsDecision(TlsMode.NONE, False, None, True, "the transport says tls.mode Disabled")
-        case TlsMode.OPPORTUNISTIC:
-            reason = "the transport says tls.mode Opportunistic: TLS where the server offers it"
-            return TlsDecision(TlsMode.OPPORTUNISTIC, hop.implicit, None, not hop.implicit, reason)
-        case TlsMode.REQUIRED:
-            reason = "the transport says tls.mode Required: encrypted, not authenticated"
-            return TlsDecision(TlsMode.REQUIRED, hop.implicit, None, False, reason)
-        case TlsMode.VERIFIED:
-            reason = f"verified TLS with {hop.host} is required"
-            return TlsDecision(TlsMode.VERIFIED, hop.implicit, hop.host, False, reason)
+        self._configured = TlsMode.VERIFIED if hop.carries_credentials else hop.configured
+        self._strict = hop.requirement is Requirement.REQUIRED and not hop.redacted
+        # RTLS-22, TRPT-15. Who requires TLS gets it, whatever the message is for.
+        self._lenient = not self._strict and (hop.requirement is Requirement.NO or hop.purpose is Purpose.TLS_REPORT)
+        named = not _is_address(hop.host)
+        self._sts = hop.sts if named else StsFacts(domain=hop.sts.domain)  # STS-09
+        self._dane = hop.dns.dane if named else Tlsa.NONE  # DANE-21
+        self._mx_proven = hop.dns.mx_proven and named
+        self._proven_by: TlsProof | None = None  # as a floor, or REQUIRETLS, wants it
+        if self._lenient:
+            self._words.append(f"{self._leave}: TLS where it works, and what the destination demands where it is met")
 
+    # --- what is needed ---------------------------------------------------------------------------------------------
 
-def _required(hop: Hop, configured: TlsMode | None) -> TlsDecision:
-    reason = f"the message requires TLS (RFC 8689), verified for {hop.host}"
-    if configured is None:
-        # RFC 8689 4.2.1: the MX host must be proven by MTA-STS or DANE, neither of which is known for this hop.
-        refusal = f"the message requires TLS and neither MTA-STS nor DANE proves {hop.host} to be the destination's MX"
-        return TlsDecision(TlsMode.VERIFIED, hop.implicit, hop.host, False, reason, refusal)
-    if configured is not TlsMode.VERIFIED:
-        refusal = (
-            f"the message requires TLS and the transport says tls.mode {configured.capitalize()}, which proves nothing"
+    def decision(self) -> TlsDecision:
+        """Hear all four. The first that refuses the host decides."""
+        refusal = self._policy() or self._records() or self._message() or self._transport() or self._floor()
+        return self._made(refusal)
+
+    def _policy(self) -> Refusal | None:
+        """MTA-STS of the recipient's domain."""
+        sts, hop = self._sts, self._hop
+        whose = f"the MTA-STS policy of {sts.domain}" if sts.domain else "the MTA-STS policy"
+        match sts.policy:
+            case StsPolicy.UNKNOWN:  # STS-24
+                words = f"the DNS does not say whether {sts.domain or 'the domain'} has an MTA-STS policy"
+                if self._passed_over(words, Ignored.STS_UNANSWERED):
+                    return None
+                return self._refused(Cause.STS_UNANSWERED, f"{words}, and none is cached")
+            case StsPolicy.ENFORCE if not sts.listed:  # STS-10
+                words = f"{whose} does not list {hop.host}"
+                if self._lenient:
+                    self._ignore(words, Ignored.STS_MX)
+                    return None
+                return self._refused(Cause.STS_MX, words)
+            case StsPolicy.ENFORCE if self._lenient:
+                self._needs.check_name = True
+            case StsPolicy.ENFORCE:
+                self._needs.name = True
+                self._words.append(f"{whose} (enforce) lists {hop.host}, whose certificate must be valid for that name")
+            case StsPolicy.TESTING:  # STS-12
+                self._needs.check_name = sts.listed
+                self._words.append(f"{whose} is in mode testing, and is reported on alone")
+            case StsPolicy.NONE | StsPolicy.ABSENT:
+                pass
+        return None
+
+    def _records(self) -> Refusal | None:
+        """DANE. What MTA-STS found makes no difference to it (STS-21)."""
+        host = self._hop.host
+        match self._dane:
+            case Tlsa.FAILED:  # DANE-03
+                words = f"the DNS does not say which TLSA records {host} has"
+                if self._passed_over(words, Ignored.TLSA_UNANSWERED):
+                    return None
+                return self._refused(Cause.TLSA_UNANSWERED, words)
+            case Tlsa.USABLE if self._lenient:
+                self._needs.check_matching = True
+            case Tlsa.USABLE:  # DANE-14
+                self._needs.matching = True
+                self._words.append(f"the certificate must match the TLSA records of {host} (DANE)")
+            case Tlsa.UNUSABLE if self._lenient:
+                pass
+            case Tlsa.UNUSABLE:  # DANE-15
+                self._needs.encrypted = True
+                self._words.append(f"{host} has TLSA records, none of them usable: encrypted, with any certificate")
+            case Tlsa.NONE:  # DANE-16
+                pass
+        return None
+
+    def _message(self) -> Refusal | None:
+        """REQUIRETLS (RFC 8689 4.2.1)."""
+        if not self._strict:
+            return None
+        hop = self._hop
+        self._words.append("the message requires TLS (RFC 8689)")
+        if hop.final:
+            if hop.loopback or self._configured is TlsMode.VERIFIED:  # RTLS-27
+                return None
+            return self._refused(Cause.NO_PROOF, f"{hop.host} is neither on this machine nor reached by verified TLS")
+        if self._configured is None:
+            # RTLS-11, RTLS-12: a policy in mode testing vouches for nothing.
+            if not self._mx_proven and not self._sts.enforced:
+                words = f"neither MTA-STS nor DNSSEC proves {hop.host} to be the destination's MX"
+                return self._refused(Cause.MX_UNPROVEN, words)
+        elif self._configured is not TlsMode.VERIFIED and self._dane is not Tlsa.USABLE:
+            floor = hop.demanded.security.minimum
+            if floor is not TlsMinimum.AUTHENTICATED:  # RTLS-25
+                cause = Cause.TLS_DISABLED if self._configured is TlsMode.NONE else Cause.NO_PROOF
+                words = f"the transport says tls.mode {self._configured.capitalize()}, which proves nothing"
+                return self._refused(cause, words)
+        return None
+
+    def _transport(self) -> Refusal | None:
+        """The transport's own `tls`."""
+        host = self._hop.host
+        match self._configured:
+            case None | TlsMode.NONE | TlsMode.OPPORTUNISTIC:
+                pass
+            case TlsMode.REQUIRED:
+                self._needs.encrypted = True
+                self._words.append("the transport says tls.mode Required: encrypted, not authenticated")
+            case TlsMode.VERIFIED:
+                self._needs.name = True
+                self._words.append(f"verified TLS with {host} is required")
+        return None
+
+    def _floor(self) -> Refusal | None:
+        """The floors of ours, and REQUIRETLS, for which a server must be authenticated as well."""
+        hop, demanded, needs = self._hop, self._hop.demanded, self._needs
+        security = demanded.security
+        minimum = security.minimum
+        if self._strict and not hop.final:
+            minimum = TlsMinimum.AUTHENTICATED
+        if security.minimum is not TlsMinimum.OPPORTUNISTIC:
+            self._words.append(f"{demanded.by} says security.minimum {security.minimum.capitalize()}")
+        if minimum is TlsMinimum.ENCRYPTED:
+            needs.encrypted = True
+        if minimum is TlsMinimum.AUTHENTICATED:
+            proof = self._proof(security.proofs)
+            if proof is None:
+                return self._refused(Cause.NO_PROOF, self._unproven(security.proofs))
+            self._proven_by = proof
+            if proof is TlsProof.DANE:
+                needs.matching = True
+            else:
+                needs.name = True
+        if self._configured is TlsMode.NONE and needs.any:
+            return self._refused(Cause.TLS_DISABLED, "the transport says tls.mode Disabled")
+        return None
+
+    def _proof(self, allowed: tuple[TlsProof, ...]) -> TlsProof | None:
+        """The proof that the server must give; one that it must give anyway comes first."""
+        given = {
+            TlsProof.DANE: self._dane is Tlsa.USABLE,  # DANE-20; unusable records prove nothing (RTLS-13)
+            TlsProof.MTA_STS: self._sts.enforced,
+            TlsProof.PKIX: True,
+        }
+        return next((proof for proof in TlsProof if proof in allowed and given[proof]), None)
+
+    def _unproven(self, allowed: tuple[TlsProof, ...]) -> str:
+        host, names = self._hop.host, " or ".join(_PROOF_NAMES[proof] for proof in allowed)
+        if not allowed:
+            return f"{host} must be authenticated, and no proof is left that all demands allow"
+        if TlsProof.DANE in allowed and not self._hop.dns.trusted:
+            return f"{host} must be authenticated by {names}, and there is no resolver that is trusted for DNSSEC"
+        return f"{host} must be authenticated by {names}, and it has none of that"
+
+    # --- words and codes ----------------------------------------------------------------------------------------------
+
+    def _passed_over(self, words: str, what: Ignored) -> bool:
+        """Whether what the DNS did not answer is passed over."""
+        if self._lenient:
+            self._ignore(words, what)
+            return True
+        if self._hop.demanded.security.when_unanswered is Unanswered.PROCEED:
+            self._words.append(f"{words}; whenUnanswered Proceed goes on as if it had none")
+            return True
+        return False
+
+    def _ignore(self, words: str, what: Ignored) -> None:
+        self._ignored.append(what)
+        self._words.append(f"{words}, which is passed over ({self._leave})")
+
+    @property
+    def _leave(self) -> str:
+        return "a TLS report" if self._hop.requirement is not Requirement.NO else "TLS-Required: No"
+
+    def _refused(self, cause: Cause, words: str) -> Refusal:
+        if self._strict:
+            words = f"the message requires TLS, and {words}"
+        elif cause in _OURS:
+            words = f"{self._owner} demands more: {words}"
+        return Refusal(cause, self._status(cause), words, cause is Cause.STS_MX)
+
+    def _status(self, cause: Cause) -> EnhancedCode:
+        if cause in (Cause.STS_UNANSWERED, Cause.TLSA_UNANSWERED):
+            return TRY_LATER
+        if self._strict:
+            # RTLS-17. A host that a policy does not list is not proven to be the domain's.
+            return NO_REQUIRETLS if cause in (Cause.MX_UNPROVEN, Cause.STS_MX) else NO_TLS
+        return NOT_SECURE if cause in _OURS and self._fails else TRY_LATER
+
+    @property
+    def _owner(self) -> str:
+        return self._hop.demanded.by or "the destination"
+
+    @property
+    def _fails(self) -> bool:
+        return self._hop.demanded.security.otherwise is Otherwise.FAIL
+
+    @property
+    def _on_failure(self) -> EnhancedCode:
+        if self._strict:
+            # Bad TLS of a hop of our own is our fault, and never a bounce (design 4, Attempt).
+            return NO_TLS if self._configured is None else TRY_LATER
+        minimum, needs = self._hop.demanded.security.minimum, self._needs
+        by_floor = {TlsProof.DANE: not needs.name, None: False}.get(self._proven_by, not needs.matching)
+        if minimum is TlsMinimum.ENCRYPTED:
+            by_floor = not needs.verified
+        # What the destination demands besides may be met later (STS-14), whatever our word is.
+        return NOT_SECURE if self._fails and by_floor else TRY_LATER
+
+    def _made(self, refusal: Refusal | None) -> TlsDecision:
+        hop, needs = self._hop, self._needs
+        reason = "; ".join(self._words) or self._plainly()
+        if refusal is not None:
+            # Nothing is sent. Whoever reads the mode alone must not read less than was needed.
+            return TlsDecision(TlsMode.VERIFIED, hop.implicit, hop.host, False, reason, refusal, sts=refusal.sts)
+        mode = TlsMode.NONE if self._configured is TlsMode.NONE else TlsMode.OPPORTUNISTIC
+        if needs.any:
+            mode = TlsMode.VERIFIED if needs.verified else TlsMode.REQUIRED
+        implicit = hop.implicit and mode is not TlsMode.NONE
+        # TLS-07. A DMARC report goes in clear to who offers no TLS, and never because TLS failed.
+        plaintext = mode is TlsMode.NONE or (
+            mode is TlsMode.OPPORTUNISTIC and not implicit and hop.purpose is not Purpose.DMARC_REPORT
         )
-        return TlsDecision(TlsMode.VERIFIED, hop.implicit, hop.host, False, reason, refusal)
-    return TlsDecision(TlsMode.VERIFIED, hop.implicit, hop.host, False, reason)
+        return TlsDecision(
+            mode,
+            implicit,
+            hop.host if needs.name else None,
+            plaintext,
+            reason,
+            verify_matching=hop.dns.matching if needs.matching else None,
+            check_name=hop.host if needs.check_name and not needs.name else None,
+            check_matching=hop.dns.matching if needs.check_matching and not needs.matching else None,
+            require_tls=RequireTls.MUST if self._strict and not hop.final else RequireTls.NEVER,
+            on_failure=self._on_failure,
+            sts=self._sts.enforced,
+            ignored=tuple(self._ignored),
+            lenient=self._lenient,
+        )
+
+    def _plainly(self) -> str:
+        match self._configured:
+            case None:
+                return "direct delivery: TLS where the MX host offers it"
+            case TlsMode.NONE:
+                return "the transport says tls.mode Disabled"
+            case _:
+                return "the transport says tls.mode Opportunistic: TLS where the server offers it"
+
+
+_PROOF_NAMES: Final = {TlsProof.DANE: "DANE", TlsProof.MTA_STS: "MTA-STS", TlsProof.PKIX: "PKIX"}
+_OURS: Final = frozenset({Cause.NO_PROOF, Cause.TLS_DISABLED})
+"""What a floor of ours, or REQUIRETLS, is not met by."""
+
+
+@lru_cache(maxsize=4096)
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host.strip("[]").removeprefix("IPv6:"))
+    except ValueError:
+        return host.startswith("[")
+    return True
+
+
+# --- what a connection has shown ----------------------------------------------------------------------------------
+
+
+def lacks(decision: TlsDecision, proven: Proven) -> Refusal | None:
+    """What a connection that has shown this much lacks for a message under this decision; None: it may carry it."""
+    if decision.refusal is not None:
+        return decision.refusal
+    host = decision.verify_name
+    if decision.mode in (TlsMode.REQUIRED, TlsMode.VERIFIED) and not proven.encrypted:
+        return _lack(decision, Cause.NO_TLS, "the host offers no TLS, which is needed")
+    # STS-21: each that is asked for must be there.
+    if host is not None and proven.verified_name != host:
+        return _lack(decision, Cause.CERTIFICATE, f"the certificate is not valid for {host}")
+    # An empty text stands for no records: it matches nothing.
+    if decision.verify_matching is not None and not (proven.matched and proven.matched == decision.verify_matching):
+        return _lack(decision, Cause.TLSA, "the certificate does not match the TLSA records")
+    if decision.mode is TlsMode.VERIFIED and not decision.verified:
+        return _lack(decision, Cause.NO_PROOF, "nothing says by what the server is authenticated")
+    if decision.require_tls is RequireTls.MUST and proven.requires_tls is False:
+        # RTLS-14. TLS is well, so other mail may use the connection (RTLS-15).
+        return Refusal(Cause.NO_REQUIRETLS, NO_REQUIRETLS, "the server does not offer REQUIRETLS inside TLS")
+    return None
+
+
+def _lack(decision: TlsDecision, cause: Cause, words: str) -> Refusal:
+    return Refusal(cause, decision.on_failure, words, decision.sts and cause is not Cause.TLSA)
 
 
 def accepts(decision: TlsDecision, proven: Proven) -> bool:
     """Whether a connection that has shown this much may carry a message under this decision (design 4, Deliver)."""
-    if decision.refusal is not None:
-        return False
-    match decision.mode:
-        case TlsMode.NONE | TlsMode.OPPORTUNISTIC:
-            return True
-        case TlsMode.REQUIRED:
-            return proven.encrypted
-        case TlsMode.VERIFIED:
-            return proven.encrypted and proven.verified_name == decision.verify_name
+    return lacks(decision, proven) is None
+
+
+def ignored_by(decision: TlsDecision, proven: Proven) -> tuple[Ignored, ...]:
+    """All that was passed over for a message that went over this connection (RTLS-22), each once, for metrics."""
+    found = list(decision.ignored)
+    if decision.lenient:
+        if not proven.encrypted:
+            if decision.sts or decision.check_matching is not None:
+                found.append(Ignored.NO_TLS)
+        else:
+            # A policy in mode testing is checked as well, and demands nothing.
+            if decision.sts and decision.check_name is not None and proven.verified_name != decision.check_name:
+                found.append(Ignored.CERTIFICATE)
+            if decision.check_matching is not None and proven.matched != decision.check_matching:
+                found.append(Ignored.TLSA)
+    return tuple(dict.fromkeys(found))
