@@ -1,5 +1,6 @@
 """TLS and SASL over real handshakes: opportunistic, required, verified, injected plaintext, every mechanism."""
 
+import asyncio
 import contextlib
 import hashlib
 import ssl
@@ -10,6 +11,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from mailrail.core.outbound.envelope import Envelope
 from mailrail.core.revision.revision import TlsMode, Transport, TransportKind
 from mailrail.core.sasl.client import Hashing
 from mailrail.core.smtp.answer import Stage, Trouble
@@ -19,8 +21,17 @@ from mailrail.sink.options import Mechanism
 from mailrail_outbound.ports import RecipientReport, Result
 from mailrail_outbound.tls import TlsStream, client_context
 
-from testkit.ca import Authority, Certificate, handshake, speaking_only, trusting_anybody, with_any_suite
+from testkit.ca import (
+    Authority,
+    Certificate,
+    handshake,
+    issue_oversized,
+    speaking_only,
+    trusting_anybody,
+    with_any_suite,
+)
 from testkit.outbound import OutboundBench, secret_ref, transport
+from testkit.servers import serve
 from testkit.smtp_peer import Action, Close, Hang, Raw, SmtpPeer
 
 HOST = "localhost"
@@ -261,6 +272,93 @@ async def test_a_server_that_speaks_old_tls_alone_gets_no_mail_where_tls_is_requ
         assert peer.messages == []
 
 
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+async def test_a_server_that_speaks_old_tls_alone_gets_the_message_in_the_clear_TLS_07(
+    certificate: Certificate, version: ssl.TLSVersion
+) -> None:
+    async with SmtpPeer(tls=speaking_only(certificate.server_context(), version)) as peer:
+        result = await send(via_peer(peer))
+        assert result.result is Result.DELIVERED
+        assert [session.tls for session in peer.sessions] == ["", ""]
+        assert result.tls is not None
+        assert "it failed, so without" in result.tls.verdict
+
+
+async def test_a_certificate_of_a_megabyte_is_a_failure_of_tls_TLS_07(authority: Authority) -> None:
+    certificate = issue_oversized(HOST, 2**20)
+    assert handshake(trusting_anybody(), issue_oversized(HOST, 10_000).server_context()) == "TLSv1.3"
+    async with SmtpPeer(tls=certificate.server_context()) as peer:
+        result = await send(via_peer(peer))
+        assert result.result is Result.DELIVERED
+        assert result.tls is not None
+        assert "it failed, so without" in result.tls.verdict
+        verified = via_peer(peer, tls=TlsMode.VERIFIED, ca=secret_ref("ca"))
+        result = await send(verified, {"ca": authority.pem})
+        assert result.result is Result.DEFERRED
+        assert "TLS handshake" in result.text
+        assert len(peer.messages) == 1
+
+
+_SERVER_HELLO = b"\x16\x03\x03\x00\x04\x02\x00\x4e\x20"  # of 20,000 octets, which are yet to come
+_ONE_OCTET = b"\x16\x03\x03\x00\x01\x00"  # a record with one of them
+
+
+@pytest.mark.parametrize(
+    ("begins", "goes_on", "interval"),
+    [
+        (b"", b"", 0.0),
+        (_SERVER_HELLO, _ONE_OCTET, 0.01),
+        (_SERVER_HELLO, _ONE_OCTET * 100, 0.0),
+        (b"\x16\x03\x03\x40\x00", b"\x00", 0.01),
+        (b"", b"\x16\x03\x03\x00\x00" * 10, 0.01),
+        (b"", b"\x15\x03\x03\x00\x02\x01\x00", 0.01),
+        (b"", b"\x14\x03\x03\x00\x01\x01", 0.01),
+        (b"", bytes(1000), 0.0),
+    ],
+    ids=[
+        "silence",
+        "an octet a record, slowly",
+        "an octet a record, fast",
+        "a record octet by octet",
+        "empty records",
+        "warnings",
+        "changes of cipher",
+        "zeros",
+    ],
+)
+async def test_a_handshake_that_does_not_end_is_ended_in_time_whatever_comes_TLS_07(
+    begins: bytes, goes_on: bytes, interval: float
+) -> None:
+    hellos: list[bytes] = []
+
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"220 peer.example\r\n")
+        hellos.append(await reader.readline())
+        if len(hellos) % 2 == 0:  # the connection that goes without TLS
+            writer.write(b"421 4.3.2 not here either\r\n")
+            return
+        writer.write(b"250-peer.example\r\n250 STARTTLS\r\n")
+        await reader.readline()
+        writer.write(b"220 go\r\n" + begins)
+        with contextlib.suppress(ConnectionError):
+            while goes_on:
+                writer.write(goes_on)
+                await writer.drain()
+                await asyncio.sleep(interval)
+            await reader.read()
+
+    async with serve(endless) as (host, port):
+        via = transport(TransportKind.SMTP, host=host, port=port)
+        strict = transport(TransportKind.SMTP, "strict", host=host, port=port, tls=TlsMode.REQUIRED)
+        async with OutboundBench.running(via, strict, tls_timeout=0.5) as bench:
+            (result,) = (await bench.deliver(bench.delivery(via))).recipients
+            assert str(result.reply) == "421 4.3.2 not here either"
+            (result,) = (await bench.deliver(bench.delivery(strict))).recipients
+            assert (result.result, str(result.status)) == (Result.DEFERRED, "4.3.5")
+            assert "TLS handshake" in result.text
+    assert len(hellos) == 3
+
+
 async def test_a_server_that_closes_during_the_handshake_is_a_tls_failure() -> None:
     async with SmtpPeer(extensions=["STARTTLS"], replies={"STARTTLS": Close("220 go")}) as peer:
         result = await send(via_peer(peer, tls=TlsMode.REQUIRED))
@@ -278,6 +376,41 @@ async def test_a_message_that_requires_tls_is_refused_before_anything_is_dialled
         assert (result.result, str(result.status)) == (Result.FAILED, "5.7.10")
         assert not result.transport_failure
         assert peer.connections == 0
+
+
+@pytest.mark.parametrize("sender", ["a@sender.example", ""], ids=["mail", "notification"])
+async def test_a_smarthost_that_offers_requiretls_inside_tls_gets_the_message_with_it_RTLS_18_RTLS_19b(
+    authority: Authority, certificate: Certificate, sender: str
+) -> None:
+    after = ["PIPELINING", "REQUIRETLS"]
+    async with SmtpPeer(tls=certificate.server_context(), extensions=[], extensions_after_tls=after) as peer:
+        result = await send_required(peer, authority, sender)
+        assert result.result is Result.RELAYED
+        assert peer.messages[0].mail == f"MAIL FROM:<{sender}> REQUIRETLS"
+        assert peer.messages[0].session.tls == "TLSv1.3"
+
+
+@pytest.mark.parametrize("clear", [[], ["REQUIRETLS"]], ids=["nowhere", "in clear"])
+async def test_a_smarthost_that_offers_no_requiretls_inside_tls_does_not_get_the_message_RTLS_14(
+    authority: Authority, certificate: Certificate, clear: list[str]
+) -> None:
+    """Case rtls-14: the configured name is verified, and the keyword is required of it."""
+    async with SmtpPeer(
+        tls=certificate.server_context(), extensions=clear, extensions_after_tls=["AUTH PLAIN"]
+    ) as peer:
+        result = await send_required(peer, authority, "a@ours.example")
+        assert (result.result, str(result.status)) == (Result.FAILED, "5.7.30")
+        assert peer.messages == []
+        assert [line.split()[0] for line in peer.commands[:3]] == ["EHLO", "STARTTLS", "EHLO"]
+        assert not any(line.startswith("MAIL") for line in peer.commands)
+
+
+async def send_required(peer: SmtpPeer, authority: Authority, sender: str) -> RecipientReport:
+    via = via_peer(peer, tls=TlsMode.VERIFIED, ca=secret_ref("ca"))
+    envelope = Envelope(sender, require_tls=True)
+    async with OutboundBench.running(via, secrets={"ca": authority.pem}) as bench:
+        report = await bench.deliver(bench.delivery(via, envelope=envelope, requirement=Requirement.REQUIRED))
+    return report.recipients[0]
 
 
 # --- SASL ---------------------------------------------------------------------------------------------------------

@@ -161,9 +161,12 @@ def test_capabilities_are_read_in_any_case_and_nonsense_is_ignored() -> None:
                 "CHUNKING",
                 "BINARYMIME",
                 "XWHATEVER ***",
+                "RequireTLS",
             ),
-        )
+        ),
+        tls=True,
     )
+    assert capabilities.require_tls
     assert capabilities.name == "mx.example"
     assert capabilities.size == 1000
     assert capabilities.eight_bit_mime
@@ -175,13 +178,13 @@ def test_capabilities_are_read_in_any_case_and_nonsense_is_ignored() -> None:
 
 @pytest.mark.parametrize("size", ["SIZE", "SIZE 0", "SIZE -1", "SIZE 9999999999999999999", "SIZE ²"])
 def test_size_without_a_positive_number_is_no_limit_H10(size: str) -> None:
-    capabilities = read_capabilities(Reply(250, ("mx", size)))
+    capabilities = read_capabilities(Reply(250, ("mx", size)), tls=False)
     assert capabilities.size_offered
     assert capabilities.size is None
 
 
 def test_binarymime_without_chunking_is_no_use_EXT_08() -> None:
-    assert not read_capabilities(Reply(250, ("mx", "BINARYMIME"))).binary_mime
+    assert not read_capabilities(Reply(250, ("mx", "BINARYMIME")), tls=True).binary_mime
 
 
 def test_lmtp_says_lhlo_and_never_falls_back_LMTP_01() -> None:
@@ -210,6 +213,28 @@ def test_capabilities_from_before_tls_are_forgotten_TLS_02_H24() -> None:
     assert ready == Ready(session.capabilities)
     assert session.starttls_offered
     assert session.tls
+
+
+@pytest.mark.parametrize("protocol", ClientProtocol)
+def test_requiretls_counts_inside_tls_alone_RTLS_14(protocol: ClientProtocol) -> None:
+    hello = b"250-mx.example\r\n250-PIPELINING\r\n250 REQUIRETLS\r\n"
+    assert not open_session(hello, protocol=protocol).capabilities.require_tls
+    assert open_session(hello, protocol=protocol, tls=True).capabilities.require_tls  # from the first octet
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("clear", [False, True])
+def test_the_offer_of_requiretls_is_that_of_the_second_ehlo_RTLS_14(clear: bool, inside: bool) -> None:
+    offered = {False: b"", True: b"250-REQUIRETLS\r\n"}
+    session = ClientSession("client.example", starttls=StartTls.ALWAYS)
+    session.receive(b"220 hi\r\n")
+    session.receive(b"250-mx\r\n" + offered[clear] + b"250 STARTTLS\r\n")
+    # Whoever is on the way may put the offer behind the 220, in the same segment.
+    assert kinds(session.receive(b"220 go\r\n250-mx\r\n250 REQUIRETLS\r\n")) == [NeedTls]
+    session.on_tls(verified=True)
+    (ready,) = session.receive(b"250-mx\r\n" + offered[inside] + b"250 SIZE\r\n")
+    assert isinstance(ready, Ready)
+    assert ready.capabilities.require_tls is inside
 
 
 def test_plaintext_injected_behind_the_starttls_reply_is_dropped_TLS_02() -> None:

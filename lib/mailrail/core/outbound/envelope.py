@@ -2,9 +2,10 @@
 
 The same message goes out differently to different servers: with BODY=8BITMIME here, re-encoded there (EXT-08,
 SOUT-18a); with DSN parameters where the hop knows them, none invented and none sent elsewhere (DSN-04, DSN-05);
-SMTPUTF8 only where an address or the header needs it (EXT-11); SIZE where it is offered, and no transaction at all
-where the declared limit is smaller (RFC 1870 6.1). What a server cannot take is refused per recipient, so that
-other hosts can be tried first (reference H43).
+SMTPUTF8 only where an address or the header needs it (EXT-11); REQUIRETLS where the message came with it, and to
+nobody who does not offer it (RTLS-18); SIZE where it is offered, and no transaction at all where the declared limit is
+smaller (RFC 1870 6.1). What a server cannot take is refused per recipient, so that other hosts can be tried first
+(reference H43).
 """
 
 import re
@@ -219,7 +220,7 @@ def _mail(
     if utf8:
         line += " SMTPUTF8"
     if envelope.require_tls:
-        line += " REQUIRETLS"
+        line += " REQUIRETLS"  # of a notification too (RTLS-19b)
     if capabilities.dsn:
         if envelope.ret is not None:
             line += f" RET={envelope.ret}"

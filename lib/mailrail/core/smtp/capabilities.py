@@ -20,6 +20,7 @@ class Capabilities:
     dsn: bool = False
     starttls: bool = False
     require_tls: bool = False
+    """REQUIRETLS, offered inside TLS: without it anybody on the way could have put it there (RTLS-14)."""
     size_offered: bool = False
     size: int | None = None
     """Octets; None = no limit was declared. SIZE 0 means none too (RFC 1870 4, reference H10)."""
@@ -30,13 +31,14 @@ class Capabilities:
     """LIMITS MAILMAX."""
 
 
-def read_capabilities(reply: Reply) -> Capabilities:
-    """Read an EHLO reply. Keywords in any case; unknown ones and nonsense are ignored (RFC 5321 4.1.1.1)."""
-    return _capabilities(reply.lines)
+def read_capabilities(reply: Reply, *, tls: bool) -> Capabilities:
+    """Read an EHLO reply. Keywords in any case; unknown ones and nonsense are ignored (RFC 5321 4.1.1.1). `tls`: it
+    came inside TLS."""
+    return _capabilities(reply.lines, tls)
 
 
 @lru_cache(maxsize=256)
-def _capabilities(lines: tuple[str, ...]) -> Capabilities:
+def _capabilities(lines: tuple[str, ...], tls: bool) -> Capabilities:
     keywords: dict[str, list[str]] = {}
     for line in lines[1:]:
         words = line.split()
@@ -60,7 +62,7 @@ def _capabilities(lines: tuple[str, ...]) -> Capabilities:
         smtputf8="SMTPUTF8" in keywords,
         dsn="DSN" in keywords,
         starttls="STARTTLS" in keywords,
-        require_tls="REQUIRETLS" in keywords,
+        require_tls=tls and "REQUIRETLS" in keywords,
         size_offered="SIZE" in keywords,
         size=_positive(size[0]) if size else None,
         auth=tuple(dict.fromkeys(keywords.get("AUTH", []))),

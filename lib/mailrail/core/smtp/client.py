@@ -3,8 +3,8 @@
 One `ClientSession` is one connection. The shell around it moves octets, makes the TLS handshake and keeps time; what
 may be said when, and what an answer means for which recipient, is decided here. Extensions: PIPELINING (RFC 2920),
 CHUNKING and BINARYMIME (RFC 3030), SIZE (RFC 1870), 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), DSN (RFC 3461), LIMITS
-(RFC 9422), AUTH (RFC 4954), STARTTLS (RFC 3207). What was learned before TLS is forgotten before the second EHLO
-(TLS-02, reference H24).
+(RFC 9422), AUTH (RFC 4954), STARTTLS (RFC 3207), REQUIRETLS (RFC 8689). What was learned before TLS is forgotten
+before the second EHLO (TLS-02, reference H24), and REQUIRETLS counts inside TLS alone (RTLS-14).
 
 The life of a session, by the command whose reply is awaited:
 
@@ -577,7 +577,9 @@ class ClientSession:
             detail = "the server's answer to EHLO is too long"
             self._fail_session(Answer(Stage.HELLO, None, Trouble.PROTOCOL, detail), events)
         elif reply.completed:
-            self.capabilities = Capabilities(name=reply.lines[0].split(" ", 1)[0]) if helo else read_capabilities(reply)
+            self.capabilities = (
+                Capabilities(name=reply.lines[0].split(" ", 1)[0]) if helo else read_capabilities(reply, tls=self.tls)
+            )
             self._set_up(events)
         elif reply.permanent and not helo and not self.tls and self._protocol is ClientProtocol.SMTP:
             # SOUT-11: a server from before 1995. Not after TLS: no such server speaks it.
