@@ -39,12 +39,21 @@ class Failure(Enum):
 
     SERVFAIL = "servfail"
     REFUSED = "refused"
+    NOTIMP = "notimp"
     SILENT = "silent"  # no answer at all: the client's timeout
     GARBAGE = "garbage"  # bytes that are no DNS message
     WRONG_ID = "wrong-id"  # an answer to some other question
     EMPTY_OVER_UDP = "empty-over-udp"  # TC over UDP, the truth over TCP
     TRUNCATED = "truncated"  # TC over UDP, and TCP is cut off
     BOGUS = "bogus"  # fails validation: SERVFAIL, unless the question sets CD
+
+
+_RCODES = {
+    Failure.SERVFAIL: dns.rcode.SERVFAIL,
+    Failure.BOGUS: dns.rcode.SERVFAIL,
+    Failure.REFUSED: dns.rcode.REFUSED,
+    Failure.NOTIMP: dns.rcode.NOTIMP,
+}
 
 
 @dataclass(frozen=True)
@@ -178,10 +187,9 @@ class DnsServer(Served):
             return None if failure is Failure.SILENT else b"\x00garbage, as some middleboxes send it"
         if failure is Failure.WRONG_ID:
             response.id = (question.id + 1) % 65536
-        if failure in (Failure.SERVFAIL, Failure.REFUSED) or (
-            failure is Failure.BOGUS and not question.flags & dns.flags.CD
-        ):
-            response.set_rcode(dns.rcode.REFUSED if failure is Failure.REFUSED else dns.rcode.SERVFAIL)
+        rcode = _RCODES.get(failure) if failure is not None else None
+        if rcode is not None and not (failure is Failure.BOGUS and question.flags & dns.flags.CD):
+            response.set_rcode(rcode)
             return response.to_wire()
         if failure in (Failure.EMPTY_OVER_UDP, Failure.TRUNCATED):
             if over == "udp":
@@ -193,7 +201,7 @@ class DnsServer(Served):
         if not question.flags & dns.flags.AD and not question.ednsflags & dns.flags.DO:
             response.flags &= ~dns.flags.AD
         if over == "tcp":
-            return response.to_wire()
+            return response.to_wire(max_size=65535)
         room = question.payload if question.edns >= 0 else 512
         try:
             return response.to_wire(max_size=max(512, room))

@@ -94,6 +94,7 @@ class OutboundBench:
                 timeout=settings.dns_timeout,
                 count=metrics.DNS.inc,
                 turns=LookupTurns(settings.lookups, settings.connection_wait),
+                trust_ad=settings.resolver_trust_ad,
             ),
             pool=self.pool,
             report=self._report,

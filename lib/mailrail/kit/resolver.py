@@ -6,19 +6,27 @@ the same time share one query. Names of hosts in the configuration may come from
 of a pod) unless a name server was given.
 
 `NoSuchDomain` and an empty answer are facts about a name. `LookupFailed` says nothing about it: ask again later.
+
+DNSSEC is validated by the name server that we ask, never here. Its word that an answer is proven (the AD bit, RFC 4035
+3.2.3) counts only where it was declared trusted: a validating resolver on this host, or at the end of a path that
+nobody can write into (DANE-01). Each answer keeps whether it is `secure`; a bogus one is a failure (RFC 4035 5.5).
 """
 
 import asyncio
 import socket
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import dns.asyncresolver
 import dns.exception
+import dns.flags
+import dns.message
 import dns.name
+import dns.rcode
 import dns.rdata
 import dns.rdatatype
 import dns.resolver
@@ -35,14 +43,47 @@ _NEGATIVE = 60.0  # seconds for "there is none"; RFC 2308 5 allows up to hours, 
 _FAILURE = 5.0
 _SYSTEM = 30.0  # the system does not tell the TTL
 _ENTRIES = 20_000
+_LARGEST = 8192  # octets of an answer that is kept; one that is larger is asked for each time
+_PAYLOAD = 1232  # octets of an answer over UDP that no path fragments (DNS flag day 2020)
+_WORDS = 200  # characters of what a name server says about a failure
 
 
 class LookupFailed(Exception):
-    """The DNS gave no answer that could be believed: SERVFAIL, timeout, broken packet. Temporary (SOUT-01)."""
+    """The DNS gave no answer that could be believed: SERVFAIL, bogus, timeout, broken packet. Temporary (SOUT-01), and
+    never a sign that there is nothing (DANE-02)."""
+
+    def __init__(self, text: str, rcode: str = "") -> None:
+        super().__init__(text)
+        self.rcode = rcode
+        """What the name server answered (`SERVFAIL`, `REFUSED`, `NOTIMP` ...); empty: it did not, or not legibly. A
+        resolver in between makes SERVFAIL of most of them."""
 
 
 class NoSuchDomain(Exception):
     """NXDOMAIN, or a name that the DNS has no room for."""
+
+    def __init__(self, text: str, *, secure: bool = False) -> None:
+        super().__init__(text)
+        self.secure = secure
+        """See `DnsAnswer.secure`."""
+
+
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class DnsAnswer(Generic[_T]):
+    """What the DNS says of a name."""
+
+    records: tuple[_T, ...]
+    secure: bool
+    """DNSSEC proves it, with every alias on the way and also where there is nothing, in the word of a name server that
+    is declared trusted. Of addresses: those of one family at least are proven."""
+    name: str
+    """Where the aliases (CNAME) end: lower case, without the final dot."""
+
+    def __bool__(self) -> bool:
+        return bool(self.records)
 
 
 class Cache:
@@ -88,9 +129,13 @@ class Cache:
     async def _ask(self, key: Any, ask: Callable[[], Awaitable[tuple[float, Any]]]) -> Any:
         try:
             ttl, answer = await ask()
+            if ttl <= 0:
+                return answer
             kept, other = self._answers, self._failures
             if isinstance(answer, Exception) or not answer:
                 kept, other = other, kept
+            if isinstance(answer, Exception):  # what it came from holds whole responses
+                answer.__cause__ = answer.__context__ = answer.__traceback__ = None
             other.pop(key, None)  # or it would speak for what came of the key last
             kept[key] = (self._now() + ttl, answer)
             kept.move_to_end(key)
@@ -132,12 +177,13 @@ class DnsResolver:
         longest: float = LONGEST,
         count: Callable[[str, str], None] = _not_counted,
         turns: LookupTurns | None = None,
+        trust_ad: bool = False,
     ) -> None:
         """`server`: HOST:PORT, empty = those of the system. `timeout`: seconds for all queries of one lookup.
         `system_names`: `host_addresses` asks the system. `longest`: seconds that an answer is kept at most.
         `count`: called for each lookup that was not answered from memory, with what was asked for (`address` or the
         record type in lower case) and the result (answer, none, nxdomain, failed). `turns` bound the look-ups in the
-        DNS at a time."""
+        DNS at a time. `trust_ad`: `server` validates, and nobody can write into the way to it."""
         self._cache = Cache(lambda: clock.now(), _ENTRIES)  # a TTL runs on while this machine is suspended
         self._timeout = timeout
         self._longest = longest
@@ -158,24 +204,43 @@ class DnsResolver:
         if self._resolver is not None:
             self._resolver.lifetime = timeout
             self._resolver.timeout = min(5.0, timeout)
+        self.trusted = bool(server) and trust_ad
+        """Whether an answer can be `secure`. Never by the system's name servers: who may set them is not who declares
+        one trusted (DANE-25)."""
+        if self.trusted and self._resolver is not None:
+            # RFC 6840 5.7: AD in the question asks for AD in the answer; older servers want DO for it (RFC 3225 3).
+            self._resolver.flags = dns.flags.RD | dns.flags.AD
+            self._resolver.use_edns(0, dns.flags.DO, _PAYLOAD)
 
     async def records(self, name: str, kind: str) -> Sequence[dns.rdata.Rdata]:
         """Records of one type, CNAME followed; empty when the name has none. Raises NoSuchDomain or LookupFailed."""
-        answer: Sequence[dns.rdata.Rdata] = await self._found(
+        return (await self.answer(name, kind)).records
+
+    async def answer(self, name: str, kind: str) -> DnsAnswer[dns.rdata.Rdata]:
+        """See `records`; with what DNSSEC says of it."""
+        found: DnsAnswer[dns.rdata.Rdata] = await self._found(
             (kind, name), lambda: self._look_up(name, kind, lambda record: record)
         )
-        return answer
+        return found
 
     async def mx(self, domain: str) -> Sequence[Mx]:
         """MX records, CNAME followed; empty when there are none. Raises NoSuchDomain or LookupFailed."""
-        answer: Sequence[Mx] = await self._found(("mx", domain), lambda: self._look_up(domain, "MX", _mx))
-        return answer
+        return (await self.mx_answer(domain)).records
+
+    async def mx_answer(self, domain: str) -> DnsAnswer[Mx]:
+        """See `mx`; with what DNSSEC says of it."""
+        found: DnsAnswer[Mx] = await self._found(("mx", domain), lambda: self._look_up(domain, "MX", _mx))
+        return found
 
     async def addresses(self, host: str, families: Sequence[str]) -> Sequence[str]:
         """Addresses in resolver order, IPv6 and IPv4 as wanted; empty when there are none. Raises LookupFailed."""
+        return (await self.address_answer(host, families)).records
+
+    async def address_answer(self, host: str, families: Sequence[str]) -> DnsAnswer[str]:
+        """See `addresses`; with what DNSSEC says of them."""
         key = ("address", host, tuple(families))
-        answer: Sequence[str] = await self._found(key, lambda: self._addresses(host, families))
-        return answer
+        found: DnsAnswer[str] = await self._found(key, lambda: self._addresses(host, families))
+        return found
 
     async def host_addresses(self, host: str) -> Sequence[str]:
         """Addresses of a host that the configuration names: literal, localhost, then as the system or the DNS says."""
@@ -187,15 +252,30 @@ class DnsResolver:
         answer: Sequence[str] = await self._cache.get(("system", host), lambda: self._system(host))
         return answer
 
+    def kept_answer(self, name: str, kind: str) -> DnsAnswer[dns.rdata.Rdata] | None:
+        """See `answer`."""
+        found: DnsAnswer[dns.rdata.Rdata] | None = self._cache.kept((kind, name))
+        return found
+
     def kept_mx(self, domain: str) -> Sequence[Mx] | None:
         """See `mx`."""
-        answer: Sequence[Mx] | None = self._cache.kept(("mx", domain))
-        return answer
+        found = self.kept_mx_answer(domain)
+        return found.records if found is not None else None
+
+    def kept_mx_answer(self, domain: str) -> DnsAnswer[Mx] | None:
+        """See `mx_answer`."""
+        found: DnsAnswer[Mx] | None = self._cache.kept(("mx", domain))
+        return found
 
     def kept_addresses(self, host: str, families: Sequence[str]) -> Sequence[str] | None:
         """See `addresses`."""
-        answer: Sequence[str] | None = self._cache.kept(("address", host, tuple(families)))
-        return answer
+        found = self.kept_address_answer(host, families)
+        return found.records if found is not None else None
+
+    def kept_address_answer(self, host: str, families: Sequence[str]) -> DnsAnswer[str] | None:
+        """See `address_answer`."""
+        found: DnsAnswer[str] | None = self._cache.kept(("address", host, tuple(families)))
+        return found
 
     def kept_host_addresses(self, host: str) -> Sequence[str] | None:
         """See `host_addresses`."""
@@ -240,58 +320,93 @@ class DnsResolver:
             return self._counted(asked, "nxdomain", _NEGATIVE, error)
         except LookupFailed as error:
             return self._counted(asked, "failed", _FAILURE, error)
-        if answer is None:
-            return self._counted(asked, "none", _NEGATIVE, ())
-        return self._counted(asked, "answer", self._ttl(answer), tuple(map(convert, answer)))
+        found = self._answer(answer, tuple(map(convert, answer)) if answer.rrset is not None else ())
+        return self._counted(asked, "answer" if found else "none", self._ttl(answer), found)
 
     async def _addresses(self, host: str, families: Sequence[str]) -> tuple[float, Any]:
         types = [kind for family, kind in (("ipv6", "AAAA"), ("ipv4", "A")) if family in families]
         answers = await asyncio.gather(*(self._query(host, kind) for kind in types), return_exceptions=True)
         found: list[str] = []
+        secure, name = False, host
         ttl = self._longest
         failed: LookupFailed | None = None
         for answer in answers:
             if isinstance(answer, LookupFailed):
-                failed = answer
+                failed = answer  # DANE-24: beside an address of the other family it stops nothing
             elif isinstance(answer, BaseException):
                 if not isinstance(answer, NoSuchDomain):
                     raise answer
-            elif answer is not None:
+            elif answer.rrset is not None:
                 found += [record.address for record in answer]
+                proven = self._answer(answer, ())
+                if proven.secure or name == host:
+                    name = proven.name
+                secure = secure or proven.secure
                 ttl = min(ttl, self._ttl(answer))
         if found:
-            return self._counted("address", "answer", _FAILURE if failed else ttl, tuple(found))
+            kept = _FAILURE if failed else ttl
+            return self._counted("address", "answer", kept, DnsAnswer(tuple(found), secure, name))
         if failed is not None:
             return self._counted("address", "failed", _FAILURE, failed)
-        return self._counted("address", "none", _NEGATIVE, ())
+        return self._counted("address", "none", _NEGATIVE, DnsAnswer((), False, host))
+
+    def _answer(self, answer: dns.resolver.Answer, records: tuple[Any, ...]) -> DnsAnswer[Any]:
+        return DnsAnswer(records, self._is_secure(answer.response), _in_text(answer.canonical_name))
+
+    def _is_secure(self, response: dns.message.Message) -> bool:
+        # DANE-01: from anybody else the bit is a stranger's word.
+        return self.trusted and bool(response.flags & dns.flags.AD)
 
     def _ttl(self, answer: dns.resolver.Answer) -> float:
-        return min(max(float(answer.rrset.ttl) if answer.rrset is not None else 0.0, _SHORTEST), self._longest)
+        if answer.rrset is None:
+            return _NEGATIVE
+        if len(answer.response.wire or b"") > _LARGEST:
+            return 0.0
+        return min(max(float(answer.rrset.ttl), _SHORTEST), self._longest)
 
     def _counted(self, kind: str, result: str, ttl: float, answer: Any) -> tuple[float, Any]:
         self._count(kind, result)
         return ttl, answer
 
-    async def _query(self, name: str, kind: str) -> Any:
+    async def _query(self, name: str, kind: str) -> dns.resolver.Answer:
+        """The answer, without `rrset` where the name has no such records. Raises NoSuchDomain or LookupFailed."""
         if self._resolver is None:
             raise LookupFailed("no name server is configured on this system")
         try:
             return await self._resolver.resolve(
-                dns.name.from_text(name), dns.rdatatype.from_text(kind), search=False, lifetime=self._timeout
+                dns.name.from_text(name),
+                dns.rdatatype.from_text(kind),
+                raise_on_no_answer=False,
+                search=False,
+                lifetime=self._timeout,
             )
         except dns.resolver.NXDOMAIN as error:
-            raise NoSuchDomain(f"{name} does not exist (NXDOMAIN)") from error
+            secure = any(map(self._is_secure, error.kwargs["responses"].values()))
+            raise NoSuchDomain(f"{name} does not exist (NXDOMAIN)", secure=secure) from error
         except (dns.name.LabelTooLong, dns.name.NameTooLong) as error:
             raise NoSuchDomain(f"{name} is longer than a name in the DNS can be") from error
-        except dns.resolver.NoAnswer:
-            return None
         except (dns.exception.DNSException, OSError, UnicodeError) as error:
-            raise LookupFailed(f"{kind} of {name}: {_in_words(error)}") from error
+            rcode, why = _last_said(error)
+            raise LookupFailed(f"{kind} of {name}: {_in_words(error)}{why}", rcode) from error
 
 
 def _mx(record: Any) -> Mx:
-    name: dns.name.Name = record.exchange
-    return Mx(record.preference, name.to_text(omit_final_dot=True).lower() if name != dns.name.root else "")
+    return Mx(record.preference, _in_text(record.exchange))
+
+
+def _in_text(name: dns.name.Name) -> str:
+    return name.to_text(omit_final_dot=True).lower() if name != dns.name.root else ""
+
+
+def _last_said(error: Exception) -> tuple[str, str]:
+    """What the name server answered last before a look-up failed: the RCODE, and why in its own words (RFC 8914)."""
+    tries = error.kwargs.get("errors") if isinstance(error, dns.exception.DNSException) else None
+    response = tries[-1][4] if tries else None
+    if response is None:
+        return "", ""
+    said = "; ".join(option.to_text() for option in response.extended_errors())
+    shown = "".join(letter if letter.isprintable() else "?" for letter in said[:_WORDS])
+    return dns.rcode.to_text(response.rcode()), f" ({shown})" if shown else ""
 
 
 def _in_words(error: Exception) -> str:

@@ -28,7 +28,16 @@ async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:
     logger = log.get_logger()
     settings = fitting(settings, raise_limit())
     turns = LookupTurns(settings.lookups, settings.connection_wait)
-    resolver = DnsResolver(settings.resolver, timeout=settings.dns_timeout, count=metrics.DNS.inc, turns=turns)
+    resolver = DnsResolver(
+        settings.resolver,
+        timeout=settings.dns_timeout,
+        count=metrics.DNS.inc,
+        turns=turns,
+        trust_ad=settings.resolver_trust_ad,
+    )
+    metrics.TRUSTED_RESOLVER.set(resolver.trusted)
+    if not resolver.trusted:
+        logger.info("no DNS resolver is declared trusted, so no answer counts as proven by DNSSEC and there is no DANE")
     pool = Pool(settings)
     app: Outbound | None = None
 

@@ -64,9 +64,14 @@ REENCODED = Tally(
 )
 DNS = Tally(
     "mailrail_outbound_dns_lookups",
-    "DNS lookups by type (mx, address) and result: answer, none, nxdomain, failed; cached answers are not counted",
+    "DNS lookups by type (mx, address, cname, tlsa, txt) and result: answer, none, nxdomain, failed; cached answers "
+    "are not counted",
     ["type", "result"],
-    known=product(("mx", "address"), ("answer", "none", "nxdomain", "failed")),
+    known=product(("mx", "address", "cname", "tlsa", "txt"), ("answer", "none", "nxdomain", "failed")),
+)
+TRUSTED_RESOLVER = Gauge(
+    "mailrail_outbound_resolver_trusted",
+    "1 where a validating DNS resolver is declared trusted; 0: no answer counts as proven by DNSSEC, there is no DANE",
 )
 LEASES_LOW = Tally(
     "mailrail_outbound_leases_low", "Transactions stopped before the final dot because too little of the lease was left"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from mailrail.core.outbound.allowance import Allowance
-from mailrail.kit.settings import ServiceSettings
+from mailrail.kit.settings import BadSettings, ServiceSettings
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,10 @@ class OutboundSettings(ServiceSettings):
     """Dial loopback addresses only and report everything else as captured (design 10)."""
     resolver: str = ""
     """HOST:PORT of the DNS server to ask; empty = those of the system. Captive mode asks only one given here."""
+    resolver_trust_ad: bool = False
+    """The DNS server of `resolver` validates DNSSEC, and it is on this host or nobody can write into the way to it: its
+    AD bit is believed, and there is DANE (DANE-01). The cluster's DNS is no such server; nor are those of the system,
+    which whoever configures the network may change: `resolver` must name one (DANE-25)."""
     direct_port: int = 25
     """Port of MX hosts. For tests and local mode; the Internet has 25."""
     private_networks: tuple[str, ...] = ()
@@ -114,6 +118,13 @@ class OutboundSettings(ServiceSettings):
     """All queries for one name together."""
     lookups: int = 500
     """Look-ups in the DNS at a time; names that never answered may have half of them."""
+
+    def __post_init__(self) -> None:
+        if self.resolver_trust_ad and not self.resolver:
+            raise BadSettings(
+                "MAILRAIL_OUTBOUND_RESOLVER_TRUST_AD: the system's name servers cannot be trusted; name a validating "
+                "one on this host, or at the end of a secured path: MAILRAIL_OUTBOUND_RESOLVER=HOST:PORT"
+            )
 
     @property
     def timeouts(self) -> Timeouts:
