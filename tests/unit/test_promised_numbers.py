@@ -13,6 +13,7 @@ from mailrail.core.delivery import shares
 from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
 from mailrail.core.message.content_reader import LONGEST_LINE
 from mailrail.core.message.header import RECEIVED_LIMIT
+from mailrail.core.mtasts import cache, policy
 from mailrail.core.resources.transport import LmtpSpec
 from mailrail.core.revision.revision import GatewayLimits, RetrySchedule
 from mailrail.core.route.site import SHARDS
@@ -114,6 +115,14 @@ def rule(id: str) -> str:
         ("AUTH-05c", "a login over 320 octets", 320, LOGIN_LIMIT),
         ("SCR-03", "iterations ≥4096", 4096, ITERATIONS),
         ("PRX-01", "late (5 s)", 5, INGRESS.proxy_timeout),
+        ("STS-05", "timeout 60 s", 60, OUTBOUND.fetch_timeout),
+        ("STS-05", "body limit 64 KiB", 64 * KIB, policy.BODY_LIMIT),
+        ("STS-06", "max_age (≤31557600", 31_557_600, policy.MAX_AGE_LIMIT),
+        ("STS-18", "wait ≥5 min", 5 * MINUTE, cache.FETCH_AGAIN),
+        ("STS-19", "about daily", DAY, cache.REFRESH),
+        ("STS-19a", "after a failed one hourly", HOUR, cache.REFRESH_AGAIN),
+        ("STS-24a", "bounded by 4 hours", 4 * HOUR, cache.DEFER_LIMIT),
+        ("STS-26", "port 443 only", 443, OUTBOUND.fetch_port),
     ],
 )
 def test_a_default_is_the_number_that_its_rule_promises(id: str, words: str, promised: float, default: float) -> None:

@@ -11,9 +11,10 @@ _OF_LOOKUP = 2
 
 
 def fitting(settings: OutboundSettings, limit: int) -> OutboundSettings:
-    """`settings` with as many connections, and look-ups at a time, as a limit of open files has room for."""
+    """`settings` with as many connections, and look-ups at a time, as a limit of open files has room for besides the
+    fetches of policies."""
     wanted = settings.connections + _OF_LOOKUP * settings.lookups
-    room = limit - OTHERS
+    room = limit - OTHERS - settings.fetches
     if wanted <= room:
         return settings
     connections = max(1, settings.connections * room // wanted)

@@ -118,6 +118,15 @@ class OutboundSettings(ServiceSettings):
     """All queries for one name together."""
     lookups: int = 500
     """Look-ups in the DNS at a time; names that never answered may have half of them."""
+    fetch_networks: tuple[str, ...] = ()
+    """Networks (CIDR) of loopback, link-local and private addresses that MTA-STS policies may be fetched from, for
+    closed worlds. Strangers name the hosts; the Internet is always allowed."""
+    fetch_port: int = 443
+    """Port of policy hosts. For tests; RFC 8461 has 443 alone."""
+    fetch_timeout: float = 60.0
+    """All of the fetch of one policy (RFC 8461 3.3 suggests a minute)."""
+    fetches: int = 50
+    """Policies fetched at a time; hosts that never answered may have half of them."""
 
     def __post_init__(self) -> None:
         if self.resolver_trust_ad and not self.resolver:

@@ -7,8 +7,6 @@ from typing import Final
 from mailrail.core.mtasts.policy import BODY_LIMIT, Policy, PolicyError, parse_policy
 from mailrail.core.mtasts.record import shown
 
-FETCH_SECONDS: Final = 60.0
-"""Seconds for all of a fetch, from the look-up of the host's name to the last octet (RFC 8461 3.3: one minute)."""
 _OK: Final = 200
 
 

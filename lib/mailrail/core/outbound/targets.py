@@ -102,8 +102,8 @@ def is_public(address: str) -> bool:
 
 def may_be_dialled(address: str, private_networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
     """Whether an address that a stranger's names lead to may be dialled, for mail to a recipient's domain (SOUT-19) or
-    for the policy of one (STS-26): those inside our own networks only where `private_networks` names them. Asked of the
-    address that is dialled next, so that no second look-up can put another one in its place."""
+    for the policy of one (STS-26a): those inside our own networks only where `private_networks` names them. Asked of
+    the address that is dialled next, so that no second look-up can put another one in its place."""
     return is_public(address) or any(ip_address(address) in network for network in private_networks)
 
 
