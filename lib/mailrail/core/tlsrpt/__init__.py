@@ -1,0 +1,1 @@
+"""What reports on TLS say (RFC 8460)."""

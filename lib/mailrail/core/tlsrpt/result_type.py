@@ -1,0 +1,32 @@
+"""What went wrong with TLS, in the words of a TLS report (RFC 8460 4.3)."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class ResultType(StrEnum):
+    """The result types of RFC 8460 4.3; no others may be reported (TRPT-07)."""
+
+    STARTTLS_NOT_SUPPORTED = "starttls-not-supported"
+    CERTIFICATE_HOST_MISMATCH = "certificate-host-mismatch"
+    CERTIFICATE_EXPIRED = "certificate-expired"
+    CERTIFICATE_NOT_TRUSTED = "certificate-not-trusted"
+    VALIDATION_FAILURE = "validation-failure"
+    TLSA_INVALID = "tlsa-invalid"
+    DNSSEC_INVALID = "dnssec-invalid"
+    DANE_REQUIRED = "dane-required"
+    STS_POLICY_FETCH_ERROR = "sts-policy-fetch-error"
+    STS_POLICY_INVALID = "sts-policy-invalid"
+    STS_WEBPKI_INVALID = "sts-webpki-invalid"
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFault:
+    """Why TLS with a server does not count as what was asked of it."""
+
+    type: ResultType
+    reason: str
+    """The failure-reason-code of a report: lower-case letters, digits and hyphens. The types validation-failure and
+    certificate-not-trusted say too little without it (TRPT-08)."""
+    detail: str
+    """In words, for the log and for people; printable, and bounded whatever the server sent."""
