@@ -44,17 +44,17 @@ def explain(
     if to and account and not sender:  # who submits has an address, and routes of its domain
         output.note("without --from the reverse-path is null, and routes of domains do not apply")
 
-    async def question(channel: Any) -> tuple[admin_pb2.ExplainResponse, str]:
+    async def question(channel: Any) -> tuple[admin_pb2.ExplainResponse, admin_pb2.Recipient | None]:
         stub: admin_pb2_grpc.QueueAdminServiceAsyncStub = admin_pb2_grpc.QueueAdminServiceStub(channel)
         answer = await stub.Explain(request, timeout=TIMEOUT)
-        return answer, await _held(stub, recipient) if recipient is not None and not json else ""
+        return answer, await _queued(stub, recipient) if recipient is not None and not json else None
 
-    found, held = ask("queue", question)
+    found, queued = ask("queue", question)
     if json:
         output.print_json(found)
         return
     now = datetime.datetime.now(datetime.UTC)
-    _print_decision(found, held, now)
+    _print_decision(found, queued, now)
     if found.tried:
         print()
         _print_rules(found)
@@ -63,14 +63,17 @@ def explain(
         _print_attempts(found, now)
 
 
-def _print_decision(found: admin_pb2.ExplainResponse, held: str, now: datetime.datetime) -> None:
+def _print_decision(
+    found: admin_pb2.ExplainResponse, queued: admin_pb2.Recipient | None, now: datetime.datetime
+) -> None:
     output.facts(
         (
-            ("on hold", held),
+            ("on hold", _held(queued)),
             ("result", _where(found.decision)),
             ("reason", found.decision.reason),
             ("attempt", str(found.attempt)),
             ("site", found.site),
+            ("TLS", output.name_of(queued, "tls_requirement") if queued is not None else ""),
             ("backoff until", output.when(found, "site_backoff_until", now)),
             ("revision", str(found.config_revision)),
         )
@@ -104,12 +107,19 @@ def _print_attempts(found: admin_pb2.ExplainResponse, now: datetime.datetime) ->
     )
 
 
-async def _held(stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub", recipient: int) -> str:
-    """Why a recipient goes nowhere for now, whatever its route; empty when it is not on hold."""
-    chosen = admin_pb2.Filter(recipient_ids=[recipient], on_hold=True)
+async def _queued(stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub", recipient: int) -> admin_pb2.Recipient | None:
+    """What the queue knows of a recipient; None where it is not there."""
+    chosen = admin_pb2.Filter(recipient_ids=[recipient])
     found = await stub.ListRecipients(admin_pb2.ListRecipientsRequest(filter=chosen, page_size=1), timeout=TIMEOUT)
+    return next(iter(found.recipients), None)
+
+
+def _held(queued: admin_pb2.Recipient | None) -> str:
+    """Why a recipient goes nowhere for now, whatever its route; empty when it is not on hold."""
+    if queued is None or not queued.on_hold:
+        return ""
     until = "until `mailrail queue unhold`"
-    return next((f"{until}: {r.hold_reason}" if r.hold_reason else until for r in found.recipients), "")
+    return f"{until}: {queued.hold_reason}" if queued.hold_reason else until
 
 
 def _attempts(planned: admin_pb2.PlannedAttempt) -> str:

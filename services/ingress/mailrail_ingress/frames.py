@@ -204,7 +204,7 @@ def commit_frame(message: ReceivedMessage, valid_until: int = 0) -> tuple[bytes,
     if message.lines.undotted:
         envelope += _UNDOTTED
     if message.requirement is not _DEFAULT:
-        envelope += _REQUIREMENT[message.requirement]
+        envelope += _REQUIREMENT[message.requirement]  # of the message, so each copy of an alias has it (RTLS-10)
     whole = int(message.received)
     received = _seconds(whole) + _NANOS + _varint(int((message.received - whole) * 1_000_000) * 1000)
     envelope += _octets(_RECEIVED, received)

@@ -308,8 +308,10 @@ class _Queue:
     async def ListRecipients(
         self, request: admin_pb2.ListRecipientsRequest, timeout: float
     ) -> admin_pb2.ListRecipientsResponse:
-        assert request.filter == admin_pb2.Filter(recipient_ids=[7], on_hold=True)
-        return admin_pb2.ListRecipientsResponse(recipients=[admin_pb2.Recipient(id=7)] if self.on_hold else [])
+        assert list(request.filter.recipient_ids) == [7]
+        found = admin_pb2.Recipient(id=7, on_hold=self.on_hold, tls_requirement=types_pb2.TLS_REQUIREMENT_REQUIRED)
+        there = self.on_hold or not request.filter.HasField("on_hold")
+        return admin_pb2.ListRecipientsResponse(recipients=[found] if there else [])
 
     async def CreateHoldRule(
         self, request: admin_pb2.CreateHoldRuleRequest, timeout: float
@@ -382,7 +384,7 @@ def test_whether_a_connection_was_encrypted_is_said_not_only_what_was_demanded()
 
 
 def test_an_explanation_for_an_account_without_a_sender_says_whom_it_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explain_module, "ask", lambda _, question: (admin_pb2.ExplainResponse(), ""))
+    monkeypatch.setattr(explain_module, "ask", lambda _, question: (admin_pb2.ExplainResponse(), None))
     command = ["explain", "--account", "alice", "--to", "bob@example.org"]
     assert "the reverse-path is null" in CliRunner().invoke(app, command).stderr
     assert CliRunner().invoke(app, [*command, "--from", "alice@example.org"]).stderr == ""
@@ -394,7 +396,9 @@ def test_an_explanation_of_held_mail_says_first_that_it_is_on_hold(monkeypatch: 
     monkeypatch.setattr(explain_module, "ask", lambda _, question: asyncio.run(question(None)))
     assert CliRunner().invoke(app, ["explain", "7"]).stdout.startswith("on hold   until `mailrail queue unhold`")
     there.on_hold = False
-    assert "on hold" not in CliRunner().invoke(app, ["explain", "7"]).stdout
+    said = CliRunner().invoke(app, ["explain", "7"]).stdout
+    assert "on hold" not in said
+    assert re.search(r"^TLS +required$", said, re.MULTILINE)
 
 
 @pytest.mark.parametrize(("account", "told"), [("alcie", True), ("alice", False)])
