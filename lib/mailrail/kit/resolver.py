@@ -43,7 +43,8 @@ _NEGATIVE = 60.0  # seconds for "there is none"; RFC 2308 5 allows up to hours, 
 _FAILURE = 5.0
 _SYSTEM = 30.0  # the system does not tell the TTL
 _ENTRIES = 20_000
-_LARGEST = 8192  # octets of an answer that is kept; one that is larger is asked for each time
+LARGEST = 8192
+"""Octets of an answer that is kept at most; a larger one is asked for each time."""
 _PAYLOAD = 1232  # octets of an answer over UDP that no path fragments (DNS flag day 2020)
 _WORDS = 200  # characters of what a name server says about a failure
 
@@ -81,6 +82,8 @@ class DnsAnswer(Generic[_T]):
     is declared trusted. Of addresses: those of one family at least are proven."""
     name: str
     """Where the aliases (CNAME) end: lower case, without the final dot."""
+    octets: int = 0
+    """Of the responses that it came in: what it may weigh in memory goes by this."""
 
     def __bool__(self) -> bool:
         return bool(self.records)
@@ -327,7 +330,7 @@ class DnsResolver:
         types = [kind for family, kind in (("ipv6", "AAAA"), ("ipv4", "A")) if family in families]
         answers = await asyncio.gather(*(self._query(host, kind) for kind in types), return_exceptions=True)
         found: list[str] = []
-        secure, name = False, host
+        secure, name, octets = False, host, 0
         ttl = self._longest
         failed: LookupFailed | None = None
         for answer in answers:
@@ -342,16 +345,18 @@ class DnsResolver:
                 if proven.secure or name == host:
                     name = proven.name
                 secure = secure or proven.secure
+                octets += proven.octets
                 ttl = min(ttl, self._ttl(answer))
         if found:
             kept = _FAILURE if failed else ttl
-            return self._counted("address", "answer", kept, DnsAnswer(tuple(found), secure, name))
+            return self._counted("address", "answer", kept, DnsAnswer(tuple(found), secure, name, octets))
         if failed is not None:
             return self._counted("address", "failed", _FAILURE, failed)
         return self._counted("address", "none", _NEGATIVE, DnsAnswer((), False, host))
 
     def _answer(self, answer: dns.resolver.Answer, records: tuple[Any, ...]) -> DnsAnswer[Any]:
-        return DnsAnswer(records, self._is_secure(answer.response), _in_text(answer.canonical_name))
+        octets = len(answer.response.wire or b"")
+        return DnsAnswer(records, self._is_secure(answer.response), _in_text(answer.canonical_name), octets)
 
     def _is_secure(self, response: dns.message.Message) -> bool:
         # DANE-01: from anybody else the bit is a stranger's word.
@@ -360,7 +365,7 @@ class DnsResolver:
     def _ttl(self, answer: dns.resolver.Answer) -> float:
         if answer.rrset is None:
             return _NEGATIVE
-        if len(answer.response.wire or b"") > _LARGEST:
+        if len(answer.response.wire or b"") > LARGEST:
             return 0.0
         return min(max(float(answer.rrset.ttl), _SHORTEST), self._longest)
 

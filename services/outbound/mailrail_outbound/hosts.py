@@ -22,6 +22,24 @@ Steps = Generator[Awaitable[Any] | None, Any, _T]
 """A part of a delivery (app.py). Yields what must be awaited and gets its value; None: the delivery's job."""
 
 
+async def awaited(steps: Steps[_T]) -> _T:
+    """What comes of steps that are look-ups alone, for who is no delivery. Raises what they raise."""
+    value: Any = None
+    error: Exception | None = None
+    try:
+        while True:
+            wanted = steps.send(value) if error is None else steps.throw(error)
+            assert wanted is not None, "only a delivery has a job"
+            value = error = None
+            try:
+                value = await wanted
+            except Exception as raised:
+                error = raised
+    except StopIteration as end:
+        result: _T = end.value
+        return result
+
+
 @dataclass(frozen=True, slots=True)
 class Found:
     """The hosts of a domain, those to be tried first first."""
