@@ -24,11 +24,13 @@ from mailrail.core.config.loader import Document, Unreadable
 from mailrail.core.config.pieces import account_uid
 from mailrail.core.config.reading import Sources
 from mailrail.core.config.state import CompilerState, decode_state, encode_state
+from mailrail.core.mtasts.policy import Mode
 from mailrail.core.resources import API_VERSION
 from mailrail.core.revision.revision import (
     DomainDelivery,
     ListenerProtocol,
     MessageRate,
+    MtaSts,
     ObjectRef,
     Revision,
     Role,
@@ -509,6 +511,24 @@ def test_settings_of_a_gateway_arrive_and_defaults_stay() -> None:
 def test_a_gateway_says_whether_requiretls_is_offered(extensions: Content, offered: bool) -> None:
     [made] = build([gateway(extensions=extensions), *basics()[1:]]).revision.gateways
     assert made.offer_requiretls is offered
+
+
+@pytest.mark.parametrize(
+    ("said", "compiled"),
+    [
+        ({"mode": "Enforce"}, MtaSts(Mode.ENFORCE, 604_800)),
+        ({"mode": "Testing", "maxAgeSeconds": 3600}, MtaSts(Mode.TESTING, 3600)),
+        ({"mode": "Disabled"}, MtaSts(Mode.NONE, 86_400)),
+        (
+            {"mode": "Enforce", "mx": ["b.example", "*.a.example"]},
+            MtaSts(Mode.ENFORCE, 604_800, ("b.example", "*.a.example")),
+        ),
+    ],
+)
+def test_a_domain_says_which_mta_sts_policy_is_served_for_it(said: Content, compiled: MtaSts) -> None:
+    made = build([gateway(), domain("example-org", "example.org", mtaSts=said), *basics()[2:]])
+    assert [d.mta_sts for d in made.revision.domains] == [compiled]
+    assert build(basics()).revision.domains[0].mta_sts is None
 
 
 def test_a_listener_whose_port_and_offset_are_no_port_stays_shut_and_says_so() -> None:

@@ -75,6 +75,8 @@ GOOD: list[tuple[str, Any]] = [
         DOMAIN | {"aliases": [{"localPart": "sales", "to": ["alice", "bob@example.net"]}], "separators": "+-"},
     ),
     ("MailDomain", DOMAIN | {"aliases": [{"localPart": "müller", "to": ["müller.karl"]}]}),
+    ("MailDomain", DOMAIN | {"mtaSts": {"mode": "Enforce"}}),
+    ("MailDomain", DOMAIN | {"mtaSts": {"mode": "Testing", "maxAgeSeconds": 31557600, "mx": ["*.a.org", "mx.b.org"]}}),
     ("MailAccount", ACCOUNT | {"addresses": ["alice", "a.b@example.org"], "limits": {"messagesPerDay": 0}}),
     ("MailAccount", {"domainRef": {"name": "d"}, "receive": ["@"], "sendAs": ["@", "news"]}),
     ("MailAccount", {"domainRef": {"name": "d"}, "receive": ["@"], "login": "robot"}),

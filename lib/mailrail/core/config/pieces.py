@@ -26,6 +26,7 @@ from mailrail.core.config.secret_uses import (
     PasswordSource,
 )
 from mailrail.core.config.state import StoredPiece
+from mailrail.core.mtasts.policy import Mode
 from mailrail.core.resources import (
     AnyResource,
     InvalidResource,
@@ -38,6 +39,7 @@ from mailrail.core.resources import (
 )
 from mailrail.core.resources.attach import AnyAttach
 from mailrail.core.resources.base import LoginSecretRef, NamespacedRef, Retry, TransportTls
+from mailrail.core.resources.domain import MtaStsSpec
 from mailrail.core.resources.gateway import ExtensionsSpec, ListenerSpec
 from mailrail.core.resources.transport import MEMBERS, LmtpSpec, MailTransportSpec, SmtpSpec, SubmissionSpec
 from mailrail.core.revision.revision import (
@@ -51,6 +53,7 @@ from mailrail.core.revision.revision import (
     ListenerProtocol,
     Match,
     MessageRate,
+    MtaSts,
     ObjectRef,
     Recipients,
     RetrySchedule,
@@ -367,6 +370,7 @@ def _domain(ref: ObjectRef, resource: MailDomain, created: str) -> DomainPiece:
         separators=spec.separators,
         catch_all=full_address(spec.catch_all, name) if spec.catch_all is not None else None,
         gateway=gateway,
+        mta_sts=_mta_sts(spec.mta_sts) if spec.mta_sts is not None else None,
     )
     if transport is not None:
         part = replace(
@@ -379,6 +383,12 @@ def _domain(ref: ObjectRef, resource: MailDomain, created: str) -> DomainPiece:
     retry = _retry(spec.retry) if spec.retry is not None else None
     aliases = tuple(Alias(folded(a.local_part), a.to) for a in spec.aliases)
     return DomainPiece(part, gateway, aliases, retry, _grants(spec.attach), created)
+
+
+def _mta_sts(spec: MtaStsSpec) -> MtaSts:
+    mode = Mode.NONE if spec.mode == "Disabled" else Mode(spec.mode.lower())
+    default = 86_400 if mode is Mode.NONE else 604_800
+    return MtaSts(mode, spec.max_age_seconds or default, spec.mx)
 
 
 def _account(ref: ObjectRef, resource: MailAccount, created: str) -> AccountPiece:

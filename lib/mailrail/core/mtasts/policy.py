@@ -84,7 +84,7 @@ def parse_policy(body: bytes) -> Policy:
         key, value = _field(number, line)
         if key != b"mx":
             found.setdefault(key, value)  # STS-06: of two with a name the first counts
-        elif (pattern := _pattern(value)) is not None:
+        elif (pattern := mx_pattern(value)) is not None:
             mx[pattern] = None
         elif len(ignored) < _IGNORED_LIMIT:
             ignored.append(shown(value))
@@ -144,7 +144,7 @@ def _mode(value: bytes) -> Mode:
         raise PolicyError(f"its mode {shown(value)} is none of enforce, testing and none, in small letters") from None
 
 
-def _pattern(value: bytes) -> str | None:
+def mx_pattern(value: bytes) -> str | None:
     """An mx value as it is compared; None for one that no host can match (RFC 8461 3.2: `["*."] Domain`)."""
     star, name = ("*.", value[2:]) if value.startswith(b"*.") else ("", value)
     try:

@@ -57,6 +57,15 @@ DomainPattern = Annotated[
     ),
 ]
 """What a route compares: exact, with subdomains, or the empty domain (null sender, address literal)."""
+MxPattern = Annotated[
+    str,
+    text_field(
+        rf"^([*][.])?({_LABEL}\.)*[a-z]([a-z0-9-]{{0,61}}[a-z0-9])?$",
+        "a host name in lower-case A-labels, or *. and a name for each host with one label more",
+        255,
+    ),
+]
+"""MX hosts in an MTA-STS policy (RFC 8461 3.2)."""
 HostName = Annotated[
     str,
     text_field(

@@ -4,11 +4,13 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field
 
+from mailrail.core.mtasts.policy import MAX_AGE_LIMIT
 from mailrail.core.resources.attach import DomainAttach
 from mailrail.core.resources.base import (
     AddressOrLocalPart,
     DomainName,
     LocalPart,
+    MxPattern,
     NamespacedRef,
     Part,
     Resource,
@@ -76,6 +78,26 @@ class AliasSpec(Part):
     )
 
 
+class MtaStsSpec(Part):
+    """The MTA-STS policy of the domain (RFC 8461): what those who send to it demand of the servers that take it."""
+
+    RULES = (UniqueBy("mx"),)
+    mode: Literal["Enforce", "Testing", "Disabled"] = Field(
+        description="Enforce: nobody who knows the policy delivers without verified TLS. Testing: they deliver, and "
+        "report what would have failed. Disabled: the policy says that there is none, for those who still know an "
+        "older one; leave it so until that one has ended."
+    )
+    max_age_seconds: Annotated[int, Field(ge=3600, le=MAX_AGE_LIMIT)] | None = Field(
+        default=None,
+        description="How long others keep the policy. Default: one week (604800); with Disabled one day (86400).",
+    )
+    mx: Annotated[tuple[MxPattern, ...], Field(max_length=64)] = Field(
+        default=(),
+        description="Hosts that take mail for the domain, as its MX records name them; *.example.org stands for each "
+        "host with one label more. Default: the host name of the gateway.",
+    )
+
+
 class MailDomainSpec(Part):
     """A domain that is ours."""
 
@@ -116,6 +138,10 @@ class MailDomainSpec(Part):
     )
     retry: Retry | None = Field(
         default=None, description="Retry schedule for mail from this domain. Default: the gateway's."
+    )
+    mta_sts: MtaStsSpec | None = Field(
+        default=None,
+        description="The MTA-STS policy that the policy service serves for the domain. Default: none is served.",
     )
     attach: Annotated[tuple[DomainAttach, ...], Field(min_length=1, max_length=64)] | None = Field(
         default=None,

@@ -17,6 +17,8 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
+from mailrail.core.mtasts.policy import Mode
+
 FORMAT = 1
 """Version of this document's shape. A service that reads a newer one rejects it and keeps its last good revision."""
 DSN_FULL_LIMIT = 1024 * 1024
@@ -32,6 +34,7 @@ class Role(StrEnum):
     INGRESS = "ingress"
     QUEUE = "queue"
     OUTBOUND = "outbound"
+    POLICY = "policy"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -188,6 +191,17 @@ class Alias:
 
 
 @dataclass(frozen=True, slots=True)
+class MtaSts:
+    """What the MTA-STS policy of a domain says (RFC 8461)."""
+
+    mode: Mode
+    max_age: int
+    """Seconds."""
+    mx: tuple[str, ...] = ()
+    """Host names and `*.` patterns; empty: the host name of the gateway."""
+
+
+@dataclass(frozen=True, slots=True)
 class Domain:
     """A domain that is ours."""
 
@@ -208,6 +222,8 @@ class Domain:
     """Nothing fills it before signing is built."""
     gateway: ObjectRef | None = None
     """That it attaches to; its limits, retry schedule and postmaster apply."""
+    mta_sts: MtaSts | None = None
+    """None: no policy is served."""
 
 
 @dataclass(frozen=True, slots=True)
