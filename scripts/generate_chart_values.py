@@ -122,6 +122,7 @@ BY_NAME: dict[str, Schema] = {
     "smtpFrom": array(KUBERNETES),
     "metricsFrom": array(KUBERNETES),
     "postgresTo": array(KUBERNETES),
+    "policyHosts": array(KUBERNETES),
     "relabelings": array(KUBERNETES),
     "metricRelabelings": array(KUBERNETES),
     "extraObjects": array({"type": ["object", "string"]}),

@@ -95,6 +95,14 @@ DASHBOARD = Dashboard(
                     "mailrail_outbound_queue_replicas",
                     steps=LESS_IS_BAD,
                 ),
+                each(
+                    "Postgres",
+                    "1 while Postgres answers and takes writes. Without it deliveries go on as far as memory knows the "
+                    "TLS policies of domains.",
+                    "mailrail_outbound_postgres_up",
+                    Unit.BOOLEAN,
+                    LESS_IS_BAD,
+                ),
                 Panel(
                     "Stopped because the lease ran low",
                     "Transactions stopped before the final dot because too little of the lease was left: next hops are "

@@ -114,7 +114,7 @@ DASHBOARD = Dashboard(
                 Panel(
                     "Connections of Postgres, in use",
                     "Share of each limit: the server's, and those of the database and the role where they have one. "
-                    "All clients count. A roll-out needs room for one process more of queue and config.",
+                    "All clients count. A roll-out needs room for one process more of queue, config and outbound.",
                     (
                         Query(
                             "max by (namespace, job, limit) (mailrail_queue_postgres_connections)"

@@ -75,7 +75,7 @@ def test_pods_of_ours_reach_their_neighbours_and_nobody_else(enforcing: Rail) ->
         "ingress": {partner: False, postgres: False},  # faces strangers: no way out, no way to the database
         "queue": {partner: False, postgres: True},
         "config": {partner: False, postgres: True},
-        "outbound": {partner: True, postgres: False},
+        "outbound": {partner: True, postgres: True},
         "operator": {partner: False, postgres: False},
     }.items():
         assert opens(rail.kubectl, rail.pod(component), *reaches) == reaches, component

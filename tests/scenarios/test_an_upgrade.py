@@ -7,12 +7,16 @@ import smtplib
 
 import pytest
 
+from mailrail.kit.postgres import CONNECTIONS
+
 from testkit.conditions import wait_until
 from testkit.guards import books, short_and_long
 from testkit.next_hop import NextHop
 from testkit.older import Older
 from testkit.rail import POSTMASTER, Rail, basics, everything_through
 from testkit.traffic import Sender, Traffic
+
+OUTBOUND_IS_IN = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'mailrail outbound %'"
 
 
 @short_and_long("messages", 400, 4000, short_minutes=10)
@@ -32,6 +36,7 @@ def test_local_mode_is_upgraded_under_load_and_every_message_is_counted(
             before = {one["message_id"] for one in rail.mailbox(POSTMASTER)}
             rail.upgrade()
             wait_until(lambda: release.version not in rail.versions(), 60, "every process is the newer one's")
+            wait_until(lambda: rail.sql(OUTBOUND_IS_IN) == [(CONNECTIONS["outbound"],)], 60, "outbound has its schema")
             kept = {one["message_id"] for one in rail.mailbox(POSTMASTER)}
             assert run.accepted < messages, "the load ended before the upgrade"
             hop.accept("@later.test")
@@ -60,6 +65,7 @@ def test_what_is_queued_is_delivered_after_the_way_back_to_the_newest_release(re
         with smtplib.SMTP(*rail.mx, timeout=60) as client:
             for recipient, body in bodies.items():
                 client.sendmail("bob@elsewhere.test", [recipient], body)
+        wait_until(lambda: rail.sql(OUTBOUND_IS_IN) == [(CONNECTIONS["outbound"],)], 60, "outbound has its schema")
         rail.upgrade(release.python)
         assert rail.versions() == {release.version}
         hop.accept("@later.test")

@@ -6,8 +6,9 @@ look, so the Job does. What it agreed to stands in a ConfigMap, whose one key is
     bundled.<StatefulSet>    a Postgres of the chart's own
     external.<digest>        that which the values name
 
-Pods of queue and config mount that key: those of a revision that names another place wait until the Job has agreed, and
-those of the old revision serve on. `decide` is pure: what is recorded and found goes in, what to do comes out.
+Pods of queue, config and outbound mount that key: those of a revision that names another place wait until the Job has
+agreed, and those of the old revision serve on. `decide` is pure: what is recorded and found goes in, what to do comes
+out.
 """
 
 import asyncio

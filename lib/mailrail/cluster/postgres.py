@@ -57,7 +57,7 @@ def serve(
             "listen_addresses": listen,
             "shared_buffers": buffers,
             "max_wal_size": "1GB",
-            "max_connections": "200",  # several queue and config pods, and those of a roll-out beside them
+            "max_connections": "200",  # several pods of queue, config and outbound, and those of a roll-out beside them
         },
         log=_say,
         grace=STOP_GRACE,

@@ -123,10 +123,12 @@ def connecting(application: str) -> dict[str, Any]:
     return {"application_name": application, "connect_timeout": 5, "autocommit": True, **ALIVE}
 
 
-CONNECTIONS: Mapping[str, int] = MappingProxyType({"queue": 24, "config": 10})
+CONNECTIONS: Mapping[str, int] = MappingProxyType({"queue": 24, "config": 10, "outbound": 2})
 """Most connections that one process of a service opens, with default settings: what a server, a role or a pooler has to
 allow for each."""
-NEEDED = "a queue process needs {queue} and a config process {config}".format(**CONNECTIONS)
+NEEDED = "a queue process needs {queue}, a config process {config} and an outbound process {outbound}".format(
+    **CONNECTIONS
+)
 
 
 SESSION: Mapping[str, str] = MappingProxyType(
@@ -227,6 +229,18 @@ async def refuse_shared_sessions(connection: AsyncConnection[Any]) -> None:
                     "a pooler in transaction mode is in between, and this service needs sessions of its own: use the"
                     " address of Postgres itself, or a pooler in session mode"
                 )
+
+
+def ended(connection: AsyncConnection[Any]) -> bool:
+    """Whether the server ended a connection while nothing ran on it: then what comes next was never sent (ACC-05)."""
+    if connection.closed:
+        return True
+    try:
+        for _ in range(2):  # the server's last words, then the end; neither waits
+            connection.pgconn.consume_input()
+    except psycopg.Error:
+        return True
+    return False
 
 
 def why_read_only(connection: psycopg.Connection[Any] | AsyncConnection[Any], error: Exception) -> str:

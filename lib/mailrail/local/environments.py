@@ -62,6 +62,7 @@ class Environments:
                 }
             case "outbound":
                 return {
+                    "database_url": self.database_url,
                     "queue_target": self.targets["queue"],
                     "captive": str(not options.deliver).lower(),
                     "resolver": options.resolver or "",

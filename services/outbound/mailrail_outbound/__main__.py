@@ -4,12 +4,12 @@ import asyncio
 import sys
 
 from mailrail.core.revision.revision import Role
-from mailrail.kit import log, rpc
+from mailrail.kit import log, postgres, rpc
 from mailrail.kit.config_client import ConfigClient, Configuration
 from mailrail.kit.lookup_turns import LookupTurns
 from mailrail.kit.open_files import raise_limit
 from mailrail.kit.resolver import DnsResolver
-from mailrail.kit.run import rest_collector, run
+from mailrail.kit.run import end, rest_collector, run
 from mailrail.pb.outbound.v1 import outbound_pb2_grpc
 from mailrail_outbound import metrics
 from mailrail_outbound.app import Outbound
@@ -19,6 +19,7 @@ from mailrail_outbound.open_files import fitting
 from mailrail_outbound.pool import Pool
 from mailrail_outbound.rpc import SERVICE, OutboundServicer
 from mailrail_outbound.settings import OutboundSettings
+from mailrail_outbound.store.connection import Database
 
 _CALLERS = {SERVICE: frozenset({"ingress", "cli"})}
 
@@ -39,6 +40,7 @@ async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:
     if not resolver.trusted:
         logger.info("no DNS resolver is declared trusted, so no answer counts as proven by DNSSEC and there is no DANE")
     pool = Pool(settings)
+    database = Database(postgres.Login(settings), settings.node_id)
     app: Outbound | None = None
 
     def configured(configuration: Configuration) -> None:
@@ -58,6 +60,7 @@ async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:
     services = {SERVICE: (OutboundServicer(app, pool), outbound_pb2_grpc.add_OutboundServiceServicer_to_server)}
     async with config.running(), rpc.serve(settings, services, _CALLERS) as server:
         logger.info("listening", port=server.port)
+        looking = asyncio.create_task(database.run())
         waiting = asyncio.create_task(config.wait_first())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((waiting, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -79,9 +82,9 @@ async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:
             finally:
                 link.cancel()
                 await asyncio.gather(link, return_exceptions=True)
-        waiting.cancel()
-        await asyncio.gather(waiting, return_exceptions=True)
+        await end(waiting, looking)
         await app.close()
+        await database.close()
 
 
 def main() -> int:

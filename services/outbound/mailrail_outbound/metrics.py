@@ -76,4 +76,8 @@ TRUSTED_RESOLVER = Gauge(
 LEASES_LOW = Tally(
     "mailrail_outbound_leases_low", "Transactions stopped before the final dot because too little of the lease was left"
 )
+POSTGRES_UP = Gauge(
+    "mailrail_outbound_postgres_up",
+    "1 while Postgres answers and takes writes, else 0; deliveries then go on as far as memory knows",
+)
 QUEUES = Gauge("mailrail_outbound_queue_replicas", "Queue replicas that this process has a Lease stream to")

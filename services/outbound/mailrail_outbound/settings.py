@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from mailrail.core.outbound.allowance import Allowance
-from mailrail.kit.settings import BadSettings, ServiceSettings
+from mailrail.kit.settings import BadSettings, DatabaseSettings
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Timeouts:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutboundSettings(ServiceSettings):
+class OutboundSettings(DatabaseSettings):
     """What an outbound process needs to know."""
 
     queue_target: str = "127.0.0.1:7002"

@@ -100,9 +100,9 @@ def test_a_build_that_is_older_than_a_setting_starts_without_it(folder: Path) ->
         assert _setting(server, "server_version").startswith("15")
 
 
-def test_it_has_room_for_a_queue_that_is_started_again_beside_the_sessions_of_the_old_one(folder: Path) -> None:
+def test_it_has_room_for_services_that_are_started_again_beside_the_sessions_of_the_old_ones(folder: Path) -> None:
     with EmbeddedPostgres(folder / "pg") as server, contextlib.ExitStack() as stack:
-        for _ in range(2 * CONNECTIONS["queue"] + CONNECTIONS["config"]):
+        for _ in range(2 * (CONNECTIONS["queue"] + CONNECTIONS["outbound"]) + CONNECTIONS["config"]):
             stack.enter_context(psycopg.connect(server.url()))
 
 

@@ -289,6 +289,7 @@ CASES = (
         (pods("mailrail_outbound_queue_replicas", 2, 0),),
         (pods("mailrail_outbound_queue_replicas", 2, 1),),
     ),
+    Case("MailrailOutboundPostgresDown", *gauge("mailrail_outbound_postgres_up", 0, 1)),
     Case(
         "MailrailLeasesInterrupted",
         ({INTERRUPTED: rising(5), DONE: rising(50)},),

@@ -29,7 +29,7 @@ def ports_out(policy: Object) -> set[tuple[int, str]]:
 # --- NetworkPolicies ---
 
 
-@pytest.mark.parametrize("component", ["config", "queue", "migrations"])
+@pytest.mark.parametrize("component", ["config", "queue", "outbound", "migrations"])
 def test_postgres_is_reached_at_the_port_that_the_values_name_for_it(component: str, tmp_path: Path) -> None:
     values = {"postgres": {"mode": "external", "external": {"existingSecret": "db", "host": "db", "port": 6432}}}
     policy = rendered(values, tmp_path)["NetworkPolicy", f"mailrail-{component}"]
@@ -44,6 +44,38 @@ def test_a_pooler_and_the_server_behind_it_may_have_ports_of_their_own(tmp_path:
     values = {"postgres": EXTERNAL, "networkPolicy": {"postgresPorts": [6432, 5433]}}
     policy = rendered(values, tmp_path)["NetworkPolicy", "mailrail-migrations"]
     assert {(6432, "TCP"), (5433, "TCP")} <= ports_out(policy)
+
+
+def test_outbound_reaches_policy_hosts_on_the_Internet_and_none_inside_unless_values_name_it_STS_26(
+    tmp_path: Path,
+) -> None:
+    inside = {"ipBlock": {"cidr": "10.9.0.0/16"}}
+    for values, cidrs in (
+        ({}, ["0.0.0.0/0", "::/0"]),
+        ({"networkPolicy": {"policyHosts": [inside], "deliveryPorts": [2500]}}, ["10.9.0.0/16"]),
+    ):
+        policy = rendered(values, tmp_path)["NetworkPolicy", "mailrail-outbound"]
+        (rule,) = [r for r in policy["spec"]["egress"] if {"port": 443, "protocol": "TCP"} in r.get("ports", ())]
+        assert rule["ports"] == [{"port": 443, "protocol": "TCP"}]
+        assert [peer["ipBlock"]["cidr"] for peer in rule["to"]] == cidrs
+        for peer in rule["to"] if not values else ():
+            private = {"0.0.0.0/0": "10.0.0.0/8", "::/0": "fc00::/7"}[peer["ipBlock"]["cidr"]]
+            assert private in peer["ipBlock"]["except"]
+
+
+@pytest.mark.parametrize("component", ["config", "queue", "outbound"])
+def test_who_owns_a_schema_has_the_login_as_a_file_and_the_bundled_Postgres_lets_it_in(
+    component: str, tmp_path: Path
+) -> None:
+    objects = rendered({}, tmp_path)
+    spec = objects["Deployment", f"mailrail-{component}"]["spec"]["template"]["spec"]
+    (secret,) = [volume["secret"] for volume in spec["volumes"] if volume["name"] == "database"]
+    assert secret["secretName"] == "mailrail-postgres"
+    environment = {one["name"]: one.get("value") for one in spec["containers"][0]["env"]}
+    assert environment["MAILRAIL_DATABASE_PASSWORD_FILE"] == "/etc/mailrail/database/password"
+    assert environment["MAILRAIL_DATABASE_URL"].startswith("postgresql://mailrail@mailrail-postgres")
+    let_in = objects["NetworkPolicy", "mailrail-postgres"]["spec"]["ingress"][0]["from"]
+    assert component in [peer["podSelector"]["matchLabels"]["app.kubernetes.io/component"] for peer in let_in]
 
 
 @pytest.mark.parametrize("component", ["ingress", "outbound", "operator"])

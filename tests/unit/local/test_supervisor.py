@@ -87,9 +87,9 @@ def test_the_queue_keeps_history_for_as_many_days_as_the_command_line_says(keys:
     assert load(QueueSettings, "queue", environment).history_days == 30
 
 
-def test_only_who_stores_mail_or_configuration_gets_the_database(keys: pki.Pki) -> None:
+def test_only_who_owns_a_schema_gets_the_database(keys: pki.Pki) -> None:
     holders = {n for n in SETTINGS if "secret" in " ".join(_environment(n, keys).values())}
-    assert holders == {"config", "queue"}
+    assert holders == {"config", "queue", "outbound"}
 
 
 @pytest.mark.parametrize(

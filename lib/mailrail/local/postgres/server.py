@@ -68,9 +68,10 @@ SETTINGS: Mapping[str, str] = {
     "shared_buffers": "64MB",
     # Buffers of WAL are touched in turn, so they are all in memory soon. 4 and 16 MB cost the same CPU a message.
     "wal_buffers": "4MB",
-    # Room for a queue and a config process (kit/postgres.py), for a second queue process before the server notices that
-    # the first is gone, and for psql. Each that is allowed takes shared memory, whether it is used or not.
-    "max_connections": "64",
+    # Room for a queue, a config and an outbound process (kit/postgres.py), for second ones of queue and outbound before
+    # the server notices that the first are gone, and for psql. Each that is allowed takes shared memory, whether it is
+    # used or not.
+    "max_connections": "68",
     "max_logical_replication_workers": "0",  # it subscribes to nobody; else a process waits for subscriptions
     # Fast for a queue: few checkpoints, few full page images, eager vacuum of rows that live for seconds.
     "max_wal_size": "4GB",

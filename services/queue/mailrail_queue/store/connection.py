@@ -36,6 +36,7 @@ from mailrail.kit.postgres import (
     Login,
     ServerState,
     Unsafe,
+    ended,
     enter,
     refuse_shared_sessions,
     server_state,
@@ -288,7 +289,7 @@ class Lane:
         async with self._lock:
             self._used = time.monotonic()
             connection = self._connection
-            if connection is not None and (self._generation != self._database.generation or _ended(connection)):
+            if connection is not None and (self._generation != self._database.generation or ended(connection)):
                 self._connection = None
                 await connection.close()
             if connection is None or connection.closed:
@@ -336,16 +337,6 @@ class Lane:
             if self._connection is not None:
                 await self._connection.close()
                 self._connection = None
-
-
-def _ended(connection: AsyncConnection[Row]) -> bool:
-    """Whether the server ended a connection while nothing ran on it: then what comes next was never sent (ACC-05)."""
-    try:
-        for _ in range(2):  # the server's last words, then the end; neither waits
-            connection.pgconn.consume_input()
-    except psycopg.Error:
-        return True
-    return False
 
 
 class Statement:

@@ -1,0 +1,149 @@
+"""Outbound beside its Postgres: away, without our schema, hung, and back. Mail goes on through all that."""
+
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import psycopg
+import pytest
+from integration.outbound.test_service import World, world
+
+from mailrail.core.revision.revision import TlsMode, TransportKind
+from mailrail.kit import migrations, roles
+from mailrail.kit.postgres import CONNECTIONS, Login
+from mailrail.local.postgres.server import EmbeddedPostgres
+from mailrail.pb.queue.v1 import types_pb2
+from mailrail.sink import Sink
+from mailrail_outbound import metrics
+from mailrail_outbound.store.connection import Database, Unavailable
+
+from testkit.conditions import eventually
+from testkit.faultproxy import FaultProxy
+from testkit.outbound import transport
+
+NOWHERE = "postgresql://127.0.0.1:1/nowhere"
+OURS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'mailrail outbound %'"
+BEFORE = ("config", "queue")
+"""The schemas of release 0.1.0."""
+
+
+def up() -> bool:
+    return bool(metrics.POSTGRES_UP._value.get())
+
+
+@contextlib.asynccontextmanager
+async def delivering(tmp_path: Path, url: str) -> AsyncIterator[tuple[World, Callable[[], Awaitable[None]]]]:
+    """Outbound on that database, and a call that sends a message through it and awaits its result."""
+    async with Sink() as peer:
+        via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
+        async with world(tmp_path, via, database_url=url) as here:
+
+            async def deliver() -> None:
+                delivery = here.delivery(via)
+                here.queue.hand_out(delivery)
+                assert (await here.result(delivery.token)).attempt.outcome == types_pb2.OUTCOME_DELIVERED
+
+            yield here, deliver
+
+
+async def test_outbound_is_ready_without_postgres_and_delivers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async with delivering(tmp_path, NOWHERE) as (_, deliver):
+        await deliver()
+        said = ""
+
+        def told() -> bool:
+            nonlocal said
+            said += capsys.readouterr().out
+            return "Postgres cannot be used; mail goes on as far as memory knows" in said
+
+        await eventually(told)
+        assert not up()
+
+
+async def test_after_an_upgrade_outbound_serves_before_the_schema_is_there_and_takes_it_when_it_comes(
+    tmp_path: Path, database_for: Callable[..., str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = database_for(*BEFORE)
+    async with delivering(tmp_path, url) as (_, deliver):
+        said = ""
+
+        def told() -> bool:
+            nonlocal said
+            said += capsys.readouterr().out
+            return "schema outbound is at version 0 and this release needs 1: run `mailrail migrate`" in said
+
+        await eventually(told)
+        await deliver()
+        assert not up()
+        migrations.migrate(url)
+        await eventually(up)
+
+
+async def test_a_release_before_finds_its_schemas_as_they_were_after_a_rollback(database: str) -> None:
+    steps = migrations.load_all(BEFORE)
+    assert migrations.migrate(database, steps) == []
+    async with await psycopg.AsyncConnection.connect(database, autocommit=True) as connection:
+        for service in BEFORE:
+            assert await migrations.check(connection, service) == migrations.needed_version(service)
+
+
+async def test_a_postgres_that_hangs_stops_no_delivery_and_is_used_again_when_it_answers(
+    tmp_path: Path, database: str
+) -> None:
+    place = urlsplit(database)
+    with FaultProxy((place.hostname or "", place.port or 0)) as proxy:
+        through = place._replace(netloc=f"{place.username}:{place.password}@{proxy.address}:{proxy.port}").geturl()
+        async with delivering(tmp_path, through) as (_, deliver):
+            await eventually(up)
+            proxy.stall()
+            await deliver()
+            await eventually(lambda: not up())
+            await deliver()
+            proxy.resume()
+            await eventually(up)
+            proxy.cut()
+            await deliver()
+            proxy.resume()
+            await eventually(up)
+
+
+async def test_outbound_opens_as_many_connections_as_documented(tmp_path: Path, database: str) -> None:
+    async with delivering(tmp_path, database) as (_, deliver):
+        await eventually(up)
+        await deliver()
+        with psycopg.connect(database) as connection:
+            assert connection.execute(OURS).fetchone() == (CONNECTIONS["outbound"],)
+
+
+async def test_a_role_of_its_own_is_enough_for_outbound_DBS_01(database: str, postgres: EmbeddedPostgres) -> None:
+    name = database.rsplit("/", 1)[1]
+    (role,) = roles.grant_roles(postgres.superuser_url(name), ["outbound"])
+    with psycopg.connect(postgres.superuser_url(name), autocommit=True) as connection:
+        connection.execute(f"ALTER ROLE {role} LOGIN PASSWORD 'its own'".encode())
+    own = f"postgresql://{role}:its%20own@127.0.0.1:{postgres.port}/{name}"
+    store = Database(Login.of(own), "own")
+    try:
+        for lane in (store.reading, store.writing):
+            assert await lane.run("SELECT current_user", {}) == [(role,)]
+        with pytest.raises(Unavailable, match="permission denied for schema queue"):
+            await store.reading.run("SELECT * FROM queue.message", {})
+    finally:
+        await store.close()
+
+
+async def test_a_database_that_takes_no_writes_is_said_to_be_one_and_is_read_all_the_same(
+    database: str, postgres: EmbeddedPostgres
+) -> None:
+    name = database.rsplit("/", 1)[1]
+    with psycopg.connect(postgres.superuser_url(), autocommit=True) as connection:
+        connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
+    store = Database(Login.of(database), "fenced")
+    try:
+        with pytest.raises(Unavailable, match="default_transaction_read_only is on"):
+            await store.writing.run("SELECT 1", {})
+        assert await store.reading.run("SELECT count(*) FROM mta_sts", {}) == [(0,)]
+    finally:
+        await store.close()
