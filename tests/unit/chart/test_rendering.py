@@ -46,7 +46,7 @@ def test_a_pooler_and_the_server_behind_it_may_have_ports_of_their_own(tmp_path:
     assert {(6432, "TCP"), (5433, "TCP")} <= ports_out(policy)
 
 
-def test_outbound_reaches_policy_hosts_on_the_Internet_and_none_inside_unless_values_name_it_STS_26(
+def test_outbound_reaches_policy_hosts_on_the_Internet_and_none_inside_unless_values_name_it_STS_26a(
     tmp_path: Path,
 ) -> None:
     inside = {"ipBlock": {"cidr": "10.9.0.0/16"}}

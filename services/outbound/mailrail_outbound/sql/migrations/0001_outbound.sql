@@ -10,12 +10,13 @@ CREATE TABLE outbound.mta_sts (
     domain    text COLLATE "C" PRIMARY KEY,  -- read, write and claim go by it
     zone      text COLLATE "C" NOT NULL,  -- its last two labels: below one of its own a stranger makes any number of domains
     record_id text COLLATE "C" NOT NULL DEFAULT '',  -- id of the TXT record that the policy was fetched for
-    policy    bytea,  -- as received; NULL: none was fetched yet
+    policy    text,  -- as a policy host serves it, what senders ignore left out; NULL: none was fetched yet
     fetched   timestamptz,
     ends      timestamptz,  -- fetched and max_age (STS-17)
     refresh   timestamptz,  -- when it is fetched again without mail (STS-19); NULL: not before mail goes there
     failed    timestamptz,  -- the last fetch that failed (STS-18); NULL: none since `fetched`
     failed_id text COLLATE "C" NOT NULL DEFAULT '',  -- the id that it was for
+    trouble   text NOT NULL DEFAULT '',  -- mailrail.core.mtasts.answer.FetchTrouble
     failure   text NOT NULL DEFAULT '',  -- why, for people
     mailed    timestamptz NOT NULL DEFAULT now(),  -- when mail last went there, to half a day (STS-25)
     claimed   timestamptz NOT NULL DEFAULT '-infinity',  -- one process fetches until then, and no other begins
@@ -48,10 +49,11 @@ CREATE INDEX learned_seen ON outbound.learned (seen);
 CREATE TABLE outbound.tlsrpt (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     given       boolean NOT NULL DEFAULT false,
+    zone        text COLLATE "C" NOT NULL,  -- of the policy domain, as above
     day         date NOT NULL,
     fingerprint bytea NOT NULL,  -- SHA-256 of facts
     facts       bytea NOT NULL,  -- mailrail.core.tlsrpt.facts, without the day
     sessions    bigint NOT NULL
 );
--- Counting.
-CREATE UNIQUE INDEX tlsrpt_open ON outbound.tlsrpt (fingerprint, day) WHERE NOT given;
+-- Counting, and how much a zone has.
+CREATE UNIQUE INDEX tlsrpt_open ON outbound.tlsrpt (zone, day, fingerprint) WHERE NOT given;
