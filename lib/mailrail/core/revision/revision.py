@@ -314,7 +314,7 @@ class Otherwise(StrEnum):
 
 
 class Unanswered(StrEnum):
-    """What becomes of mail while the DNS does not answer whether the destination demands TLS (STS-24, DANE-03)."""
+    """What becomes of mail while the DNS does not answer whether the destination demands TLS (STS-24c, DANE-03a)."""
 
     DEFER = "defer"
     PROCEED = "proceed"  # as if it demanded none

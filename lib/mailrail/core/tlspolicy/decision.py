@@ -49,13 +49,13 @@ __all__ = [
 ]
 
 TRY_LATER: Final = EnhancedCode(4, 7, 5)
-"""A policy is not met now, and may be later (STS-14)."""
+"""A policy is not met now, and may be later (STS-14a)."""
 NOT_SECURE: Final = EnhancedCode(5, 7, 5)
 """What we demand is not met, and our word is to fail."""
 NO_TLS: Final = EnhancedCode(5, 7, 10)
-"""REQUIRETLS: no TLS could be made, or none that verifies (RTLS-17)."""
+"""REQUIRETLS: no TLS could be made, or none that verifies (RTLS-17a)."""
 NO_REQUIRETLS: Final = EnhancedCode(5, 7, 30)
-"""REQUIRETLS: it is not offered inside TLS, or the MX name is not proven (RTLS-17)."""
+"""REQUIRETLS: it is not offered inside TLS, or the MX name is not proven (RTLS-17a)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +72,14 @@ class Hop:
     requirement: Requirement = Requirement.DEFAULT
     redacted: bool = False
     """A notification of a required message, without any of its header: nothing in it needs what the message required
-    (RTLS-21)."""
+    (RTLS-21a)."""
     purpose: Purpose = Purpose.MAIL
     sts: StsFacts = NO_STS
     dns: DnsFacts = NO_DNSSEC
     demanded: Demanded = NOTHING
     """The floors that we set, added up."""
     final: bool = False
-    """LMTP: the hop is final delivery (RTLS-27). What leaves is mail to others, so of the floors its own alone counts,
+    """LMTP: the hop is final delivery (RTLS-27a). What leaves is mail to others, so of the floors its own alone counts,
     and that is for whoever adds them up."""
     loopback: bool = False
     """All addresses of the host are on this machine."""
@@ -128,7 +128,7 @@ class Refusal:
     """What it means for the message where no other host takes it; of category 4 or 5."""
     words: str
     sts: bool = False
-    """An MTA-STS policy in mode enforce is why: before it makes mail fail, its record is asked for anew (STS-13)."""
+    """An MTA-STS policy in mode enforce is why: before it makes mail fail, its record is asked for anew (STS-13a)."""
 
     @property
     def final(self) -> bool:
@@ -209,7 +209,7 @@ class _Decider:
         # TLS-08: whatever was configured, a password goes to a proven server only.
         self._configured = TlsMode.VERIFIED if hop.carries_credentials else hop.configured
         self._strict = hop.requirement is Requirement.REQUIRED and not hop.redacted
-        # RTLS-22, TRPT-15. Who requires TLS gets it, whatever the message is for.
+        # RTLS-22a, TRPT-15. Who requires TLS gets it, whatever the message is for.
         self._lenient = not self._strict and (hop.requirement is Requirement.NO or hop.purpose is Purpose.TLS_REPORT)
         named = not _is_address(hop.host)
         self._sts = hop.sts if named else StsFacts(domain=hop.sts.domain)  # STS-09
@@ -231,12 +231,12 @@ class _Decider:
         sts, hop = self._sts, self._hop
         whose = f"the MTA-STS policy of {sts.domain}" if sts.domain else "the MTA-STS policy"
         match sts.policy:
-            case StsPolicy.UNKNOWN:  # STS-24
+            case StsPolicy.UNKNOWN:  # STS-24c
                 words = f"the DNS does not say whether {sts.domain or 'the domain'} has an MTA-STS policy"
                 if self._passed_over(words, Ignored.STS_UNANSWERED):
                     return None
                 return self._refused(Cause.STS_UNANSWERED, f"{words}, and none is cached")
-            case StsPolicy.ENFORCE if not sts.listed:  # STS-10
+            case StsPolicy.ENFORCE if not sts.listed:  # STS-10a
                 words = f"{whose} does not list {hop.host}"
                 if self._lenient:
                     self._ignore(words, Ignored.STS_MX)
@@ -247,7 +247,7 @@ class _Decider:
             case StsPolicy.ENFORCE:
                 self._needs.name = True
                 self._words.append(f"{whose} (enforce) lists {hop.host}, whose certificate must be valid for that name")
-            case StsPolicy.TESTING:  # STS-12
+            case StsPolicy.TESTING:  # STS-12a
                 self._needs.check_name = sts.listed
                 self._words.append(f"{whose} is in mode testing, and is reported on alone")
             case StsPolicy.NONE | StsPolicy.ABSENT:
@@ -255,25 +255,25 @@ class _Decider:
         return None
 
     def _records(self) -> Refusal | None:
-        """DANE. What MTA-STS found makes no difference to it (STS-21)."""
+        """DANE. What MTA-STS found makes no difference to it (STS-21a)."""
         host = self._hop.host
         match self._dane:
-            case Tlsa.FAILED:  # DANE-03
+            case Tlsa.FAILED:  # DANE-03a
                 words = f"the DNS does not say which TLSA records {host} has"
                 if self._passed_over(words, Ignored.TLSA_UNANSWERED):
                     return None
                 return self._refused(Cause.TLSA_UNANSWERED, words)
             case Tlsa.USABLE if self._lenient:
                 self._needs.check_matching = True
-            case Tlsa.USABLE:  # DANE-14
+            case Tlsa.USABLE:  # DANE-14a
                 self._needs.matching = True
                 self._words.append(f"the certificate must match the TLSA records of {host} (DANE)")
             case Tlsa.UNUSABLE if self._lenient:
                 pass
-            case Tlsa.UNUSABLE:  # DANE-15
+            case Tlsa.UNUSABLE:  # DANE-15a
                 self._needs.encrypted = True
                 self._words.append(f"{host} has TLSA records, none of them usable: encrypted, with any certificate")
-            case Tlsa.NONE:  # DANE-16
+            case Tlsa.NONE:  # DANE-16a
                 pass
         return None
 
@@ -284,17 +284,17 @@ class _Decider:
         hop = self._hop
         self._words.append("the message requires TLS (RFC 8689)")
         if hop.final:
-            if hop.loopback or self._configured is TlsMode.VERIFIED:  # RTLS-27
+            if hop.loopback or self._configured is TlsMode.VERIFIED:  # RTLS-27a
                 return None
             return self._refused(Cause.NO_PROOF, f"{hop.host} is neither on this machine nor reached by verified TLS")
         if self._configured is None:
-            # RTLS-11, RTLS-12: a policy in mode testing vouches for nothing.
+            # RTLS-11a, RTLS-12a: a policy in mode testing vouches for nothing.
             if not self._mx_proven and not self._sts.enforced:
                 words = f"neither MTA-STS nor DNSSEC proves {hop.host} to be the destination's MX"
                 return self._refused(Cause.MX_UNPROVEN, words)
         elif self._configured is not TlsMode.VERIFIED and self._dane is not Tlsa.USABLE:
             floor = hop.demanded.security.minimum
-            if floor is not TlsMinimum.AUTHENTICATED:  # RTLS-25
+            if floor is not TlsMinimum.AUTHENTICATED:  # RTLS-25a
                 cause = Cause.TLS_DISABLED if self._configured is TlsMode.NONE else Cause.NO_PROOF
                 words = f"the transport says tls.mode {self._configured.capitalize()}, which proves nothing"
                 return self._refused(cause, words)
@@ -341,7 +341,7 @@ class _Decider:
     def _proof(self, allowed: tuple[TlsProof, ...]) -> TlsProof | None:
         """The proof that the server must give; one that it must give anyway comes first."""
         given = {
-            TlsProof.DANE: self._dane is Tlsa.USABLE,  # DANE-20; unusable records prove nothing (RTLS-13)
+            TlsProof.DANE: self._dane is Tlsa.USABLE,  # DANE-20a; unusable records prove nothing (RTLS-13a)
             TlsProof.MTA_STS: self._sts.enforced,
             TlsProof.PKIX: True,
         }
@@ -386,7 +386,7 @@ class _Decider:
         if cause in (Cause.STS_UNANSWERED, Cause.TLSA_UNANSWERED):
             return TRY_LATER
         if self._strict:
-            # RTLS-17. A host that a policy does not list is not proven to be the domain's.
+            # RTLS-17a. A host that a policy does not list is not proven to be the domain's.
             return NO_REQUIRETLS if cause in (Cause.MX_UNPROVEN, Cause.STS_MX) else NO_TLS
         return NOT_SECURE if cause in _OURS and self._fails else TRY_LATER
 
@@ -407,7 +407,7 @@ class _Decider:
         by_floor = {TlsProof.DANE: not needs.name, None: False}.get(self._proven_by, not needs.matching)
         if minimum is TlsMinimum.ENCRYPTED:
             by_floor = not needs.verified
-        # What the destination demands besides may be met later (STS-14), whatever our word is.
+        # What the destination demands besides may be met later (STS-14a), whatever our word is.
         return NOT_SECURE if self._fails and by_floor else TRY_LATER
 
     def _made(self, refusal: Refusal | None) -> TlsDecision:
@@ -474,7 +474,7 @@ def lacks(decision: TlsDecision, proven: Proven) -> Refusal | None:
     host = decision.verify_name
     if decision.mode in (TlsMode.REQUIRED, TlsMode.VERIFIED) and not proven.encrypted:
         return _lack(decision, Cause.NO_TLS, "the host offers no TLS, which is needed")
-    # STS-21: each that is asked for must be there.
+    # STS-21a: each that is asked for must be there.
     if host is not None and proven.verified_name != host:
         return _lack(decision, Cause.CERTIFICATE, f"the certificate is not valid for {host}")
     # An empty text stands for no records: it matches nothing.
@@ -483,7 +483,7 @@ def lacks(decision: TlsDecision, proven: Proven) -> Refusal | None:
     if decision.mode is TlsMode.VERIFIED and not decision.verified:
         return _lack(decision, Cause.NO_PROOF, "nothing says by what the server is authenticated")
     if decision.require_tls is RequireTls.MUST and proven.requires_tls is False:
-        # RTLS-14. TLS is well, so other mail may use the connection (RTLS-15).
+        # RTLS-14. TLS is well, so other mail may use the connection (RTLS-15a).
         return Refusal(Cause.NO_REQUIRETLS, NO_REQUIRETLS, "the server does not offer REQUIRETLS inside TLS")
     return None
 
@@ -498,7 +498,7 @@ def accepts(decision: TlsDecision, proven: Proven) -> bool:
 
 
 def ignored_by(decision: TlsDecision, proven: Proven) -> tuple[Ignored, ...]:
-    """All that was passed over for a message that went over this connection (RTLS-22), each once, for metrics."""
+    """All that was passed over for a message that went over this connection (RTLS-22a), each once, for metrics."""
     found = list(decision.ignored)
     if decision.lenient:
         if not proven.encrypted:

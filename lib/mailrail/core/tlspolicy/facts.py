@@ -24,11 +24,11 @@ class Purpose(StrEnum):
 class StsPolicy(StrEnum):
     """What is known of the MTA-STS policy of the recipient's domain, or of a smarthost's (STS-09)."""
 
-    ABSENT = "absent"  # looked for and not there, or it cannot be fetched and none is cached (STS-15)
+    ABSENT = "absent"  # looked for and not there, or it cannot be fetched and none is cached (STS-15a)
     NONE = "none"
     TESTING = "testing"
     ENFORCE = "enforce"
-    UNKNOWN = "unknown"  # the DNS did not say whether there is one, and none is cached (STS-24)
+    UNKNOWN = "unknown"  # the DNS did not say whether there is one, and none is cached (STS-24c)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Tlsa(StrEnum):
     """What the DNS says of the TLSA records of a host."""
 
     NONE = "none"  # a secure denial, or an insecure answer: none that count (DANE-24)
-    UNUSABLE = "unusable"  # there are some, and none that can be used (DANE-15)
+    UNUSABLE = "unusable"  # there are some, and none that can be used (DANE-15a)
     USABLE = "usable"
     FAILED = "failed"  # bogus, SERVFAIL, no answer: not known (DANE-02)
 
@@ -82,7 +82,7 @@ class DnsFacts:
 
     @property
     def dane(self) -> Tlsa:
-        """What counts of the TLSA records: nothing where the chain to them is not secure (DANE-05)."""
+        """What counts of the TLSA records: nothing where the chain to them is not secure (DANE-05a)."""
         return self.tlsa if self.mx_proven and self.address_secure else Tlsa.NONE
 
 

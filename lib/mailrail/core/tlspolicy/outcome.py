@@ -15,7 +15,7 @@ class After(StrEnum):
     AS_OTHER_MAIL = "as-other-mail"  # TLS is not why: replies and faults decide, as for any message
     RETRY = "retry"
     FAIL = "fail"
-    REDACT = "redact"  # a notification: all hosts once more, for one without any header of the original (RTLS-21)
+    REDACT = "redact"  # a notification: all hosts once more, for one without any header of the original (RTLS-21a)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,13 +27,13 @@ class TlsOutcome:
     """Of a retry and a failure."""
     words: str = ""
     recheck_sts: bool = False
-    """Before the next attempt, the record of the domain's MTA-STS policy is asked for anew (STS-13)."""
+    """Before the next attempt, the record of the domain's MTA-STS policy is asked for anew (STS-13a)."""
 
 
 def outcome(
     refusals: Sequence[Refusal | None], *, requirement: Requirement, null_path: bool, sts_checked: bool
 ) -> TlsOutcome:
-    """What becomes of a message that no host took (RTLS-15, RTLS-16).
+    """What becomes of a message that no host took (RTLS-15a, RTLS-16a).
 
     `refusals`: of each host why TLS refused it or its connection, in order; None: it failed for another reason (DNS,
     TCP, a reply). `null_path`: the message is a notification. `sts_checked`: the DNS was asked in this attempt for the
@@ -47,14 +47,14 @@ def outcome(
     if later is not None:
         return TlsOutcome(After.RETRY, later.status, _all(found), any(refusal.sts for refusal in found))
     if any(refusal.sts for refusal in found) and not sts_checked:
-        return TlsOutcome(After.RETRY, TRY_LATER, _all(found), recheck_sts=True)  # STS-13
+        return TlsOutcome(After.RETRY, TRY_LATER, _all(found), recheck_sts=True)  # STS-13a
     if requirement is Requirement.REQUIRED and null_path:
         return TlsOutcome(After.REDACT, words=_all(found))
     return TlsOutcome(After.FAIL, _worst(found), _all(found))
 
 
 def _worst(found: Sequence[Refusal]) -> EnhancedCode:
-    """RTLS-17: 5.7.30 where it says why of some host, as TLS with that one was well, or no name is proven."""
+    """RTLS-17a: 5.7.30 where it says why of some host, as TLS with that one was well, or no name is proven."""
     statuses = {refusal.status for refusal in found}
     if NO_REQUIRETLS in statuses:
         return NO_REQUIRETLS
