@@ -117,6 +117,12 @@ DASHBOARD = Dashboard(
                     "type",
                     "result",
                 ),
+                each(
+                    "Trusted resolver",
+                    "1 where a validating DNS resolver is declared trusted. With 0 no answer counts as proven by "
+                    "DNSSEC, and there is no DANE.",
+                    "mailrail_outbound_resolver_trusted",
+                ),
                 split(
                     "Re-encoded",
                     "Messages that a next hop could not take unchanged, by the form that it needed.",

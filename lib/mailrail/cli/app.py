@@ -104,6 +104,13 @@ def local(
         str | None,
         typer.Option("--resolver", metavar="HOST:PORT", help="DNS server for direct delivery.", show_default=False),
     ] = None,
+    trust_ad: Annotated[
+        bool,
+        typer.Option(
+            "--trust-ad",
+            help="That server validates DNSSEC, and nobody can write into the way to it: its word counts (DANE).",
+        ),
+    ] = False,
     database_url: Annotated[
         str | None,
         typer.Option(
@@ -149,12 +156,15 @@ def local(
             host_port(resolver)
         except BadSettings as error:
             output.stop(f"--resolver {error}", output.USAGE)
+    elif trust_ad:
+        output.stop("--trust-ad: name the validating DNS server with --resolver HOST:PORT", output.USAGE)
     options = LocalOptions(
         state=state or PLACE.state or default_state(),
         resources=resources,
         listen=listen,
         port_offset=port_offset,
         resolver=resolver,
+        trust_ad=trust_ad,
         database_url=database_url,
         deliver=deliver,
         history_days=history_days,

@@ -66,6 +66,7 @@ class Environments:
                     "queue_target": self.targets["queue"],
                     "captive": str(not options.deliver).lower(),
                     "resolver": options.resolver or "",
+                    "resolver_trust_ad": str(options.trust_ad).lower(),
                     "own_mx": options.address(SMTP),
                 }
             case _:

@@ -33,6 +33,8 @@ class LocalOptions:
     port_offset: int = 0
     resolver: str | None = None
     """HOST:PORT of a DNS server for `direct`."""
+    trust_ad: bool = False
+    """`resolver` validates DNSSEC, and nobody can write into the way to it."""
     database_url: str | None = None
     """Used instead of the embedded Postgres."""
     deliver: bool = False

@@ -18,6 +18,7 @@ from testkit.chart import CHART, Object, helm_template, needs_helm, rendered
 pytestmark = needs_helm
 
 POLICY = "NetworkPolicy"
+UNBOUND = {"enabled": True, "image": {"repository": "unbound", "tag": "1"}}
 EXTERNAL = {"mode": "external", "external": {"existingSecret": "pg-app"}}
 
 
@@ -94,6 +95,28 @@ def test_unbound_reaches_the_servers_that_it_forwards_to(tmp_path: Path) -> None
     unbound = {"enabled": True, "image": {"repository": "unbound", "tag": "1"}, "forwardTo": servers}
     policy = rendered({"unbound": unbound}, tmp_path)["NetworkPolicy", "mailrail-outbound"]
     assert {port for port, protocol in ports_out(policy) if protocol == "UDP"} == {53, 5301, 853}
+
+
+@pytest.mark.parametrize(
+    ("values", "resolver", "trusted"),
+    [
+        ({}, None, None),
+        ({"outbound": {"resolver": {"address": "192.0.2.53:53"}}}, "192.0.2.53:53", None),
+        ({"outbound": {"resolver": {"address": "192.0.2.53:53", "trustAD": True}}}, "192.0.2.53:53", "true"),
+        ({"unbound": UNBOUND}, "127.0.0.1:5335", "true"),
+        ({"unbound": UNBOUND, "outbound": {"resolver": {"address": "192.0.2.53:53"}}}, "127.0.0.1:5335", "true"),
+    ],
+)
+def test_a_resolver_is_trusted_when_it_is_declared_so_or_is_the_charts_own_unbound_DANE_25(
+    values: Mapping[str, Any], resolver: str | None, trusted: str | None, tmp_path: Path
+) -> None:
+    pod = rendered(values, tmp_path)["Deployment", "mailrail-outbound"]["spec"]["template"]["spec"]
+    (outbound,) = (each for each in pod["containers"] if each["name"] == "outbound")
+    variables = {each["name"]: each.get("value") for each in outbound["env"]}
+    assert variables.get("MAILRAIL_OUTBOUND_RESOLVER") == resolver
+    assert variables.get("MAILRAIL_OUTBOUND_RESOLVER_TRUST_AD") == trusted
+    beside = [each["name"] for each in pod.get("initContainers", ()) if each.get("restartPolicy") == "Always"]
+    assert ("unbound" in beside) == ("unbound" in values)
 
 
 def test_a_cluster_whose_DNS_pods_have_another_port_says_so(tmp_path: Path) -> None:
@@ -549,6 +572,10 @@ def test_a_value_that_cannot_be_stops_helm_with_the_words_of_the_schema(
 @pytest.mark.parametrize(
     ("values", "words"),
     [
+        (
+            {"outbound": {"resolver": {"trustAD": True}}},
+            "outbound.resolver.trustAD: whom? The cluster's DNS cannot be trusted.",
+        ),
         (
             {"ingress": {"autoscaling": {"enabled": True, "minReplicas": 5, "maxReplicas": 2}}},
             "ingress.autoscaling: minReplicas (5) is more than maxReplicas (2)",

@@ -63,6 +63,7 @@ def test_without_an_installation_each_says_how_to_start_one(command: tuple[str, 
         (("local", "--log-format", "xml"), "console or json"),
         (("local", "--log-level", "loud"), "debug, info, warning or error"),
         (("local", "--resolver", "9.9.9.9"), "HOST:PORT"),
+        (("local", "--trust-ad"), "name the validating DNS server with --resolver"),
         (("local", "--listen", ""), "--listen needs an address"),
         (
             ("local", "--database-url", "postgres//me:hush@db/mail"),

@@ -70,6 +70,13 @@ def test_every_child_understands_the_settings_that_it_is_given(name: str, keys: 
     assert not settings.plaintext
 
 
+def test_the_resolver_is_trusted_only_where_the_command_says_so_DANE_25(keys: pki.Pki) -> None:
+    for trusted in (False, True):
+        environment = _environment("outbound", keys, resolver="127.0.0.1:53", trust_ad=trusted)
+        settings = load(OutboundSettings, "outbound", environment)
+        assert (settings.resolver, settings.resolver_trust_ad) == ("127.0.0.1:53", trusted)
+
+
 def test_settings_that_this_process_was_started_with_do_not_leak_into_children(
     keys: pki.Pki, monkeypatch: pytest.MonkeyPatch
 ) -> None:
