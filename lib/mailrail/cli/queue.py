@@ -207,10 +207,13 @@ def show(
         )
     for timeline in found.recipients:
         print()
-        _print_recipient(timeline.recipient, now)
-        for attempt in timeline.attempts:
+        _print_recipient(timeline.recipient, found.envelope, now)
+        for what in _in_order(timeline):
             print()
-            _print_attempt(attempt, now)
+            if isinstance(what, types_pb2.Attempt):
+                _print_attempt(what, now)
+            else:
+                _print_entry(what, now)
 
 
 def _print_message(found: admin_pb2.GetMessageResponse, now: datetime.datetime) -> None:
@@ -234,7 +237,20 @@ def _print_message(found: admin_pb2.GetMessageResponse, now: datetime.datetime) 
     )
 
 
-def _print_recipient(recipient: admin_pb2.Recipient, now: datetime.datetime) -> None:
+def _in_order(timeline: admin_pb2.RecipientTimeline) -> list[types_pb2.Attempt | types_pb2.TimelineEntry]:
+    """What happened to a recipient, by time. Attempts stay in their order, whatever the clock did meanwhile."""
+    entries = list(timeline.entries)
+    found: list[types_pb2.Attempt | types_pb2.TimelineEntry] = []
+    for attempt in timeline.attempts:
+        if attempt.HasField("started"):
+            while entries and entries[0].at.ToNanoseconds() < attempt.started.ToNanoseconds():
+                found.append(entries.pop(0))
+        found.append(attempt)
+    return found + entries
+
+
+def _print_recipient(recipient: admin_pb2.Recipient, envelope: types_pb2.Envelope, now: datetime.datetime) -> None:
+    changed = recipient.tls_requirement != envelope.tls_requirement
     output.facts(
         (
             (f"#{recipient.id}", recipient.address),
@@ -246,6 +262,28 @@ def _print_recipient(recipient: admin_pb2.Recipient, now: datetime.datetime) -> 
             ("expires", output.when(recipient, "expires", now)),
             ("bound to", output.ref(recipient, "override_transport")),
             ("site", recipient.site),
+            ("TLS", tls_requirement(recipient.tls_requirement) if changed else ""),
+        )
+    )
+
+
+def tls_requirement(value: int) -> str:
+    """What a message demands of TLS, in the words of `set-tls`."""
+    words = {types_pb2.TLS_REQUIREMENT_REQUIRED: "required", types_pb2.TLS_REQUIREMENT_NO: "no"}
+    return words.get(types_pb2.TlsRequirement.ValueType(value), "default")
+
+
+def _print_entry(entry: types_pb2.TimelineEntry, now: datetime.datetime) -> None:
+    if entry.WhichOneof("kind") != "tls_set":  # of a later release
+        output.facts((("  changed", output.when(entry, "at", now)), ("  by", entry.actor)))
+        return
+    change = entry.tls_set
+    output.facts(
+        (
+            ("  TLS set", output.when(entry, "at", now)),
+            ("  to", f"{tls_requirement(change.to)} (before: {tls_requirement(getattr(change, 'from'))})"),
+            ("  by", entry.actor),
+            ("  reason", change.reason),
         )
     )
 

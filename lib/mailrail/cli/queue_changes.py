@@ -3,7 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 from uuid import UUID, uuid4
 
 import grpc
@@ -13,11 +13,15 @@ from google.protobuf.duration_pb2 import Duration
 from mailrail.cli import arguments as a
 from mailrail.cli import output
 from mailrail.cli.connection import CHANGE_TIMEOUT, TIMEOUT, ask
-from mailrail.cli.queue import SERVICE, admin_service, counted
+from mailrail.cli.queue import SERVICE, admin_service, counted, search
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, types_pb2
 
 app = typer.Typer()
 
+_MANY: Final = 100
+"""Recipients above which a change of their TLS requirement is confirmed."""
+_COUNTED: Final = 10_000
+"""Recipients that are counted for that; of more it is said that there are at least so many."""
 _LOOKED_AT = 1000
 """Of so many recipients that were changed it is asked whether they are on hold: a page of the API."""
 
@@ -96,6 +100,29 @@ def _sure(chosen: admin_pb2.Filter, yes: bool, what: str) -> None:
     if not sys.stdin.isatty():
         output.stop(f"this would {what} every recipient in the queue; add --yes to confirm", output.USAGE)
     if not typer.confirm(f"{what} all recipients in the queue?"):
+        output.stop("nothing was changed")
+
+
+def _sure_of_many(chosen: admin_pb2.Filter, yes: bool, done: str) -> None:
+    """Ask before more than _MANY recipients are changed, with their number; without a terminal --yes must say it."""
+    if yes or len(chosen.recipient_ids) in range(1, _MANY + 1):
+        return
+
+    async def count(channel: Any) -> tuple[str, int]:
+        stub = admin_service(channel)
+        if chosen.all:
+            stats = await stub.GetStats(admin_pb2.GetStatsRequest(), timeout=TIMEOUT)
+            return ("about " if stats.HasField("counted") else ""), stats.queued
+        found = await search(stub, chosen, _COUNTED, finished=False)
+        return ("at least " if found.cursor or found.stopped_at else ""), len(found.recipients)
+
+    least, number = ask(SERVICE, count)
+    if number <= _MANY and not least:
+        return
+    many = least + counted(number, "recipient")
+    if not sys.stdin.isatty():
+        output.stop(f"this would change {many}; add --yes to confirm", output.USAGE)
+    if not typer.confirm(f"{many} will be {done}. Go on?", err=True):
         output.stop("nothing was changed")
 
 
@@ -218,20 +245,33 @@ def set_transport(
     _change("SetTransport", request, done, json)
 
 
+_TLS: Final = {
+    "required": (types_pb2.TLS_REQUIREMENT_REQUIRED, 'set to TLS "required": sent over verified TLS or not at all'),
+    "default": (types_pb2.TLS_REQUIREMENT_UNSPECIFIED, 'set to TLS "default": the transport decides'),
+    "no": (types_pb2.TLS_REQUIREMENT_NO, 'set to TLS "no": sent without TLS if necessary'),
+}
+
+
 @app.command("set-tls")
 @a.choosing(a.TO_CHANGE)
 def set_tls(
     requirement: Annotated[str, typer.Argument(metavar="required|default|no", help="The TLS requirement.")],
     chosen: admin_pb2.Filter,
+    reason: Annotated[
+        str, typer.Option("--reason", metavar="TEXT", help="Why; `mailrail queue show` tells it with the change.")
+    ] = "",
+    yes: Annotated[
+        bool, typer.Option("--yes", "-y", help=f"Do not ask for confirmation (asked for more than {_MANY} recipients).")
+    ] = False,
     json: a.Json = False,
 ) -> None:
-    """Change the TLS requirement of queued messages (RFC 8689), from the next attempt on."""
-    values = {
-        "required": (types_pb2.TLS_REQUIREMENT_REQUIRED, 'set to TLS "required": sent over verified TLS or not at all'),
-        "default": (types_pb2.TLS_REQUIREMENT_UNSPECIFIED, 'set to TLS "default": the transport decides'),
-        "no": (types_pb2.TLS_REQUIREMENT_NO, 'set to TLS "no": sent without TLS if necessary'),
-    }
-    if requirement not in values:
+    """Change what whole messages demand of TLS (RFC 8689), from their next attempt on.
+
+    All waiting recipients of each message that you choose are changed. An attempt under way goes on as it began.
+    """
+    if requirement not in _TLS:
         output.stop(f"{requirement!r} is not a TLS requirement; write required, default or no", output.USAGE)
-    request = admin_pb2.SetTlsRequirementRequest(filter=chosen, tls_requirement=values[requirement][0])
-    _change("SetTlsRequirement", request, values[requirement][1], json)
+    value, done = _TLS[requirement]
+    _sure_of_many(chosen, yes, f'set to TLS "{requirement}"')
+    request = admin_pb2.SetTlsRequirementRequest(filter=chosen, tls_requirement=value, reason=reason)
+    _change("SetTlsRequirement", request, done, json)

@@ -118,7 +118,8 @@ DATABASE_ERRORS = Counter("mailrail_queue_database_errors_total", "Postgres erro
 """kind: connect (unreachable, or would not commit durably), statement."""
 SWEPT = Counter("mailrail_queue_swept_total", "Rows removed by the sweepers", ["kind"])
 """kind: message, upload, chunk (without a message; should stay 0), attempt (of a recipient that is gone), bar, usage,
- dsn, event, site, operation (of an administrator), history_partition, probe (that the operator did not ask for)."""
+ dsn, event, site, operation (of an administrator), history_partition, probe (that the operator did not ask for),
+ timeline (put into history after its recipient)."""
 
 CORRUPT = Counter(
     "mailrail_queue_corrupt_recipients_total",
@@ -156,7 +157,7 @@ for _kind in ("failed", "delayed", "relayed", "delivered", "expanded", "postmast
     DSNS.labels(kind=_kind)
 for _what in (
     *("message", "upload", "chunk", "attempt", "bar", "usage"),
-    *("dsn", "event", "site", "operation", "history_partition", "probe"),
+    *("dsn", "event", "site", "operation", "history_partition", "probe", "timeline"),
 ):
     SWEPT.labels(kind=_what)
 for _what in ("deliveries", "results_dropped", "results_counted", "recipients_missing"):

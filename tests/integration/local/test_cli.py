@@ -117,6 +117,21 @@ def test_a_transport_set_by_hand_overrides_the_routes_until_they_decide_again(lo
     assert _one(local, recipient["id"])["override_transport"] is None
 
 
+def test_what_a_message_demands_of_tls_is_changed_and_shown_also_when_it_has_ended(local: Installation) -> None:
+    recipient = _queued(local, "tls.temperror@far.example")
+    number, message = str(recipient["id"]), recipient["message_id"]
+    told = _done(local, "queue", "set-tls", "no", number, "--reason", "their certificate expired")
+    assert told == '1 recipient set to TLS "no": sent without TLS if necessary\n'
+    assert _one(local, recipient["id"])["tls_requirement"] == "no"
+    _done(local, "queue", "fail", number)
+    wait_until(lambda: local.ask("queue", "history", number), 60, "it is in the history")
+    (entry,) = local.ask("queue", "show", message)["recipients"][0]["entries"]
+    assert entry["tls_set"] == {"from": "unspecified", "to": "no", "reason": "their certificate expired"}
+    shown = _done(local, "queue", "show", message)
+    assert "no (before: default)" in shown
+    assert "their certificate expired" in shown
+
+
 def test_fail_ends_a_recipient_and_history_keeps_it(local: Installation) -> None:
     recipient = _queued(local, "fail.temperror@far.example")
     assert "failed" in _done(local, "queue", "fail", str(recipient["id"]), "--reason", "no longer wanted")

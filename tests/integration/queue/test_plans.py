@@ -40,6 +40,7 @@ from mailrail_queue.store import (
     results,
     shards,
     sites,
+    timeline,
     waiting,
 )
 from mailrail_queue.store import columns as c
@@ -84,6 +85,10 @@ def full() -> Iterator[Full]:
             connection.execute(
                 "INSERT INTO site (name, failures, backoff_until) SELECT site, 1, now() FROM site_due WHERE shard < 8"
             )
+            connection.execute(
+                "INSERT INTO timeline (recipient_id, message_id, data) SELECT id, message_id, 'x' FROM recipient WHERE id % 2 = 0"
+            )
+            connection.execute("UPDATE recipient SET has_timeline = true WHERE id % 2 = 0 AND token IS NOT NULL")
             connection.execute("VACUUM ANALYZE")
             due = connection.execute(
                 "(SELECT id FROM recipient WHERE site <> %(dead)s AND token IS NULL AND held_since IS NULL AND due < now() LIMIT 900)"
@@ -357,6 +362,13 @@ async def _probe(connection: Connection, full: Full, count: int) -> None:
     assert await probes.take(connection, UUID(bytes=full.due[0].message_id)) is False
 
 
+async def _timeline(connection: Connection, full: Full, count: int) -> None:
+    ids = [one.id for one in full.due[:count]]
+    await timeline.read(connection, ids, full.due[0].message_id)
+    await timeline.trim(connection, ids)
+    await timeline.take_over(connection, 0, count)
+
+
 async def _census(connection: Connection, full: Full, count: int) -> None:
     await census.count(connection, range(count * SHARDS // RECIPIENTS))
     found = await census.held(connection)
@@ -400,6 +412,7 @@ HOT: Final[tuple[tuple[Ask, tuple[int, ...]], ...]] = (
     (_deliver_locally, (1, 20, 200)),
     (_events, (20, 200)),
     (_probe, (1,)),
+    (_timeline, (200, 2000)),
     (_census, (20_000,)),
 )
 """What the message path asks, with the sizes of batches that the service uses."""

@@ -369,6 +369,78 @@ def test_an_id_that_was_not_changed_is_named_though_others_were(monkeypatch: pyt
     assert CliRunner().invoke(app, ["queue", "drop", "7"]).stderr == ""
 
 
+class _Long(_Queue):
+    """A queue with 250 recipients for one domain."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: admin_pb2.SetTlsRequirementRequest | None = None
+
+    async def ListRecipients(
+        self, request: admin_pb2.ListRecipientsRequest, timeout: float
+    ) -> admin_pb2.ListRecipientsResponse:
+        count = 250 if request.filter.to_domain else 1
+        return admin_pb2.ListRecipientsResponse(recipients=[admin_pb2.Recipient(id=n + 1) for n in range(count)])
+
+    async def GetStats(self, request: admin_pb2.GetStatsRequest, timeout: float) -> admin_pb2.GetStatsResponse:
+        answer = admin_pb2.GetStatsResponse(queued=2_000_000)
+        answer.counted.GetCurrentTime()
+        return answer
+
+    async def SetTlsRequirement(
+        self, request: admin_pb2.SetTlsRequirementRequest, timeout: float
+    ) -> admin_pb2.SetTlsRequirementResponse:
+        self.asked = request
+        return admin_pb2.SetTlsRequirementResponse(count=admin_pb2.ChangeCount(recipients=250))
+
+
+@pytest.mark.parametrize(
+    ("chosen", "told"),
+    [(("--to-domain", "d.example"), "change 250 recipients"), (("--all",), "change about 2000000 recipients")],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_many_get_another_tls_requirement_only_when_that_is_confirmed(
+    chosen: tuple[str, ...], told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = _Long()
+    _talk_to(monkeypatch, there)
+    done = CliRunner().invoke(app, ["queue", "set-tls", "no", *chosen])
+    assert (done.exit_code, there.asked) == (2, None)
+    assert f"this would {told}; add --yes to confirm" in done.stderr
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    assert CliRunner().invoke(app, ["queue", "set-tls", "no", *chosen, "--yes", "--reason", "why"]).exit_code == 0
+    assert there.asked is not None
+    assert (there.asked.tls_requirement, there.asked.reason) == (types_pb2.TLS_REQUIREMENT_NO, "why")
+
+
+@pytest.mark.parametrize("chosen", [("7",), ("01890000-0000-7000-8000-000000000000",)])
+def test_a_few_get_another_tls_requirement_without_a_question(
+    chosen: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = _Long()
+    _talk_to(monkeypatch, there)
+    done = CliRunner().invoke(app, ["queue", "set-tls", "required", *chosen])
+    assert done.exit_code == 0, done.output
+    assert there.asked is not None
+
+
+def test_a_change_stands_among_the_attempts_by_its_time(capsys: pytest.CaptureFixture[str]) -> None:
+    timeline = admin_pb2.RecipientTimeline(attempts=[types_pb2.Attempt(number=n) for n in (1, 2)])
+    for number, attempt in enumerate(timeline.attempts):
+        attempt.started.FromSeconds(1_700_000_000 + 60 * number)
+    for at, why in ((30, "their certificate expired"), (90, "it works again")):
+        entry = timeline.entries.add(actor="cli", tls_set=types_pb2.TlsSet(to=types_pb2.TLS_REQUIREMENT_NO, reason=why))
+        entry.at.FromSeconds(1_700_000_000 + at)
+    first, change, second, last = queue._in_order(timeline)
+    assert [getattr(each, "number", None) for each in (first, second)] == [1, 2]
+    assert isinstance(change, types_pb2.TimelineEntry)
+    assert isinstance(last, types_pb2.TimelineEntry)
+    queue._print_entry(change, queue.utc_now())
+    shown = capsys.readouterr().out
+    for words in ("TLS set", "no (before: default)", "cli", "their certificate expired"):
+        assert words in shown
+
+
 def test_why_mail_is_held_stands_in_the_list() -> None:
     reply = types_pb2.Reply(code=451, enhanced="4.3.0", lines=["later"])
     held = admin_pb2.Recipient(on_hold=True, hold_reason="ask bob", last=types_pb2.Attempt(reply=reply))

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final, LiteralString, NamedTuple, TypeVar
+from uuid import UUID
 
 import psycopg
 from google.protobuf.text_format import MessageToString
@@ -30,7 +31,7 @@ from mailrail_queue.delivery.endings import by_administrator, end_unleased
 from mailrail_queue.delivery.ports import Notify
 from mailrail_queue.delivery.verdicts import facts_of
 from mailrail_queue.store import columns as c
-from mailrail_queue.store import faults, fencing
+from mailrail_queue.store import faults, fencing, timeline
 from mailrail_queue.store import waiting as waiting_store
 from mailrail_queue.store.connection import Connection, run
 from mailrail_queue.store.waiting import EndRequest, Waiting
@@ -41,6 +42,8 @@ _TRIES: Final = 20
 """Of one transaction that met another in a circle; each try waits a second until Postgres sees that."""
 _FILTER_SHOWN: Final = 500
 """Characters of a filter in the log."""
+_MOST_ACTOR: Final = 200
+"""Characters of the name of a caller in the timeline."""
 T = TypeVar("T")
 
 # The backoff of a kicked recipient's site ends; owners learn it from `changed`.
@@ -59,6 +62,21 @@ _REQUEST: Final[
 ] = """UPDATE recipient r SET request = %(request)s, request_reason = %(reason)s, version = r.version + 1
     WHERE r.id = ANY(%(id)s) AND r.token IS NOT NULL RETURNING r.id, r.shard"""
 
+# By recipient_message; those whose attempt runs are changed for the next one. What was so before is no entry of the timeline.
+_MESSAGE_SIZES: Final[LiteralString] = (
+    "SELECT message_id, count(*) FROM recipient WHERE message_id = ANY(%(message_id)s) GROUP BY message_id ORDER BY message_id"
+)
+_SET_TLS: Final[LiteralString] = f"""WITH found AS MATERIALIZED (
+        SELECT r.id, r.tls_requirement AS before FROM recipient r WHERE r.message_id = ANY(%(message_id)s) AND r.id > %(past)s ORDER BY r.id LIMIT {BATCH} FOR UPDATE
+    ), stored AS (
+        UPDATE recipient r SET tls_requirement = %(tls)s, version = r.version + 1, has_timeline = r.has_timeline OR f.before <> %(tls)s
+        FROM found f WHERE r.id = f.id RETURNING r.id, r.message_id, f.before, r.token IS NOT NULL AS leased, r.shard
+    ), told AS (
+        INSERT INTO timeline (recipient_id, message_id, data)
+        SELECT s.id, s.message_id, coalesce((%(entry)s)[s.before + 1], (%(entry)s)[1]) FROM stored s WHERE s.before <> %(tls)s ORDER BY s.id
+    )
+    SELECT id, leased, shard FROM stored ORDER BY id"""
+
 # By the key alone.
 _STRETCH: Final[LiteralString] = "SELECT id FROM recipient WHERE id > %(past)s ORDER BY id OFFSET %(skip)s LIMIT 1"
 _HIGHEST: Final = 2**63 - 1
@@ -75,6 +93,83 @@ class Changed(NamedTuple):
     pending: bool
     """It takes effect when the attempt under way has ended."""
     shard: int
+
+
+class Step(NamedTuple):
+    """What one transaction of a walk did."""
+
+    past: int
+    """The id of the last recipient that was looked at."""
+    exhausted: bool
+    """Nothing is left up to the id that it could look to."""
+    changed: list[Changed]
+
+    @classmethod
+    def through(cls, ids: Sequence[int], place: Place, changed: list[Changed]) -> "Step":
+        """A step that looked at these recipients, up to BATCH of them, from `place` on."""
+        return cls(ids[-1] if ids else place.past, len(ids) < BATCH, changed)
+
+
+def grouped(sizes: Sequence[tuple[UUID, int]], most: int) -> list[list[UUID]]:
+    """Messages, each with how many recipients it has, in groups of at most `most` recipients; one with more is alone."""
+    groups: list[list[UUID]] = []
+    room = 0
+    for message_id, size in sizes:
+        if size > room:
+            groups.append([])
+            room = most
+        groups[-1].append(message_id)
+        room -= size
+    return groups
+
+
+class _WholeMessages:
+    """The messages of the recipients that a filter finds, and how far a change of all their recipients has come.
+
+    It moves on with the last statement of a transaction: one that was broken off before does the same again.
+    """
+
+    def __init__(self) -> None:
+        self.groups: list[list[UUID]] = []
+        self.past = 0
+        """The last recipient of the first group that was changed."""
+        self.last = 0
+        self.exhausted = False
+        self._seen: set[UUID] = set()
+
+    def found(self, rows: Sequence[tuple[int, UUID]], past: int) -> list[UUID]:
+        """The filter found these recipients, with their messages, behind `past`. Returns the messages not met before:
+        the recipients of one have ids beside each other, so those of the last batch are enough to know."""
+        self.last = rows[-1][0] if rows else past
+        self.exhausted = len(rows) < BATCH
+        met = {message_id for _, message_id in rows}
+        new = sorted(met - self._seen)
+        self._seen = met
+        return new
+
+    def advance(self, changed: Sequence[int]) -> None:
+        """These recipients of the first group were changed, BATCH at most."""
+        if len(changed) < BATCH:
+            self.groups.pop(0)
+            self.past = 0
+        else:
+            self.past = max(changed)
+
+
+def _uuids(ids: Sequence[UUID]) -> c.UuidColumn:
+    return c.uuids([one.bytes for one in ids])
+
+
+def _tls_entries(to: types_pb2.TlsRequirement.ValueType, reason: str, now: float) -> c.BytesColumn:
+    """The entry of the timeline for each requirement that there may have been before, by its number."""
+    entries = []
+    for before in range(max(types_pb2.TlsRequirement.values()) + 1):
+        entry = types_pb2.TimelineEntry(actor=CALLER.get()[:_MOST_ACTOR])
+        entry.at.FromNanoseconds(int(now * 1e9))
+        entry.tls_set.to, entry.tls_set.reason = to, reason
+        setattr(entry.tls_set, "from", before)
+        entries.append(entry.SerializeToString())
+    return c.octets(entries)
 
 
 async def _again_after_deadlock(transaction: Callable[[], Awaitable[T]]) -> T:
@@ -160,17 +255,51 @@ class RecipientChanges:
             operation=_operation_of(request),
         )
 
-    async def set_tls(self, connection: Connection, wanted: admin_pb2.Filter, requirement: int) -> ChangeResult:
-        """Change what a recipient demands of TLS: required, no, or default (design 7). Raises BadRequest."""
+    async def set_tls(
+        self, connection: Connection, wanted: admin_pb2.Filter, requirement: int, reason: str = ""
+    ) -> ChangeResult:
+        """Change what messages demand of TLS: required, no, or default (design 7), from their next attempt on.
+
+        Of each message that has a recipient which the filter finds, all recipients are changed: a sender demands it of
+        the message, and a notification about several of them has one requirement. The timeline says what was changed
+        (ADM-05). Raises BadRequest.
+        """
         if requirement not in types_pb2.TlsRequirement.values():
             raise BadRequest("the TLS requirement is unspecified (default), required or no")
-        return await self._update(
-            connection,
-            "set_tls",
-            wanted,
-            "UPDATE recipient r SET tls_requirement = %(tls)s, version = r.version + 1 FROM found f WHERE r.id = f.id",
-            {"tls": requirement},
-        )
+        where = self._for_change(wanted)
+        find: LiteralString = f"""SELECT r.id, r.message_id FROM recipient r
+            WHERE r.id > %(past)s AND r.id <= %(up_to)s AND r.queued <= %(began)s AND {where.text} ORDER BY r.id LIMIT {BATCH}"""
+        to = types_pb2.TlsRequirement.ValueType(requirement)
+        why = storable(reason[:1000])
+        messages = _WholeMessages()
+
+        async def step(place: Place, up_to: int, _: Notify) -> Step:
+            if not messages.groups:
+                bounds = {"past": place.past, "up_to": up_to, "began": place.began}
+                found = [(row[0], row[1]) for row in await run(connection, find, {**where.parameters, **bounds})]
+                new = messages.found(found, place.past)
+                sizes = await run(connection, _MESSAGE_SIZES, {"message_id": _uuids(new)}) if new else []
+                messages.groups = grouped([(row[0], row[1]) for row in sizes], BATCH)
+            if not messages.groups:
+                return Step(messages.last, messages.exhausted, [])
+            rows = await run(
+                connection,
+                _SET_TLS,
+                {
+                    "message_id": _uuids(messages.groups[0]),
+                    "past": messages.past,
+                    "tls": requirement,
+                    "entry": _tls_entries(to, why, self._clock()),
+                },
+            )
+            await timeline.trim(connection, [row[0] for row in rows])
+            changed = [Changed(row[0], row[1], row[2]) for row in rows]
+            messages.advance([row[0] for row in rows])
+            if messages.groups:
+                return Step(place.past, False, changed)
+            return Step(messages.last, messages.exhausted, changed)
+
+        return await self._walk(connection, "set_tls", wanted, step, None)
 
     async def set_transport(
         self, connection: Connection, wanted: admin_pb2.Filter, transport: str | None
@@ -257,7 +386,7 @@ class RecipientChanges:
         )
         SELECT f.id, s.leased, s.shard, s.site FROM found f LEFT JOIN stored s ON s.id = f.id ORDER BY f.id"""
 
-        async def step(place: Place, up_to: int, _: Notify) -> tuple[list[int], list[Changed]]:
+        async def step(place: Place, up_to: int, _: Notify) -> Step:
             bounds = {"past": place.past, "up_to": up_to, "began": place.began}
             rows = await run(connection, statement, {**where.parameters, **parameters, **bounds})
             changed = [row for row in rows if row[1] is not None]  # the others were as asked before
@@ -265,7 +394,7 @@ class RecipientChanges:
                 # In the same transaction, or the owner would find the mail due at a site in backoff, and count it.
                 sites = {row[3] for row in changed}
                 await run(connection, _END_BACKOFF, {"name": c.names(sorted(backoff_names(sites)))})
-            return [row[0] for row in rows], [Changed(row[0], row[1], row[2]) for row in changed]
+            return Step.through([row[0] for row in rows], place, [Changed(row[0], row[1], row[2]) for row in changed])
 
         return await self._walk(connection, what, wanted, step, operation)
 
@@ -281,7 +410,7 @@ class RecipientChanges:
         statement: LiteralString = f"""SELECT {waiting_store.WAITING} FROM recipient r WHERE r.id > %(past)s AND r.id <= %(up_to)s AND r.queued <= %(began)s AND {where.text}
             ORDER BY r.id LIMIT {BATCH} FOR UPDATE OF r"""
 
-        async def step(place: Place, up_to: int, notify: Notify) -> tuple[list[int], list[Changed]]:
+        async def step(place: Place, up_to: int, notify: Notify) -> Step:
             bounds = {"past": place.past, "up_to": up_to, "began": place.began}
             rows = await run(connection, statement, {**where.parameters, **bounds})
             found = [waiting_store.waiting(row) for row in rows]
@@ -292,7 +421,7 @@ class RecipientChanges:
                     done.extend(await change(list(part), notify))
 
             await faults.by_halves(found, work, lambda row, error: self._leave(connection, row, error))
-            return [row.id for row in found], done
+            return Step.through([row.id for row in found], place, done)
 
         return await self._walk(connection, what, wanted, step, None)
 
@@ -301,10 +430,10 @@ class RecipientChanges:
         connection: Connection,
         what: str,
         wanted: admin_pb2.Filter,
-        step: Callable[[Place, int, Notify], Awaitable[tuple[list[int], list[Changed]]]],
+        step: Callable[[Place, int, Notify], Awaitable[Step]],
         operation: Operation | None,
     ) -> ChangeResult:
-        """Do `step` for BATCH recipients at a time, each in a transaction, until none are left (ADM-04).
+        """Do `step` for BATCH recipients at most, each time in a transaction, until none are left (ADM-04).
 
         A filter that finds little reads no more in one statement than a list does (QRY-05): `step` gets the id up to
         which it may look. To recipients or messages that are named an index leads (QRY-04), and nothing else is read.
@@ -330,14 +459,12 @@ class RecipientChanges:
                 if here.past >= stretch:
                     ends = await run(connection, _STRETCH, {"past": here.past, "skip": ENTRIES - 1})
                     stretch = ends[0][0] if ends else _HIGHEST
-                found, changed = await step(here, stretch, notify)
-                past = found[-1] if found else here.past
-                if len(found) < BATCH and stretch < _HIGHEST:
-                    past = stretch  # nothing is left up to there
-                after = Place(here.began, past, finished=len(found) < BATCH and stretch == _HIGHEST)
+                done = await step(here, stretch, notify)
+                past = stretch if done.exhausted and stretch < _HIGHEST else done.past
+                after = Place(here.began, past, finished=done.exhausted and stretch == _HIGHEST)
                 if operation is not None:
-                    await operation.advance(connection, after, [one.pending for one in changed])
-            return after, changed
+                    await operation.advance(connection, after, [one.pending for one in done.changed])
+            return after, done.changed
 
         try:
             while not place.finished:

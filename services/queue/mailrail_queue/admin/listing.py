@@ -2,6 +2,7 @@
 
 # ruff: noqa: E501, S608 -- statements keep their own lines, and are put together from constants of our own alone
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -31,10 +32,10 @@ from mailrail_queue.admin.filters import (
 from mailrail_queue.admin.walk import BEGINNING, Budget, Path, walk
 from mailrail_queue.delivery.verdicts import as_said
 from mailrail_queue.routing.router import RecipientFacts, account_pb, domain_of, named_pb
-from mailrail_queue.store import census
+from mailrail_queue.store import census, timeline
 from mailrail_queue.store import columns as c
 from mailrail_queue.store.connection import Connection, Row, run
-from mailrail_queue.store.rows import attempt_of, envelope_of
+from mailrail_queue.store.rows import attempt_of, envelope_of, timeline_entry_of
 
 _LIVE: Final[
     LiteralString
@@ -44,7 +45,7 @@ _LIVE: Final[
 _HISTORY: Final[
     LiteralString
 ] = """h.finished, h.id, h.message_id, h.state, h.outcome, h.attempts, h.tls_requirement, h.origin, h.queued, h.size, h.address,
-    h.mail_from, h.account, h.site, h.envelope, h.last_attempt, h.earlier_attempts"""
+    h.mail_from, h.account, h.site, h.envelope, h.last_attempt, h.earlier_attempts, h.timeline"""
 
 
 _WITH_MESSAGE: Final[LiteralString] = "LEFT JOIN message m ON m.id = r.message_id"
@@ -170,7 +171,7 @@ class Listing:
 
     def _finished(self, row: Sequence[Any]) -> admin_pb2.Recipient:
         (finished, identity, message_id, state, outcome, attempts, tls, origin, queued, size, address, mail_from, account, site, raw, last,
-         _) = row  # fmt: skip
+         *_) = row  # fmt: skip
         found = admin_pb2.Recipient(
             id=identity,
             message_id=message_id.bytes,
@@ -270,11 +271,15 @@ class Listing:
         if MOST_RECIPIENTS in (len(live), len(done)):
             answer.recipients_total = (await run(connection, _OF_MESSAGE, {"id": identity}))[0][0]
         answer.envelope.CopyFrom(envelope_of(raw))
+        # Those of history, too: an entry may have come while its recipient became final.
+        ids = itertools.chain((row[0] for row in live), (row[1] for row in done))
+        entries = await timeline.read(connection, ids, identity.bytes)
         for row in live:
-            answer.recipients.append(_timeline(self._live(row), attempts.get(row[0], [])))
+            answer.recipients.append(_timeline(self._live(row), attempts.get(row[0], []), entries.get(row[0], [])))
         for row in done:
             last = [row[15]] if row[15] is not None else []
-            answer.recipients.append(_timeline(self._finished(row), [*(row[16] or []), *last]))
+            told = [*(row[17] or []), *entries.get(row[1], [])]
+            answer.recipients.append(_timeline(self._finished(row), [*(row[16] or []), *last], told))
         return answer
 
     async def stats(self, connection: Connection) -> admin_pb2.GetStatsResponse:
@@ -347,8 +352,10 @@ def _copy_time(attempt: types_pb2.Attempt, found: admin_pb2.Recipient) -> None:
         found.last_attempt.CopyFrom(attempt.started)
 
 
-def _timeline(recipient: admin_pb2.Recipient, attempts: Iterable[bytes]) -> admin_pb2.RecipientTimeline:
-    found = admin_pb2.RecipientTimeline(recipient=recipient)
+def _timeline(
+    recipient: admin_pb2.Recipient, attempts: Iterable[bytes], entries: Iterable[bytes]
+) -> admin_pb2.RecipientTimeline:
+    found = admin_pb2.RecipientTimeline(recipient=recipient, entries=map(timeline_entry_of, entries))
     for data in attempts:
         if data:
             found.attempts.append(attempt_of(data))

@@ -138,7 +138,7 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
         self, request: admin_pb2.SetTlsRequirementRequest, context: Context
     ) -> admin_pb2.SetTlsRequirementResponse:
         async with answering(context, request), self._rows.change() as connection:
-            done = await self._do.changes.set_tls(connection, request.filter, request.tls_requirement)
+            done = await self._do.changes.set_tls(connection, request.filter, request.tls_requirement, request.reason)
             return admin_pb2.SetTlsRequirementResponse(changes=done.listed, count=done.count)
 
     async def CreateHoldRule(

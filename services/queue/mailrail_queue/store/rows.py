@@ -58,6 +58,14 @@ def attempt_of(data: bytes | None) -> types_pb2.Attempt:
         return types_pb2.Attempt(reason=ATTEMPT_UNREADABLE)
 
 
+def timeline_entry_of(data: bytes) -> types_pb2.TimelineEntry:
+    """An entry of a timeline; an empty one where it cannot be read."""
+    try:
+        return types_pb2.TimelineEntry.FromString(data)
+    except DecodeError:
+        return types_pb2.TimelineEntry()
+
+
 def dialled_of(data: bytes | None) -> dict[str, list[str]]:
     """Host → addresses that were dialled before, oldest host first; none where it cannot be read."""
     if not data:

@@ -18,7 +18,7 @@ from mailrail.kit import log
 from mailrail_queue import metrics
 from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store import content as content_store
-from mailrail_queue.store import faults, probes
+from mailrail_queue.store import faults, probes, timeline
 from mailrail_queue.store import results as result_store
 from mailrail_queue.store.connection import DATABASE_FAILURE, TROUBLE, Connection, Database, run
 
@@ -123,6 +123,7 @@ class Upkeep:
         self._lane = database.lane("upkeep")
         self._chunks_seen: tuple[UUID, int] | None = None
         self._attempts_seen = 0
+        self._timeline_seen = 0
         self._dice = random.Random()
         self._log = log.get_logger()
 
@@ -156,6 +157,7 @@ class Upkeep:
             partial(self._all, "upload", _UPLOADS, keep, 20),
             self._sweep_chunks,
             self._sweep_attempts,
+            self._sweep_timeline,
         ]
         if everything:
             work += [
@@ -241,6 +243,12 @@ class Upkeep:
         self._attempts_seen = past if seen == _ATTEMPTS_STEP else 0
         if deleted:
             metrics.SWEPT.labels(kind="attempt").inc(deleted)
+
+    async def _sweep_timeline(self) -> None:
+        """The same of the timeline: what is of a recipient that is final belongs into its history (FIN-03, ADM-05)."""
+        async with self._lane.use() as connection:
+            self._timeline_seen, taken = await timeline.take_over(connection, self._timeline_seen, _ATTEMPTS_STEP)
+        metrics.SWEPT.labels(kind="timeline").inc(taken)
 
     async def _partitions(self, days: int) -> None:
         """Tomorrow's partitions of history come, old ones go whole (FIN-03)."""

@@ -449,19 +449,25 @@ class RecipientTimeline(_message.Message):
 
     RECIPIENT_FIELD_NUMBER: _builtins.int
     ATTEMPTS_FIELD_NUMBER: _builtins.int
+    ENTRIES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def recipient(self) -> Global___Recipient: ...
     @_builtins.property
     def attempts(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.Attempt]: ...
+    @_builtins.property
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[_types_pb2.TimelineEntry]:
+        """what else happened to it, in order; `at` tells where it belongs among the attempts"""
+
     def __init__(
         self,
         *,
         recipient: Global___Recipient | None = ...,
         attempts: _abc.Iterable[_types_pb2.Attempt] | None = ...,
+        entries: _abc.Iterable[_types_pb2.TimelineEntry] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["recipient", b"recipient"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "recipient", b"recipient"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "entries", b"entries", "recipient", b"recipient"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1090,7 +1096,10 @@ class SetTlsRequirementRequest(_message.Message):
 
     FILTER_FIELD_NUMBER: _builtins.int
     TLS_REQUIREMENT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     tls_requirement: _types_pb2.TlsRequirement.ValueType
+    reason: _builtins.str
+    """why, for other administrators; at most 1000 characters are kept"""
     @_builtins.property
     def filter(self) -> Global___Filter: ...
     def __init__(
@@ -1098,10 +1107,11 @@ class SetTlsRequirementRequest(_message.Message):
         *,
         filter: Global___Filter | None = ...,
         tls_requirement: _types_pb2.TlsRequirement.ValueType = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "tls_requirement", b"tls_requirement"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "reason", b"reason", "tls_requirement", b"tls_requirement"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

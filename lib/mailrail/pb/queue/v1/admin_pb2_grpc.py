@@ -223,7 +223,9 @@ class QueueAdminServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SetTlsRequirement(self, request, context):
-        """What the messages demand of TLS from the next attempt on (RFC 8689).
+        """What messages demand of TLS, for all of their recipients that are not final (RFC 8689): `filter` finds recipients, and
+        the messages of those are meant. In force from the next attempt on: one that runs goes on under what was demanded when
+        it began, and its recipient is answered `pending`. Each change is an entry of the recipient's timeline.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

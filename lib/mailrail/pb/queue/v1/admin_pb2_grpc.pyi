@@ -64,7 +64,10 @@ class QueueAdminServiceStub:
     SetTransport: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetTransportRequest, _admin_pb2.SetTransportResponse]
     """Overrides all routes; refused when no such transport exists. Absent transport: routes decide again."""
     SetTlsRequirement: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetTlsRequirementRequest, _admin_pb2.SetTlsRequirementResponse]
-    """What the messages demand of TLS from the next attempt on (RFC 8689)."""
+    """What messages demand of TLS, for all of their recipients that are not final (RFC 8689): `filter` finds recipients, and
+    the messages of those are meant. In force from the next attempt on: one that runs goes on under what was demanded when
+    it began, and its recipient is answered `pending`. Each change is an entry of the recipient's timeline.
+    """
     CreateHoldRule: _grpc.UnaryUnaryMultiCallable[_admin_pb2.CreateHoldRuleRequest, _admin_pb2.CreateHoldRuleResponse]
     """Rules that put matching mail on hold: what is queued at creation and what comes later; removal leaves holds untouched."""
     ListHoldRules: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListHoldRulesRequest, _admin_pb2.ListHoldRulesResponse]
@@ -106,7 +109,10 @@ class QueueAdminServiceAsyncStub(QueueAdminServiceStub):
     SetTransport: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetTransportRequest, _admin_pb2.SetTransportResponse]  # type: ignore[assignment]
     """Overrides all routes; refused when no such transport exists. Absent transport: routes decide again."""
     SetTlsRequirement: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetTlsRequirementRequest, _admin_pb2.SetTlsRequirementResponse]  # type: ignore[assignment]
-    """What the messages demand of TLS from the next attempt on (RFC 8689)."""
+    """What messages demand of TLS, for all of their recipients that are not final (RFC 8689): `filter` finds recipients, and
+    the messages of those are meant. In force from the next attempt on: one that runs goes on under what was demanded when
+    it began, and its recipient is answered `pending`. Each change is an entry of the recipient's timeline.
+    """
     CreateHoldRule: _aio.UnaryUnaryMultiCallable[_admin_pb2.CreateHoldRuleRequest, _admin_pb2.CreateHoldRuleResponse]  # type: ignore[assignment]
     """Rules that put matching mail on hold: what is queued at creation and what comes later; removal leaves holds untouched."""
     ListHoldRules: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListHoldRulesRequest, _admin_pb2.ListHoldRulesResponse]  # type: ignore[assignment]
@@ -229,7 +235,10 @@ class QueueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.SetTlsRequirementRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.SetTlsRequirementResponse, _abc.Awaitable[_admin_pb2.SetTlsRequirementResponse]]:
-        """What the messages demand of TLS from the next attempt on (RFC 8689)."""
+        """What messages demand of TLS, for all of their recipients that are not final (RFC 8689): `filter` finds recipients, and
+        the messages of those are meant. In force from the next attempt on: one that runs goes on under what was demanded when
+        it began, and its recipient is answered `pending`. Each change is an entry of the recipient's timeline.
+        """
 
     @_abc_1.abstractmethod
     def CreateHoldRule(
