@@ -163,6 +163,19 @@ def test_the_bounce_of_a_required_message_is_required_itself_and_has_its_header_
     assert b"nobody else may read this" not in bounce.content
 
 
+def test_the_bounce_arrives_redacted_where_the_way_back_lacks_requiretls_RTLS_21b(rail: Rail, lacks: SmtpPeer) -> None:
+    """Case rtls-07."""
+    send(rail, "ann@lacks.test", "nobody@offers.test", message_id="<back@lacks.test>", options=("ENVID=case-07",))
+    (bounce,) = arrived(lacks, "Original-Envelope-Id: case-07")
+    assert bounce.mail.startswith("MAIL FROM:<>")
+    assert "REQUIRETLS" not in bounce.mail
+    assert bounce.session.tls == "TLSv1.3"
+    kinds = [part.get_content_type() for part in email.message_from_bytes(bounce.content).walk()]
+    assert "message/delivery-status" in kinds
+    assert "text/rfc822-headers" not in kinds
+    assert b"secret" not in bounce.content
+
+
 def test_what_was_answered_250_stays_required_whoever_is_killed_RTLS_06(rail: Rail, offers: SmtpPeer) -> None:
     send(rail, LOGIN, "held@offers.test", message_id="<held@example.org>")
     held = rail.wait_for_recipient("held@offers.test", lambda one: int(one["attempts"]) > 0)

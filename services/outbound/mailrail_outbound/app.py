@@ -13,11 +13,12 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from mailrail.core.delivery.outcome import Outcome, Verdict, of_trouble
 from mailrail.core.delivery.shares import SiteStanding
+from mailrail.core.dsn.redact import redact
 from mailrail.core.outbound.captive import is_loopback, simulated_reply
 from mailrail.core.outbound.host_failover import HostFailover, RecipientVerdict
 from mailrail.core.outbound.targets import MAX_SESSIONS, NoHosts, address_order
@@ -25,6 +26,7 @@ from mailrail.core.revision.revision import ObjectRef, TransportKind
 from mailrail.core.route import LackingTransport
 from mailrail.core.smtp.answer import LACKING, Answer, Stage, Trouble
 from mailrail.core.smtp.reply import EnhancedCode, Reply
+from mailrail.core.tlspolicy.facts import Requirement
 from mailrail.kit import clock, log
 from mailrail.kit.resolver import DnsResolver
 from mailrail_outbound import metrics
@@ -61,6 +63,7 @@ _ANOTHER_ADDRESS_MAY_DO = frozenset({Stage.CONNECT, Stage.GREETING, Stage.HELLO}
 our own side the pool has tried them all."""
 _LEASE_LOW = Answer(Stage.DNS, None, Trouble.LEASE, "too little of the lease is left")
 _CANCELLED = Answer(Stage.DNS, None, Trouble.CANCELLED, "cancelled by an administrator")
+_REQUIRED = Requirement.REQUIRED
 _FAIL = TransportKind.FAIL  # reading a member off its enum costs more than what is asked of it for each message
 _LOGGED = 2048  # octets of a server's words in a line of the log
 _CLASSES = {2: "2yz", 3: "3yz", 4: "4yz", 5: "5yz"}
@@ -313,6 +316,10 @@ class Outbound(Worker):
             attempt = progress.attempt = Attempt(delivery, content, failover, tables, hop)
             if isinstance(delivery.body, bytes):
                 stopped = yield from self._try_hosts(progress, attempt)
+                redacted = self._redacted(attempt) if stopped is None and delivery.requirement is _REQUIRED else None
+                if redacted is not None:
+                    progress.attempt = redacted
+                    stopped = yield from self._try_hosts(progress, redacted)
             else:
                 stopped = yield from self._stream_to_hosts(progress, attempt)
             if isinstance(stopped, Captured):
@@ -327,6 +334,33 @@ class Outbound(Worker):
             for i, settled in failover.conclude().items():
                 reports[i] = _report(delivery, i, settled, attempt.seen.get(i))
         return [reports[i] for i in range(len(ids))]
+
+    def _redacted(self, attempt: Attempt) -> Attempt | None:
+        """What goes to all hosts once more where none takes a notification as its message required: it without what it
+        returns (RFC 8689 5, RTLS-21b). None: it is none, or nothing in it can be left out."""
+        delivery, body = attempt.delivery, attempt.delivery.body
+        if delivery.envelope.sender or not attempt.failover.wants_tls or not isinstance(body, bytes):
+            return None
+        content = redact(delivery.prefix + body)
+        if content is None:
+            return None
+        metrics.REDACTED.inc()
+        self._log.warning(
+            "no host takes a notification with REQUIRETLS; it goes without, and without what it returns",
+            message_id=delivery.message_id.hex(),
+            token=delivery.lease.token,
+        )
+        changed = replace(
+            delivery,
+            envelope=replace(delivery.envelope, require_tls=False),
+            prefix=b"",
+            body=content,
+            size=len(content),
+            lines=attempt.content.lines,
+            redacted=True,
+        )
+        # Whatever was signed is broken by now, so nothing is left to keep.
+        return replace(attempt, delivery=changed, content=OutgoingContent(changed, reencode_signed=True))
 
     def _stream_to_hosts(self, progress: "DeliveryInProgress", attempt: Attempt) -> Steps[Captured | Verdict | None]:
         """`_try_hosts` for content that streams."""
@@ -487,11 +521,14 @@ class Outbound(Worker):
                 plan.without_tls = dial
             else:
                 plan.dial = dial
+        reason = f"redacted, as no host offers what was required; {decision.reason}"
+        if not attempt.delivery.redacted:
+            reason = decision.reason
         job = HostJob(
             attempt,
             dial,
             decision,
-            tls_verdict=f"{decision.reason}; it failed, so without" if plaintext else decision.reason,
+            tls_verdict=f"{reason}; it failed, so without" if plaintext else reason,
             lease_margin=self._settings.lease_margin,
             on_done=progress.on_job_done,
         )

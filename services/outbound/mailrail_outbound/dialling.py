@@ -44,7 +44,7 @@ class Dialler:
 
     def plan_for(self, hop: NextHop, delivery: Delivery, host: Host) -> DialPlan:
         """The TLS decision for a host, with room for how it is dialled; the same one again for the same question."""
-        key = (host.name, host.addresses, delivery.gateway, delivery.requirement)
+        key = (host.name, host.addresses, delivery.gateway, delivery.requirement, delivery.redacted)
         plan = hop.dial_plans.get(key)
         if plan is None:
             transport, by_mx = hop.transport, hop.by_mx
@@ -56,6 +56,7 @@ class Dialler:
                         implicit=transport.kind is TransportKind.SUBMISSIONS,
                         carries_credentials=transport.username is not None and not by_mx,
                         requirement=delivery.requirement,
+                        redacted=delivery.redacted,
                     )
                 )
             )

@@ -62,6 +62,11 @@ REENCODED = Tally(
     ["form"],
     known=product(("8bit", "7bit")),
 )
+REDACTED = Tally(
+    "mailrail_outbound_redacted",
+    "Notifications that were tried without what they return of a message with REQUIRETLS, because no host of the "
+    "destination offers REQUIRETLS over TLS that verifies; each attempt counts",
+)
 DNS = Tally(
     "mailrail_outbound_dns_lookups",
     "DNS lookups by type (mx, address, cname, tlsa, txt) and result: answer, none, nxdomain, failed; cached answers "

@@ -80,6 +80,8 @@ class Delivery:
     dialled: dict[str, tuple[str, ...]] = field(default_factory=dict)
     lines: LineFacts = UNKNOWN
     """Of the body alone."""
+    redacted: bool = False
+    """It is a notification of a message that required TLS, without what it returned of that (RTLS-21b)."""
 
     @property
     def held(self) -> int:

@@ -405,12 +405,91 @@ async def test_a_smarthost_that_offers_no_requiretls_inside_tls_does_not_get_the
         assert not any(line.startswith("MAIL") for line in peer.commands)
 
 
-async def send_required(peer: SmtpPeer, authority: Authority, sender: str) -> RecipientReport:
-    via = via_peer(peer, tls=TlsMode.VERIFIED, ca=secret_ref("ca"))
-    envelope = Envelope(sender, require_tls=True)
+@pytest.mark.parametrize("mode", [TlsMode.OPPORTUNISTIC, TlsMode.REQUIRED, TlsMode.VERIFIED])
+async def test_a_notification_goes_redacted_over_the_best_tls_where_nobody_offers_requiretls_RTLS_21b(
+    authority: Authority, certificate: Certificate, mode: TlsMode
+) -> None:
+    """Case rtls-07."""
+    async with SmtpPeer(tls=certificate.server_context(), extensions_after_tls=["SIZE"]) as peer:
+        result = await send_required(peer, authority, "", mode=mode)
+        assert result.result is Result.RELAYED
+        (message,) = peer.messages
+        assert message.mail == f"MAIL FROM:<> SIZE={len(REDACTED)}"
+        assert message.content == REDACTED
+        assert message.session.tls == "TLSv1.3"
+        assert result.tls is not None
+        assert result.tls.verified is (mode is TlsMode.VERIFIED)
+        assert "redacted" in result.tls.verdict
+
+
+async def test_a_notification_goes_redacted_in_the_clear_where_there_is_nothing_else_RTLS_21b(
+    authority: Authority, certificate: Certificate
+) -> None:
+    broken = SmtpPeer(tls=_tls_1_0_only(certificate), extensions=[])
+    async with broken, SmtpPeer(extensions=["REQUIRETLS"]) as clear:
+        for peer in (broken, clear):
+            result = await send_required(peer, authority, "", mode=TlsMode.OPPORTUNISTIC)
+            assert result.result is Result.RELAYED
+            assert peer.messages[0].content == REDACTED
+            assert peer.messages[0].mail == "MAIL FROM:<>"
+            assert result.tls is not None
+            assert result.tls.verdict.startswith("redacted")
+
+
+async def test_a_notification_that_a_host_refuses_for_other_reasons_is_not_redacted(
+    authority: Authority, certificate: Certificate
+) -> None:
+    replies = {"RCPT": "450 4.2.1 later"}
+    after = ["REQUIRETLS"]
+    async with SmtpPeer(tls=certificate.server_context(), extensions_after_tls=after, replies=replies) as peer:
+        result = await send_required(peer, authority, "")
+        assert (result.result, str(result.status)) == (Result.DEFERRED, "4.2.1")
+        assert sum(line.startswith("MAIL") for line in peer.commands) == 1
+    async with SmtpPeer(tls=Authority().issue(HOST).server_context(), extensions_after_tls=["SIZE"]) as peer:
+        result = await send_required(peer, authority, "")  # bad TLS of our own smarthost is mended, not gone around
+        assert (result.result, str(result.status)) == (Result.DEFERRED, "4.3.5")
+        assert peer.messages == []
+
+
+@pytest.mark.parametrize(
+    ("sender", "content"),
+    [("a@ours.example", None), ("", b"Subject: no report\r\n\r\nsecret\r\n")],
+    ids=["a report with a sender", "a null path without a report"],
+)
+async def test_what_is_no_notification_is_never_sent_without_what_it_requires_RTLS_21b(
+    authority: Authority, certificate: Certificate, sender: str, content: bytes | None
+) -> None:
+    async with SmtpPeer(tls=certificate.server_context(), extensions_after_tls=["SIZE"]) as peer:
+        result = await send_required(peer, authority, sender, content=content or NOTIFICATION)
+        assert (result.result, str(result.status)) == (Result.FAILED, "5.7.30")
+        assert not any(line.startswith("MAIL") for line in peer.commands)
+
+
+NOTIFICATION = (
+    b"Subject: Mail delivery failed\r\nContent-Type: multipart/report; boundary=b\r\n\r\n"
+    b"--b\r\n\r\nsorry\r\n--b\r\nContent-Type: message/delivery-status\r\n\r\nfields\r\n"
+    b"--b\r\nContent-Type: text/rfc822-headers\r\n\r\nSubject: secret\r\n--b--\r\n"
+)
+REDACTED = NOTIFICATION[: NOTIFICATION.index(b"--b\r\nContent-Type: text/rfc822-headers")] + b"--b--\r\n"
+
+
+async def send_required(
+    peer: SmtpPeer,
+    authority: Authority,
+    sender: str,
+    *,
+    mode: TlsMode = TlsMode.VERIFIED,
+    content: bytes = NOTIFICATION,
+) -> RecipientReport:
+    """Send a message with REQUIRETLS through a smarthost."""
+    via = via_peer(peer, tls=mode, ca=secret_ref("ca"))
+    required: dict[str, Any] = {
+        "envelope": Envelope(sender, require_tls=True),
+        "requirement": Requirement.REQUIRED,
+        "content": content,
+    }
     async with OutboundBench.running(via, secrets={"ca": authority.pem}) as bench:
-        report = await bench.deliver(bench.delivery(via, envelope=envelope, requirement=Requirement.REQUIRED))
-    return report.recipients[0]
+        return (await bench.deliver(bench.delivery(via, **required))).recipients[0]
 
 
 # --- SASL ---------------------------------------------------------------------------------------------------------

@@ -255,7 +255,7 @@ def _people(
             lines += _told(report, utf8)
     if unlisted:
         lines += [f"{unlisted} more recipients are not listed here.", ""]
-    if original.subject:
+    if original.subject and not original.tls_required:  # what may have to go without TLS has no word of it (RTLS-21b)
         lines += text.wrap("Subject: " + _shown(original.subject, utf8, 200))
     reference = text.usable_message_id(original.message_id)
     if reference is not None:

@@ -28,6 +28,8 @@ from mailrail.core.smtp.answer import LACKING, OUR_OWN, Answer, Stage, Trouble
 from mailrail.core.smtp.reply import EnhancedCode
 
 _TOO_MANY = frozenset({452, 552})
+_NO_REQUIRED_TLS = frozenset({Trouble.TLS, Trouble.TLS_DEMAND, Trouble.REQUIRETLS})
+"""TLS of a host of our own configuration is our trouble, and soon mended."""
 _RCPT = Stage.RCPT  # reading a member off its enum costs four times as much (CPython 3.11)
 
 
@@ -71,6 +73,14 @@ class HostFailover:
     def tried(self) -> bool:
         """Whether any host was heard of: a session refused, or a recipient answered."""
         return bool(self._greeted or self.settled or any(self._open.values()))
+
+    @property
+    def wants_tls(self) -> bool:
+        """Whether hosts were asked, and each of them lacks the TLS that the message requires, and nothing else
+        (RTLS-21b)."""
+        said = [answer for answers in self._open.values() for answer in answers]
+        lacking = _NO_REQUIRED_TLS if self.hop is HopKind.FOREIGN else _NO_REQUIRED_TLS - {Trouble.TLS}
+        return bool(said) and all(answer.trouble in lacking for answer in said)
 
     def leave_out(self, indexes: Iterable[int]) -> None:
         """These recipients were settled by other means."""
