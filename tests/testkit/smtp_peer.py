@@ -5,9 +5,9 @@
 
 Steps are GREETING, EHLO (also for LHLO), HELO, STARTTLS, AUTH, MAIL, RCPT, DATA, BDAT, END (after the final dot),
 RSET, NOOP, QUIT. A step's value is a reply ("250 ok", lines separated by "\\n"), an action (`Close`, `Hang`, `Drip`,
-`Flood`, `Raw`, `Held`), a list of those for successive occurrences (the last one repeats), or a function of the
-session and the line that returns one of them, or None for the usual reply. Everything a client sends is recorded as it
-came.
+`Flood`, `Raw`, `Held`, `Injected`), a list of those for successive occurrences (the last one repeats), or a function of
+the session and the line that returns one of them, or None for the usual reply. Everything a client sends is recorded as
+it came.
 """
 
 import asyncio
@@ -73,7 +73,14 @@ class Held:
     release: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-Action = str | Close | Hang | Drip | Flood | Raw | Slow | Held
+@dataclass(frozen=True)
+class Injected:
+    """Answer STARTTLS as usual, with these octets in clear behind the reply, as somebody on the way could put them."""
+
+    octets: bytes
+
+
+Action = str | Close | Hang | Drip | Flood | Raw | Slow | Held | Injected
 Step = Action | Sequence[Action] | Callable[["PeerSession", str], Action | None]
 
 
@@ -224,8 +231,9 @@ class SmtpPeer:
                 if self._tls is not None and not session.tls:
                     extensions = [*extensions, "STARTTLS"]
                 await self._do(writer, scripted or "\n".join(["250 peer.example", *("250 " + e for e in extensions)]))
-            elif verb == "STARTTLS" and scripted is None and self._tls is not None:
-                await self._do(writer, "220 go ahead")
+            elif verb == "STARTTLS" and isinstance(scripted, Injected | None) and self._tls is not None:
+                writer.write(b"220 go ahead\r\n" + (scripted.octets if scripted is not None else b""))
+                await writer.drain()
                 await writer.start_tls(self._tls)
                 session.secured(writer.get_extra_info("ssl_object"))
             elif verb == "AUTH" and scripted is None:

@@ -6,10 +6,13 @@ from typing import Any, TypeVar
 
 import pytest
 
+from mailrail.core.outbound.envelope import Envelope
 from mailrail.core.revision.revision import TransportKind
+from mailrail.core.tlspolicy.facts import Requirement
 from mailrail.sink import Options, Sink
 from mailrail_outbound.ports import RecipientReport, Result
 
+from testkit.ca import Authority
 from testkit.dns import DnsServer, Failure
 from testkit.outbound import OutboundBench, secret_ref, transport
 from testkit.ports import loopback_address
@@ -128,6 +131,29 @@ async def test_a_final_answer_asks_no_other_host_SOUT_13(mx: Mx, replies: dict[s
     (result,) = await mx.deliver()
     assert result.result is Result.FAILED
     assert two.connections == 0
+
+
+async def test_mail_that_requires_tls_goes_to_no_mx_whose_name_nothing_proves(mx: Mx) -> None:
+    """Case rtls-04: a certificate for a name that the DNS gave without proof proves nothing (RFC 8689 4.2.1)."""
+    mx.dns.add("example.org", "MX", "10 one.example.org.")
+    certificate = Authority().issue("one.example.org")
+    one = await mx.scripted("one.example.org", tls=certificate.server_context(), extensions_after_tls=["REQUIRETLS"])
+    required = Envelope("a@ours.example", require_tls=True)
+    (result,) = await mx.deliver(envelope=required, requirement=Requirement.REQUIRED)
+    assert (result.result, str(result.status)) == (Result.FAILED, "5.7.30")
+    assert one.sessions == []
+
+
+async def test_mail_that_waives_tls_fails_where_a_host_insists_on_tls_that_it_cannot_make(mx: Mx) -> None:
+    """Case rtls-12 (RFC 8689 4.2.2)."""
+    mx.dns.add("example.org", "MX", "10 one.example.org.")
+    insists = {"STARTTLS": "220 go", "MAIL": "530 5.7.0 must issue STARTTLS"}  # and closes instead of a handshake
+    one = await mx.scripted("one.example.org", extensions=["STARTTLS"], replies=insists)
+    (result,) = await mx.deliver(requirement=Requirement.NO)
+    assert result.result is Result.FAILED
+    assert str(result.reply) == "530 5.7.0 must issue STARTTLS"
+    assert len(one.sessions) == 2
+    assert one.messages == []
 
 
 async def test_no_reply_to_the_final_dot_asks_no_other_host_LSE_08(mx: Mx) -> None:

@@ -32,7 +32,7 @@ from testkit.ca import (
 )
 from testkit.outbound import OutboundBench, secret_ref, transport
 from testkit.servers import serve
-from testkit.smtp_peer import Action, Close, Hang, Raw, SmtpPeer
+from testkit.smtp_peer import Action, Close, Hang, Injected, Raw, SmtpPeer
 
 HOST = "localhost"
 
@@ -244,6 +244,29 @@ async def test_replies_injected_before_tls_do_not_count_TLS_02(authority: Author
         result = await send(via_peer(peer, tls=TlsMode.REQUIRED), tls_timeout=0.3)
         assert result.result is Result.DEFERRED
         assert not any(line.startswith("AUTH") for line in peer.commands)
+
+
+@pytest.mark.parametrize(
+    "injected",
+    [
+        b"250-mx\r\n250-PIPELINING\r\n250 REQUIRETLS\r\n",
+        b"250-mx\r\n250-REQUIRETLS\r\n",
+        b"250-mx\r\n250 REQUIRETLS\r\n250 2.1.0 ok\r\n250 2.1.5 ok\r\n354 go\r\n250 2.0.0 taken\r\n",
+    ],
+    ids=["an EHLO reply", "half of one", "a whole dialogue"],
+)
+async def test_what_is_injected_behind_the_reply_to_starttls_says_nothing_TLS_02_RTLS_14(
+    authority: Authority, certificate: Certificate, injected: bytes
+) -> None:
+    replies = {"STARTTLS": Injected(injected)}
+    inside = ["SIZE"]
+    async with SmtpPeer(tls=certificate.server_context(), extensions_after_tls=inside, replies=replies) as peer:
+        result = await send_required(peer, authority, "a@ours.example")
+        # OpenSSL may meet the octets as a broken record: then there is no session at all.
+        assert result.result in (Result.FAILED, Result.DEFERRED)
+        assert str(result.status) in ("5.7.30", "4.3.5")
+        assert not any(line.startswith("MAIL") for line in peer.commands)
+        assert peer.messages == []
 
 
 async def test_old_tls_is_never_negotiated_TLS_05(certificate: Certificate) -> None:
