@@ -352,7 +352,6 @@ class Outbound(Worker):
         )
         changed = replace(
             delivery,
-            envelope=replace(delivery.envelope, require_tls=False),
             prefix=b"",
             body=content,
             size=len(content),

@@ -75,7 +75,6 @@ _OUTCOMES = {
 }
 _GONE = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.DATA_LOSS)
 """What a replica says of content that no other replica will have either."""
-_REQUIRED = Requirement.REQUIRED
 _RECIPIENT = Scope.RECIPIENT
 _MAX_LINES, _MAX_LINE = 32, 512  # of a reply that is handed on (types.proto, Reply)
 
@@ -515,7 +514,6 @@ class _Link:
                 _RETURNS.get(envelope.dsn_return),
                 envelope.envelope_id if envelope.HasField("envelope_id") else None,
                 envelope.auth if envelope.HasField("auth") else None,
-                requirement is _REQUIRED,
             ),
             requirement,
             tuple(recipients),

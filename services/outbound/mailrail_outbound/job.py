@@ -20,7 +20,7 @@ from mailrail.core.outbound.host_failover import HostFailover
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.client import ClientTransaction
 from mailrail.core.smtp.stuffing import Stuffer
-from mailrail.core.tlspolicy.decision import NO_REQUIRETLS, NO_TLS, Proven, Refusal, TlsDecision, lacks
+from mailrail.core.tlspolicy.decision import NO_REQUIRETLS, NO_TLS, Proven, Refusal, RequireTls, TlsDecision, lacks
 from mailrail.kit import clock
 from mailrail_outbound.content import OutgoingContent
 from mailrail_outbound.hops import NextHop, Tables
@@ -30,6 +30,7 @@ from mailrail_outbound.ports import ConnectionFacts, Delivery, TlsReport
 from mailrail_outbound.smtp import INTERNAL_ERROR, ClientConnection, Dial
 
 _AS_IS = Form.AS_IS
+_MUST = RequireTls.MUST
 
 MAX_RECIPIENTS = 100
 """RCPTs of one transaction where the server says no less (SOUT-09)."""
@@ -151,6 +152,7 @@ class HostJob(PoolJob):
                 capabilities,
                 form=form,
                 authenticated=session.authenticated is not None,
+                require_tls=self._decision.require_tls is _MUST,
             )
             if made.refused:
                 self._attempt.failover.record_refusals(made.refused)

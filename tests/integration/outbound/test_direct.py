@@ -6,7 +6,6 @@ from typing import Any, TypeVar
 
 import pytest
 
-from mailrail.core.outbound.envelope import Envelope
 from mailrail.core.revision.revision import TransportKind
 from mailrail.core.tlspolicy.facts import Requirement
 from mailrail.sink import Options, Sink
@@ -138,8 +137,7 @@ async def test_mail_that_requires_tls_goes_to_no_mx_whose_name_nothing_proves(mx
     mx.dns.add("example.org", "MX", "10 one.example.org.")
     certificate = Authority().issue("one.example.org")
     one = await mx.scripted("one.example.org", tls=certificate.server_context(), extensions_after_tls=["REQUIRETLS"])
-    required = Envelope("a@ours.example", require_tls=True)
-    (result,) = await mx.deliver(envelope=required, requirement=Requirement.REQUIRED)
+    (result,) = await mx.deliver(requirement=Requirement.REQUIRED)
     assert (result.result, str(result.status)) == (Result.FAILED, "5.7.30")
     assert one.sessions == []
 

@@ -507,7 +507,7 @@ async def send_required(
     """Send a message with REQUIRETLS through a smarthost."""
     via = via_peer(peer, tls=mode, ca=secret_ref("ca"))
     required: dict[str, Any] = {
-        "envelope": Envelope(sender, require_tls=True),
+        "envelope": Envelope(sender),
         "requirement": Requirement.REQUIRED,
         "content": content,
     }

@@ -188,15 +188,14 @@ def test_large_content_goes_by_bdat_where_it_is_offered(size: int, chunking: boo
 
 @pytest.mark.parametrize("sender", ["a@b", ""])
 def test_a_message_that_requires_tls_goes_only_to_a_server_that_offers_requiretls_RTLS_18_RTLS_19b(sender: str) -> None:
-    envelope = Envelope(sender, require_tls=True)
-    made = make(envelope, SEVEN, Capabilities())
+    made = make(Envelope(sender), SEVEN, Capabilities(), require_tls=True)
     assert [answer.trouble for _, answer in made.refused] == [Trouble.REQUIRETLS]
-    line = make(envelope, SEVEN, Capabilities(require_tls=True)).mail_line
+    line = make(Envelope(sender), SEVEN, Capabilities(require_tls=True), require_tls=True).mail_line
     assert line == f"MAIL FROM:<{sender}> REQUIRETLS\r\n".encode()
     assert b"REQUIRETLS" not in make(Envelope(sender), SEVEN, Capabilities(require_tls=True)).mail_line
 
 
 def test_requiretls_follows_size_body_and_smtputf8() -> None:
-    envelope = Envelope("ä@b", body=BodyType.EIGHT_BIT_MIME, smtputf8=True, ret="HDRS", require_tls=True)
-    line = make(envelope, SEVEN, replace(EVERYTHING, require_tls=True)).mail_line.decode()
+    envelope = Envelope("ä@b", body=BodyType.EIGHT_BIT_MIME, smtputf8=True, ret="HDRS")
+    line = make(envelope, SEVEN, replace(EVERYTHING, require_tls=True), require_tls=True).mail_line.decode()
     assert line == "MAIL FROM:<ä@b> SIZE=100 BODY=8BITMIME SMTPUTF8 REQUIRETLS RET=HDRS\r\n"

@@ -2,10 +2,10 @@
 
 The same message goes out differently to different servers: with BODY=8BITMIME here, re-encoded there (EXT-08,
 SOUT-18a); with DSN parameters where the hop knows them, none invented and none sent elsewhere (DSN-04, DSN-05);
-SMTPUTF8 only where an address or the header needs it (EXT-11); REQUIRETLS where the message came with it, and to
-nobody who does not offer it (RTLS-18); SIZE where it is offered, and no transaction at all where the declared limit is
-smaller (RFC 1870 6.1). What a server cannot take is refused per recipient, so that other hosts can be tried first
-(reference H43).
+SMTPUTF8 only where an address or the header needs it (EXT-11); REQUIRETLS where core/tlspolicy says that it must be
+sent, and nothing to who does not offer it (RTLS-18); SIZE where it is offered, and no transaction at all where the
+declared limit is smaller (RFC 1870 6.1). What a server cannot take is refused per recipient, so that other hosts can be
+tried first (reference H43).
 """
 
 import re
@@ -47,8 +47,6 @@ class Envelope:
     ret: str | None = None
     envid: str | None = None
     auth: str | None = None
-    require_tls: bool = False
-    """REQUIRETLS (RFC 8689): only to a server that offers it over TLS, and handed on."""
 
 
 @dataclass(slots=True)
@@ -132,16 +130,18 @@ def plan(
     *,
     form: Form,
     authenticated: bool = False,
+    require_tls: bool = False,
 ) -> EnvelopePlan:
     """The lines for these recipients, given as (index, recipient), at most `capabilities.max_recipients` of them.
 
     `content.size` is the size of what is sent, after re-encoding. `authenticated`: AUTH= may be passed on (RFC 4954 5).
+    `require_tls`: the message goes with REQUIRETLS, and only to a server that offers it (`TlsDecision.require_tls`).
     """
     limit = capabilities.size
     if limit is not None and content.size > limit:
         detail = f"the message has {content.size} octets and the server takes {limit}"
         return _none(recipients, Answer(Stage.PLAN, None, Trouble.TOO_LARGE, detail))
-    if envelope.require_tls and not capabilities.require_tls:
+    if require_tls and not capabilities.require_tls:
         detail = "the message requires TLS and the server does not offer REQUIRETLS"
         return _none(recipients, Answer(Stage.PLAN, None, Trouble.REQUIRETLS, detail))
     sender = envelope.sender
@@ -178,7 +178,7 @@ def plan(
         return EnvelopePlan(b"", (), (), False, False, tuple(refused))
     binary = content.binary and form is _AS_IS
     return EnvelopePlan(
-        _mail(envelope, content, capabilities, form, utf8, authenticated),
+        _mail(envelope, content, capabilities, form, utf8, authenticated, require_tls),
         tuple(lines),
         tuple(indexes),
         binary or (capabilities.chunking and content.size > BDAT_ABOVE),
@@ -204,7 +204,13 @@ def _none(recipients: Sequence[tuple[int, EnvelopeRecipient]], answer: Answer) -
 
 
 def _mail(
-    envelope: Envelope, content: ContentFacts, capabilities: Capabilities, form: Form, utf8: bool, authenticated: bool
+    envelope: Envelope,
+    content: ContentFacts,
+    capabilities: Capabilities,
+    form: Form,
+    utf8: bool,
+    authenticated: bool,
+    require_tls: bool,
 ) -> bytes:
     line = f"MAIL FROM:<{envelope.sender}>"
     if capabilities.size_offered:
@@ -219,7 +225,7 @@ def _mail(
             line += " BODY=7BIT" if envelope.body is BodyType.SEVEN_BIT else ""
     if utf8:
         line += " SMTPUTF8"
-    if envelope.require_tls:
+    if require_tls:
         line += " REQUIRETLS"  # of a notification too (RTLS-19b)
     if capabilities.dsn:
         if envelope.ret is not None:
