@@ -11,7 +11,7 @@ rolled back in the end. The queue prepares its statements; what is measured is t
 import contextlib
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Final, Literal, LiteralString
 from uuid import UUID
 
@@ -28,6 +28,7 @@ _TYPES: Final[tuple[tuple[type, str], ...]] = (
     (float, "double precision"),
     (UUID, "uuid"),
     (datetime, "timestamptz"),
+    (date, "date"),
     (bytes, "bytea"),
 )
 
@@ -125,14 +126,23 @@ async def _explain(connection: Connection, query: LiteralString, parameters: Map
 async def explained(url: str, mode: PlanMode) -> AsyncIterator[Explained]:
     """A connection as the queue's lanes make it, in a transaction that is undone, whose statements are explained."""
     connection = await Database(Login.of(url), "plans").open("plans")
+    try:
+        async with explaining(connection, mode) as found:
+            yield found
+    finally:
+        await connection.close()
+
+
+@contextlib.asynccontextmanager
+async def explaining(connection: Connection, mode: PlanMode) -> AsyncIterator[Explained]:
+    """Within a transaction that is undone each statement of a connection is explained."""
     connection.cursor_factory = _ExplainingCursor
     found = Explained(connection)
+    await connection.execute(f"SET plan_cache_mode = {mode}".encode())
     try:
-        await connection.execute(f"SET plan_cache_mode = {mode}".encode())
         async with connection.transaction(force_rollback=True):
             _watched[id(connection)] = found
             yield found
             _watched.pop(id(connection), None)
     finally:
         _watched.pop(id(connection), None)
-        await connection.close()

@@ -19,7 +19,7 @@ from mailrail_outbound.open_files import fitting
 from mailrail_outbound.pool import Pool
 from mailrail_outbound.rpc import SERVICE, OutboundServicer
 from mailrail_outbound.settings import OutboundSettings
-from mailrail_outbound.store.connection import Database
+from mailrail_outbound.store.connection import DomainDatabase
 
 _CALLERS = {SERVICE: frozenset({"ingress", "cli"})}
 
@@ -40,7 +40,7 @@ async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:
     if not resolver.trusted:
         logger.info("no DNS resolver is declared trusted, so no answer counts as proven by DNSSEC and there is no DANE")
     pool = Pool(settings)
-    database = Database(postgres.Login(settings), settings.node_id)
+    database = DomainDatabase(postgres.Login(settings), settings.node_id)
     app: Outbound | None = None
 
     def configured(configuration: Configuration) -> None:

@@ -16,7 +16,7 @@ from mailrail.local.postgres.server import EmbeddedPostgres
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail.sink import Sink
 from mailrail_outbound import metrics
-from mailrail_outbound.store.connection import Database, Unavailable
+from mailrail_outbound.store.connection import DomainDatabase, Unavailable
 
 from testkit.conditions import eventually
 from testkit.faultproxy import FaultProxy
@@ -124,7 +124,7 @@ async def test_a_role_of_its_own_is_enough_for_outbound_DBS_01(database: str, po
     with psycopg.connect(postgres.superuser_url(name), autocommit=True) as connection:
         connection.execute(f"ALTER ROLE {role} LOGIN PASSWORD 'its own'".encode())
     own = f"postgresql://{role}:its%20own@127.0.0.1:{postgres.port}/{name}"
-    store = Database(Login.of(own), "own")
+    store = DomainDatabase(Login.of(own), "own")
     try:
         for lane in (store.reading, store.writing):
             assert await lane.run("SELECT current_user", {}) == [(role,)]
@@ -140,7 +140,7 @@ async def test_a_database_that_takes_no_writes_is_said_to_be_one_and_is_read_all
     name = database.rsplit("/", 1)[1]
     with psycopg.connect(postgres.superuser_url(), autocommit=True) as connection:
         connection.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on".encode())
-    store = Database(Login.of(database), "fenced")
+    store = DomainDatabase(Login.of(database), "fenced")
     try:
         with pytest.raises(Unavailable, match="default_transaction_read_only is on"):
             await store.writing.run("SELECT 1", {})

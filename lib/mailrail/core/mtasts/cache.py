@@ -153,12 +153,18 @@ def refresh_due(cached: CachedPolicy, mailed: float, failure: LastFailure | None
 
     `mailed`: when there was mail for the domain last. STS-25: a domain that gets none is left alone.
     """
-    life = cached.policy.max_age
-    if now >= cached.expires or life < SHORT_LIVED or now - mailed > LATELY:
+    due = refresh_at(cached)
+    if due is None or now >= cached.expires or now - mailed > LATELY:
         return False
     if failure is not None and 0 <= now - failure.at < REFRESH_AGAIN:
         return False
-    return now >= cached.fetched + min(REFRESH, life / 2)
+    return now >= due
+
+
+def refresh_at(cached: CachedPolicy) -> float | None:
+    """The earliest time of such a fetch (STS-19a); None for a policy that lives too shortly for it."""
+    life = cached.policy.max_age
+    return None if life < SHORT_LIVED else cached.fetched + min(REFRESH, life / 2)
 
 
 def is_reported(cached: CachedPolicy | None, now: float) -> bool:

@@ -54,16 +54,16 @@ async def run(connection: Connection, statement: LiteralString, parameters: Mapp
     return await cursor.fetchall() if cursor.description is not None else []
 
 
-class Database:
+class DomainDatabase:
     """The lanes of a process, and whether Postgres is there."""
 
     def __init__(self, login: Login, node_id: str) -> None:
         self._login = login
         self._application = f"mailrail outbound {node_id}"
         self._log = log.get_logger()
-        self.reading = Lane(self, "read", writes=False)
+        self.reading = DomainLane(self, "read", writes=False)
         """For what deliveries wait for."""
-        self.writing = Lane(self, "write", writes=True)
+        self.writing = DomainLane(self, "write", writes=True)
         """For what nobody waits for."""
         self.problem: str | None = "it was not asked yet"
         """Why it is of no use now; None: it answers and takes writes."""
@@ -115,10 +115,10 @@ class Database:
         return connection
 
 
-class Lane:
+class DomainLane:
     """One connection for one kind of work, one statement or transaction at a time."""
 
-    def __init__(self, database: Database, name: str, *, writes: bool) -> None:
+    def __init__(self, database: DomainDatabase, name: str, *, writes: bool) -> None:
         self._database, self._name, self._writes = database, name, writes
         self._lock = asyncio.Lock()
         self._connection: Connection | None = None
