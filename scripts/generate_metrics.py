@@ -28,6 +28,7 @@ MODULES = {
     "Queue": "services/queue/mailrail_queue/metrics.py",
     "Outbound": "services/outbound/mailrail_outbound/metrics.py",
     "Config": "services/config/mailrail_config/metrics.py",
+    "Policy": "services/policy/mailrail_policy/metrics.py",
     "Operator": "operator/mailrail_operator/metrics.py",
     "Bundled Postgres": "lib/mailrail/cluster/metrics.py",
 }

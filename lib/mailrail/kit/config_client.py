@@ -20,7 +20,15 @@ from pathlib import Path
 import grpc
 
 from mailrail.core.revision.problem import RevisionProblem
-from mailrail.core.revision.revision import Revision, Role, SecretRef, UnreadableRevision, checksum, decode
+from mailrail.core.revision.revision import (
+    ROLES_WITHOUT_SECRETS,
+    Revision,
+    Role,
+    SecretRef,
+    UnreadableRevision,
+    checksum,
+    decode,
+)
 from mailrail.core.revision.sealing import CannotOpen, Keyring
 from mailrail.kit import log, metrics, rpc
 from mailrail.kit.settings import BadSettings, ServiceSettings
@@ -79,7 +87,7 @@ class ConfigClient:
         self._role = role
         self._on_change = on_change
         self._problems, self._gateway = problems, gateway
-        self._keys = keyring(settings)
+        self._keys = None if role in ROLES_WITHOUT_SECRETS else keyring(settings)
         self._arrived = asyncio.Event()
         self._changed = asyncio.Condition()
         self._rejected = 0
@@ -153,8 +161,7 @@ class ConfigClient:
             if checksum(body) != digest:
                 raise UnreadableRevision("the checksum does not match the body")
             revision = decode(body)
-            self._keys = self._current_keys()
-            secrets = {path: self._keys.open(value, path, self._role.value) for path, value in sealed.items()}
+            secrets = self._opened(sealed)
             configuration = Configuration(number, digest, revision, secrets)
             self._on_change(configuration)
         except Exception as error:  # whatever a service finds wrong: the one before stays in force
@@ -170,13 +177,16 @@ class ConfigClient:
         async with self._changed:
             self._changed.notify_all()
 
-    def _current_keys(self) -> Keyring:
-        """The ring as it is mounted now: a key that was added since the start may have sealed this (CFG-02)."""
+    def _opened(self, sealed: Mapping[str, bytes]) -> dict[str, bytes]:
+        """With the ring as it is mounted now: a key that was added since the start may have sealed this (CFG-02)."""
+        if self._keys is None:
+            return {}
         try:
-            return keyring(self._settings)
+            keys = self._keys = keyring(self._settings)
         except BadSettings as error:
             self._log.warning("cannot read sealing keys; the last ones stay in use", reason=str(error))
-            return self._keys
+            keys = self._keys
+        return {path: keys.open(value, path, self._role.value) for path, value in sealed.items()}
 
     async def _report(self) -> None:
         while True:

@@ -143,7 +143,7 @@ CERTIFICATE_EXPIRY = Gauge(
     "Time at which the first certificate of this process expires; 0 when one of them cannot be used",
     ["use"],
 )
-"""use: services (gRPC between services), smtp (listeners)."""
+"""use: services (gRPC between services), smtp (listeners), policy (policy hosts of MTA-STS)."""
 CERTIFICATE_LIFETIME = Gauge(
     "mailrail_certificate_lifetime_seconds",
     "Seconds from start to end of that certificate; 0 when one of them cannot be used",

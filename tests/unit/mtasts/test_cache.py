@@ -16,7 +16,7 @@ from mailrail.core.mtasts.cache import (
     CachedPolicy,
     DnsTrouble,
     LastFailure,
-    Step,
+    PolicyStep,
     after_fetch,
     is_reported,
     must_ask_again,
@@ -45,19 +45,19 @@ def test_a_cached_policy_rules_until_its_end_whatever_becomes_of_the_record_STS_
 ) -> None:
     for age in (0.0, 4 * DAY, 7 * DAY - 1):
         verdict = next_step(CACHED, record, None, FETCHED + age)
-        assert (verdict.step, verdict.policy) == (Step.USE, ENFORCE)
+        assert (verdict.step, verdict.policy) == (PolicyStep.USE, ENFORCE)
 
 
 def test_life_counts_from_the_last_fetch_and_ends_at_max_age_STS_17a() -> None:
     assert CACHED.expires == FETCHED + 604_800
-    assert next_step(CACHED, GONE, None, CACHED.expires).step is Step.WITHOUT
-    assert next_step(CACHED, StsRecord("1"), None, CACHED.expires).step is Step.FETCH
+    assert next_step(CACHED, GONE, None, CACHED.expires).step is PolicyStep.WITHOUT
+    assert next_step(CACHED, StsRecord("1"), None, CACHED.expires).step is PolicyStep.FETCH
 
 
 def test_a_new_id_is_fetched_and_the_old_policy_holds_if_that_fails_STS_16a() -> None:
-    assert next_step(CACHED, StsRecord("2"), None, FETCHED + DAY).step is Step.FETCH
+    assert next_step(CACHED, StsRecord("2"), None, FETCHED + DAY).step is PolicyStep.FETCH
     verdict, kept = after_fetch(CACHED, StsRecord("2"), TIMEOUT, FETCHED + DAY)
-    assert (verdict.step, verdict.policy, verdict.failed) == (Step.USE, ENFORCE, TIMEOUT)
+    assert (verdict.step, verdict.policy, verdict.failed) == (PolicyStep.USE, ENFORCE, TIMEOUT)
     assert TIMEOUT.reason in verdict.reason
     assert kept == CACHED
 
@@ -65,24 +65,24 @@ def test_a_new_id_is_fetched_and_the_old_policy_holds_if_that_fails_STS_16a() ->
 def test_after_a_failed_fetch_of_an_id_five_minutes_pass_before_the_next_STS_18a() -> None:
     record, now = StsRecord("2"), FETCHED + DAY
     waiting = next_step(CACHED, record, failed("2", now), now + FETCH_AGAIN - 1)
-    assert (waiting.step, waiting.policy, waiting.failed) == (Step.USE, ENFORCE, TIMEOUT)
-    assert next_step(None, record, failed("2", now), now + FETCH_AGAIN - 1).step is Step.WITHOUT
-    assert next_step(CACHED, record, failed("2", now), now + FETCH_AGAIN).step is Step.FETCH
+    assert (waiting.step, waiting.policy, waiting.failed) == (PolicyStep.USE, ENFORCE, TIMEOUT)
+    assert next_step(None, record, failed("2", now), now + FETCH_AGAIN - 1).step is PolicyStep.WITHOUT
+    assert next_step(CACHED, record, failed("2", now), now + FETCH_AGAIN).step is PolicyStep.FETCH
     # A new id may try at once.
-    assert next_step(CACHED, StsRecord("3"), failed("2", now), now + 1).step is Step.FETCH
+    assert next_step(CACHED, StsRecord("3"), failed("2", now), now + 1).step is PolicyStep.FETCH
 
 
 def test_without_a_cached_policy_a_failed_fetch_is_as_no_policy_and_is_told_STS_15a() -> None:
     record = StsRecord("1")
-    assert next_step(None, record, None, FETCHED).step is Step.FETCH
+    assert next_step(None, record, None, FETCHED).step is PolicyStep.FETCH
     verdict, kept = after_fetch(None, record, TIMEOUT, FETCHED)
-    assert (verdict.step, verdict.policy, kept) == (Step.WITHOUT, None, None)
+    assert (verdict.step, verdict.policy, kept) == (PolicyStep.WITHOUT, None, None)
     assert verdict.failed is not None
     assert verdict.failed.trouble == "sts-policy-fetch-error"
     # The next message within five minutes reports it as well.
     assert next_step(None, record, failed("1", FETCHED), FETCHED + 1).failed == TIMEOUT
     # And so does an expired policy: it is none.
-    assert after_fetch(CACHED, record, TIMEOUT, CACHED.expires)[0].step is Step.WITHOUT
+    assert after_fetch(CACHED, record, TIMEOUT, CACHED.expires)[0].step is PolicyStep.WITHOUT
 
 
 @pytest.mark.parametrize("mode", Mode)
@@ -90,27 +90,27 @@ def test_a_fetched_policy_replaces_the_cached_one_also_a_weaker_one_STS_25(mode:
     policy = Policy(mode, 0, ("other.example.com",))
     verdict, kept = after_fetch(CACHED, StsRecord("2"), policy, FETCHED + 5)
     assert kept == CachedPolicy("2", policy, FETCHED + 5)
-    assert (verdict.step, verdict.policy) == (Step.USE, policy)
+    assert (verdict.step, verdict.policy) == (PolicyStep.USE, policy)
 
 
 def test_a_domain_without_record_and_without_cache_has_no_policy() -> None:
     verdict = next_step(None, GONE, None, FETCHED)
-    assert (verdict.step, verdict.failed) == (Step.WITHOUT, None)
+    assert (verdict.step, verdict.failed) == (PolicyStep.WITHOUT, None)
     assert GONE.reason in verdict.reason
 
 
 def test_a_dns_error_with_nothing_cached_holds_mail_back_for_some_hours_STS_24a() -> None:
     deferred = next_step(None, BROKEN, None, FETCHED + DEFER_LIMIT - 1)
-    assert deferred.step is Step.DEFER
+    assert deferred.step is PolicyStep.DEFER
     assert "SERVFAIL" in deferred.reason
     over = next_step(None, BROKEN, None, FETCHED + DEFER_LIMIT)
-    assert over.step is Step.WITHOUT
+    assert over.step is PolicyStep.WITHOUT
     assert "4 hours" in over.reason
 
 
 def test_a_dns_error_holds_no_mail_back_where_it_is_switched_off_or_a_plain_refusal_STS_24a() -> None:
-    assert next_step(None, BROKEN, None, FETCHED, may_defer=False).step is Step.WITHOUT
-    assert next_step(None, replace(BROKEN, refused=True), None, FETCHED).step is Step.WITHOUT
+    assert next_step(None, BROKEN, None, FETCHED, may_defer=False).step is PolicyStep.WITHOUT
+    assert next_step(None, replace(BROKEN, refused=True), None, FETCHED).step is PolicyStep.WITHOUT
 
 
 def test_no_attempt_ends_by_a_policy_before_the_record_was_asked_for_again_STS_13a() -> None:
@@ -169,12 +169,12 @@ def test_nothing_that_fails_ever_takes_a_live_policy_away(
     may_defer: bool,
 ) -> None:
     verdict = next_step(cached, record, failure, now, may_defer=may_defer)
-    if verdict.step is Step.FETCH:
+    if verdict.step is PolicyStep.FETCH:
         assert isinstance(record, StsRecord)
         verdict, kept = after_fetch(cached, record, TIMEOUT, now)
         assert kept == cached
     live = cached is not None and now < cached.expires
-    assert (verdict.step is Step.USE) is live
+    assert (verdict.step is PolicyStep.USE) is live
     assert verdict.policy == (cached.policy if cached is not None and live else None)
     assert verdict.reason
 

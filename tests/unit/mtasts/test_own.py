@@ -1,4 +1,4 @@
-"""The policies of our own domains, and their records (STS-23)."""
+"""The policies of our own domains, and their records."""
 
 from dataclasses import replace
 

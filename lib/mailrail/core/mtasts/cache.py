@@ -67,7 +67,7 @@ class DnsTrouble:
     """The servers of the zone answer other questions, and this one with REFUSED or NOTIMP."""
 
 
-class Step(StrEnum):
+class PolicyStep(StrEnum):
     """What is to be done for a delivery."""
 
     USE = "use"
@@ -81,10 +81,10 @@ class Step(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class PolicyVerdict:
     """What is to be done, and why."""
 
-    step: Step
+    step: PolicyStep
     reason: str
     policy: Policy | None = None
     """With USE."""
@@ -99,7 +99,7 @@ def next_step(
     now: float,
     *,
     may_defer: bool = True,
-) -> Verdict:
+) -> PolicyVerdict:
     """What to do for a delivery, by what is known before any fetch.
 
     `cached`: what the cache has for the policy domain, expired or not. `record`: what the DNS says now. `failure`: the
@@ -113,19 +113,19 @@ def next_step(
             # STS-18a: one dead host must not be asked for each message.
             return _failed(live, failure.failed)
         if live is not None:
-            return Verdict(Step.FETCH, f"the record has the new id {record.id}")
-        return Verdict(Step.FETCH, "the record says that there is a policy, and none is cached")
+            return PolicyVerdict(PolicyStep.FETCH, f"the record has the new id {record.id}")
+        return PolicyVerdict(PolicyStep.FETCH, "the record says that there is a policy, and none is cached")
     if live is not None:
         # STS-16a: the record is only a hint that there is something new. What was promised holds.
         return _use(live, record.reason)
     if isinstance(record, NoRecord):
-        return Verdict(Step.WITHOUT, f"no MTA-STS policy: {record.reason}")
+        return PolicyVerdict(PolicyStep.WITHOUT, f"no MTA-STS policy: {record.reason}")
     return _without_dns(record, now, may_defer)
 
 
 def after_fetch(
     cached: CachedPolicy | None, record: StsRecord, fetched: Policy | FetchFailed, now: float
-) -> tuple[Verdict, CachedPolicy | None]:
+) -> tuple[PolicyVerdict, CachedPolicy | None]:
     """What to do after a fetch that ended now, and what the cache is to hold from now on.
 
     STS-25: a policy that was fetched replaces the cached one, a weaker one too: else nobody could leave MTA-STS. It is
@@ -173,27 +173,27 @@ def is_reported(cached: CachedPolicy | None, now: float) -> bool:
     return cached is None or now >= cached.expires or cached.policy.mode is not Mode.NONE
 
 
-def _use(cached: CachedPolicy, why: str) -> Verdict:
-    return Verdict(Step.USE, f"MTA-STS policy {cached.id}, mode {cached.policy.mode}: {why}", cached.policy)
+def _use(cached: CachedPolicy, why: str) -> PolicyVerdict:
+    return PolicyVerdict(PolicyStep.USE, f"MTA-STS policy {cached.id}, mode {cached.policy.mode}: {why}", cached.policy)
 
 
-def _failed(live: CachedPolicy | None, failed: FetchFailed) -> Verdict:
+def _failed(live: CachedPolicy | None, failed: FetchFailed) -> PolicyVerdict:
     if live is None:
         # STS-15a: trust on first use. Nobody has told us yet what to insist on.
         reason = f"no MTA-STS policy is known, and it could not be fetched: {failed.reason}"
-        return Verdict(Step.WITHOUT, reason, failed=failed)
+        return PolicyVerdict(PolicyStep.WITHOUT, reason, failed=failed)
     used = _use(live, f"still the cached one, since a new one could not be fetched: {failed.reason}")
-    return Verdict(used.step, used.reason, used.policy, failed)
+    return PolicyVerdict(used.step, used.reason, used.policy, failed)
 
 
-def _without_dns(trouble: DnsTrouble, now: float, may_defer: bool) -> Verdict:
+def _without_dns(trouble: DnsTrouble, now: float, may_defer: bool) -> PolicyVerdict:
     # STS-24a: an attacker who can break one look-up must not thereby turn MTA-STS off for a domain that we meet for the
     # first time. But zones that cannot be asked for such a record are real, and their mail must not wait for ever.
     why = f"the DNS does not say whether there is an MTA-STS policy: {trouble.reason}"
     if trouble.refused:
-        return Verdict(Step.WITHOUT, f"{why}; its servers refuse this question alone, so it counts as none")
+        return PolicyVerdict(PolicyStep.WITHOUT, f"{why}; its servers refuse this question alone, so it counts as none")
     if not may_defer:
-        return Verdict(Step.WITHOUT, f"{why}; it counts as none by configuration")
+        return PolicyVerdict(PolicyStep.WITHOUT, f"{why}; it counts as none by configuration")
     if now - trouble.since >= DEFER_LIMIT:
-        return Verdict(Step.WITHOUT, f"{why}; for {DEFER_LIMIT / 3600:.0f} hours now, so it counts as none")
-    return Verdict(Step.DEFER, why)
+        return PolicyVerdict(PolicyStep.WITHOUT, f"{why}; for {DEFER_LIMIT / 3600:.0f} hours now, so it counts as none")
+    return PolicyVerdict(PolicyStep.DEFER, why)

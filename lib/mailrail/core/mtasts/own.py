@@ -1,4 +1,4 @@
-"""The policies of our own domains, as they are served, and the ids that say that they changed (STS-23)."""
+"""The policies of our own domains, as they are served, and the ids that say that they changed."""
 
 import hashlib
 from typing import Final

@@ -63,7 +63,7 @@ class Policy:
         return name in self.mx or (bool(label) and f"*.{parent}" in self.mx)
 
     def __str__(self) -> str:
-        """The text of the policy with CRLF, as it is served (STS-23)."""
+        """The text of the policy with CRLF, as it is served (STS-23a)."""
         lines = [
             "version: STSv1",
             f"mode: {self.mode}",

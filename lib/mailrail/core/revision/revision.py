@@ -472,6 +472,10 @@ class Revision:
     """One per gateway."""
 
 
+ROLES_WITHOUT_SECRETS: Final = frozenset({Role.POLICY})
+"""Roles for which nothing is sealed; their processes hold no sealing key."""
+
+
 def secrets_for(revision: Revision, role: Role) -> frozenset[str]:
     """The paths of the sealed values that `role` may hold (CFG-02, design 5)."""
     refs: list[SecretRef | None] = []
