@@ -41,15 +41,20 @@ class Issued:
         """The certificate in PEM."""
         return self.certificate.public_bytes(serialization.Encoding.PEM)
 
-    def server_context(self, *sent_with: "Issued") -> ssl.SSLContext:
-        """A server's context that presents this certificate, then the others in this order."""
-        key = self.key.private_bytes(
+    @property
+    def key_pem(self) -> bytes:
+        """Its private key in PEM."""
+        written: bytes = self.key.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
+        return written
+
+    def server_context(self, *sent_with: "Issued") -> ssl.SSLContext:
+        """A server's context that presents this certificate, then the others in this order."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         with tempfile.TemporaryDirectory() as folder:  # ssl reads certificates from files only
             path = Path(folder) / "chain.pem"
-            path.write_bytes(key + self.pem + b"".join(each.pem for each in sent_with))
+            path.write_bytes(self.key_pem + self.pem + b"".join(each.pem for each in sent_with))
             context.load_cert_chain(path)
         return context
 

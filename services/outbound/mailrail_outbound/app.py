@@ -32,7 +32,7 @@ from mailrail.kit.resolver import DnsResolver
 from mailrail_outbound import metrics
 from mailrail_outbound.content import OutgoingContent
 from mailrail_outbound.dialling import CannotDial, Dialler, Host
-from mailrail_outbound.hops import DIRECT, DialPlan, NextHop, Tables
+from mailrail_outbound.hops import DIRECT, DialPlan, NextHop, Tables, Way
 from mailrail_outbound.hosts import HostResolver, Steps
 from mailrail_outbound.job import Attempt, HostJob, tls_refused
 from mailrail_outbound.memory_budget import MemoryBudget
@@ -473,7 +473,10 @@ class Outbound(Worker):
             if decision.refusal is not None:
                 failover.record_session_failure(tls_refused(decision.refusal))
                 return
-            answer = yield from self._run_job(progress, attempt, plan, host, plaintext=False)
+            answer = yield from self._run_job(progress, attempt, plan, host, Way.DECIDED)
+            if decision.check_name is not None and answer is not None and _certificate_failed(answer):
+                self._log.info("a certificate is not valid, which is only reported", host=host.name, why=answer.detail)
+                answer = yield from self._run_job(progress, attempt, plan, host, Way.UNCHECKED)
             if (
                 answer is not None
                 and answer.trouble is Trouble.TLS
@@ -482,7 +485,7 @@ class Outbound(Worker):
             ):
                 # TLS-07: on a new connection, and the history says so.
                 self._log.info("TLS failed; continuing without TLS", host=host.name, reason=answer.detail)
-                answer = yield from self._run_job(progress, attempt, plan, host, plaintext=True)
+                answer = yield from self._run_job(progress, attempt, plan, host, Way.PLAIN)
             if answer is None:
                 return
             if answer.trouble is Trouble.LEASE and not attempt.seen:
@@ -503,23 +506,20 @@ class Outbound(Worker):
             host = host._replace(addresses=rest)
 
     def _run_job(
-        self, progress: "DeliveryInProgress", attempt: Attempt, plan: DialPlan, host: Host, *, plaintext: bool
+        self, progress: "DeliveryInProgress", attempt: Attempt, plan: DialPlan, host: Host, way: Way
     ) -> Steps[Answer | None]:
         """Run one job. None: the host had a session for it; else why not."""
         decision = plan.decision
-        dial = plan.without_tls if plaintext else plan.dial
+        dial = plan.dials.get(way)
         if dial is None:
             hop = attempt.hop
             try:
                 proxy = (yield self._dialler.proxy_address(hop.transport)) if hop.proxied else ""
                 gateway = attempt.delivery.gateway
-                dial = self._dialler.dial(attempt.tables, hop, decision, gateway, host, proxy, plaintext=plaintext)
+                dial = self._dialler.dial(attempt.tables, hop, decision, gateway, host, proxy, way=way, dane=plan.dane)
             except CannotDial as error:
                 return error.answer
-            if plaintext:
-                plan.without_tls = dial
-            else:
-                plan.dial = dial
+            plan.dials[way] = dial
         reason = f"redacted, as no host offers what was required; {decision.reason}"
         if not attempt.delivery.redacted:
             reason = decision.reason
@@ -527,7 +527,7 @@ class Outbound(Worker):
             attempt,
             dial,
             decision,
-            tls_verdict=f"{reason}; it failed, so without" if plaintext else reason,
+            tls_verdict=f"{reason}; it failed, so without" if way is Way.PLAIN else reason,
             lease_margin=self._settings.lease_margin,
             on_done=progress.on_job_done,
         )
@@ -643,6 +643,10 @@ def _own_words(recipient_id: int, reply: Reply) -> RecipientReport:
     failed = reply.permanent
     verdict = Verdict(Outcome.FAILED if failed else Outcome.DEFERRED, reply.status, reply.text, reply)
     return RecipientReport(recipient_id, Result.FAILED if failed else Result.DEFERRED, verdict)
+
+
+def _certificate_failed(answer: Answer) -> bool:
+    return answer.trouble is Trouble.TLS and answer.fault is not None and answer.fault.of_certificate
 
 
 def _what(answer: Answer) -> str:

@@ -6,6 +6,7 @@ import ssl
 from functools import lru_cache
 from typing import NamedTuple
 
+from mailrail.core.dane.demand import DaneDemand
 from mailrail.core.outbound.captive import is_loopback
 from mailrail.core.outbound.socks5 import ProxyLogin, Socks5
 from mailrail.core.outbound.targets import ConnectionKey
@@ -16,8 +17,9 @@ from mailrail.core.smtp.client import ClientProtocol as Speech
 from mailrail.core.smtp.client import ClientSession, LoginPlan, StartTls
 from mailrail.core.tlspolicy.decision import Hop as TlsHop
 from mailrail.core.tlspolicy.decision import TlsDecision, decide
+from mailrail.core.tlspolicy.facts import NO_DNSSEC, NO_STS, DnsFacts, StsFacts
 from mailrail.kit.resolver import DnsResolver, LookupFailed
-from mailrail_outbound.hops import DIRECT, DialPlan, NextHop, Tables
+from mailrail_outbound.hops import DIRECT, DialPlan, NextHop, Tables, Way
 from mailrail_outbound.ports import Delivery
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import Dial, TlsPlan
@@ -32,6 +34,10 @@ class Host(NamedTuple):
     name: str
     port: int
     addresses: tuple[str, ...]
+    dns: DnsFacts = NO_DNSSEC
+    dane: DaneDemand | None = None
+    """What `dns.matching` stands for."""
+    sts: StsFacts = NO_STS
 
 
 class Dialler:
@@ -44,7 +50,10 @@ class Dialler:
 
     def plan_for(self, hop: NextHop, delivery: Delivery, host: Host) -> DialPlan:
         """The TLS decision for a host, with room for how it is dialled; the same one again for the same question."""
-        key = (host.name, host.addresses, delivery.gateway, delivery.requirement, delivery.redacted)
+        key = (
+            *(host.name, host.addresses, host.sts, host.dns),
+            *(delivery.gateway, delivery.requirement, delivery.redacted),
+        )
         plan = hop.dial_plans.get(key)
         if plan is None:
             transport, by_mx = hop.transport, hop.by_mx
@@ -57,8 +66,11 @@ class Dialler:
                         carries_credentials=transport.username is not None and not by_mx,
                         requirement=delivery.requirement,
                         redacted=delivery.redacted,
+                        sts=host.sts,
+                        dns=host.dns,
                     )
-                )
+                ),
+                host.dane,
             )
             if len(hop.dial_plans) >= _MOST_PLANS:
                 hop.dial_plans.clear()
@@ -76,9 +88,10 @@ class Dialler:
         host: Host,
         proxy_address: str,
         *,
-        plaintext: bool,
+        way: Way = Way.DECIDED,
+        dane: DaneDemand | None = None,
     ) -> Dial:
-        """How to connect to `host`; `plaintext`: without TLS, whatever was decided. Raises CannotDial."""
+        """How to connect to `host`; `dane`: see DialPlan. Raises CannotDial."""
         transport = hop.transport
         named = tables.gateways.get(gateway) if gateway is not None else None
         hello = (
@@ -87,7 +100,12 @@ class Dialler:
             or (named.hostname if named is not None else tables.hello_name)
             or _own_name()
         )
-        mode = TlsMode.NONE if plaintext else decision.mode
+        mode = TlsMode.NONE if way is Way.PLAIN else decision.mode
+        tls = None
+        if mode is not TlsMode.NONE:
+            tls = self._tls(tables, transport, decision, host.name, way, _demanded(decision, host.name, dane))
+        compared = tls.dane.matching if tls is not None and tls.dane is not None else ""
+        bound = decision.verify_matching is not None
         proxy: tuple[str, int] | None = None
         login: ProxyLogin | None = None
         if hop.proxied:
@@ -114,7 +132,10 @@ class Dialler:
             identity=transport.username if sasl is not None and transport.username else "",
             tls=mode,
             implicit_tls=decision.implicit,
-            verified=decision.verify_name or "",
+            verified=(tls.verified_name if tls is not None else None) or "",
+            # RTLS-28: what a connection must have proven is part of what it is used again by.
+            matched=compared if bound else "",
+            compared="" if bound else compared,
         )
         starttls = StartTls.NEVER
         if mode is not TlsMode.NONE and not decision.implicit:
@@ -126,7 +147,7 @@ class Dialler:
             port=host.port,
             addresses=host.addresses,
             new_session=lambda: ClientSession(hello, protocol=speech, starttls=starttls, login=sasl),
-            tls=None if mode is TlsMode.NONE else self._tls(tables, transport, decision, host.name),
+            tls=tls,
             sources=transport.source_addresses,
             proxy=proxy,
             # SOCK-05a: the proxy gets the addresses that our resolver found.
@@ -134,16 +155,27 @@ class Dialler:
             limit=transport.limits.connections_per_destination or transport.limits.connections,
         )
 
-    def _tls(self, tables: Tables, transport: Transport, decision: TlsDecision, host: str) -> TlsPlan:
-        verify = decision.verify_name is not None
+    def _tls(
+        self,
+        tables: Tables,
+        transport: Transport,
+        decision: TlsDecision,
+        host: str,
+        way: Way,
+        dane: DaneDemand | None,
+    ) -> TlsPlan:
+        name = decision.verify_name or (decision.check_name if way is Way.DECIDED else None)
+        server_name = dane.base if dane is not None else name or host  # DANE-17
         try:
             # Only where it is used: a CA that is missing must not turn opportunistic TLS into plaintext (promise 2).
-            ca = tables.secret(transport.ca) if verify and transport.ca is not None else b""
-            context = client_context(verify=verify, ca=ca)
+            ca = tables.secret(transport.ca) if name is not None and transport.ca is not None else b""
+            context = client_context(verify=name is not None, ca=ca, by_name=name is None or name == server_name)
         except (KeyError, ValueError, ssl.SSLError) as error:
+            if decision.verify_name is None and way is Way.DECIDED:  # it would only have been reported
+                return self._tls(tables, transport, decision, host, Way.UNCHECKED, dane)
             detail = f"the CA certificates of transport {transport.ref.name} cannot be used: {error}"
             raise CannotDial(Answer(Stage.HANDSHAKE, None, Trouble.TLS, detail)) from error
-        return TlsPlan(context, decision.verify_name or host, verify, decision.implicit)
+        return TlsPlan(context, server_name, name, decision.implicit, dane, decision.verify_matching is not None)
 
     def _secret(self, tables: Tables, ref: SecretRef | None, stage: Stage) -> str:
         trouble = Trouble.PROXY if stage is Stage.PROXY else Trouble.AUTH
@@ -172,6 +204,17 @@ class Dialler:
             detail = f"the proxy {transport.proxy_host} has no address"
             raise CannotDial(Answer(Stage.PROXY, None, Trouble.PROXY, detail))
         return found[0]
+
+
+def _demanded(decision: TlsDecision, host: str, dane: DaneDemand | None) -> DaneDemand | None:
+    """What the decision wants certificates compared with. Raises CannotDial."""
+    wanted = decision.verify_matching or decision.check_matching
+    if dane is not None and dane.matching == wanted:
+        return dane
+    if decision.verify_matching is not None:  # never less than was decided (promise 2)
+        detail = f"the TLSA records of {host} that the certificate must match are not at hand"
+        raise CannotDial(Answer(Stage.PLAN, None, Trouble.TLS, detail))
+    return None
 
 
 @lru_cache(maxsize=1)

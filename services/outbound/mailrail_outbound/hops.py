@@ -2,7 +2,9 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from enum import Enum
 
+from mailrail.core.dane.demand import DaneDemand
 from mailrail.core.delivery.outcome import HopKind
 from mailrail.core.revision.revision import (
     Gateway,
@@ -87,13 +89,25 @@ class Tables:
         )
 
 
+class Way(Enum):
+    """How far a dial keeps to what was decided about TLS."""
+
+    DECIDED = "decided"
+    UNCHECKED = "unchecked"
+    """Without the PKIX verification that is tried for reports alone (`TlsDecision.check_name`)."""
+    PLAIN = "plain"
+    """Without TLS, after it failed (TLS-07)."""
+
+
 @dataclass(slots=True)
 class DialPlan:
     """The TLS decision for a host, and how to dial it accordingly."""
 
     decision: TlsDecision
-    dial: Dial | None = None
-    without_tls: Dial | None = None
+    dane: DaneDemand | None = None
+    """What the decision's `verify_matching` or `check_matching` stands for."""
+    dials: dict[Way, Dial] = field(default_factory=dict)
+    """Made once each."""
 
 
 def _hop(transport: Transport) -> HopKind:

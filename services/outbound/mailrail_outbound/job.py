@@ -315,7 +315,9 @@ def tls_is_gone() -> Answer:
 
 def _proven(connection: ClientConnection) -> Proven:
     facts = connection.tls_facts
-    return Proven(facts is not None, facts.verified_name if facts is not None else None)
+    if facts is None:
+        return Proven(False, None)
+    return Proven(True, facts.verified_name, facts.matched)
 
 
 def _seen(connection: ClientConnection, verdict: str) -> ConnectionFacts:
@@ -323,7 +325,7 @@ def _seen(connection: ClientConnection, verdict: str) -> ConnectionFacts:
     tls = TlsReport(
         version=facts.version if facts is not None else "",
         cipher=facts.cipher if facts is not None else "",
-        verified=facts is not None and facts.verified_name is not None,
+        verified=facts is not None and facts.proof != "none",
         verdict=verdict,
         offered=connection.session.starttls_offered or facts is not None,
         resumed=facts is not None and facts.resumed,

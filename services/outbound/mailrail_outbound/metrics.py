@@ -37,9 +37,16 @@ REUSES = Tally("mailrail_outbound_connection_reuses", "Transactions on a connect
 TLS = Tally(
     "mailrail_outbound_tls",
     "Sessions that became ready, by TLS version (none, TLSv1.2, TLSv1.3) and by what proved the server (none, pkix: a "
-    "trusted certificate for its name)",
+    "trusted certificate for its name, dane: one that its TLSA records name, pkix+dane: both)",
     ["version", "proof"],
     known=product(("none",), ("none",)),
+)
+DANE = Tally(
+    "mailrail_outbound_dane_comparisons",
+    "Full handshakes after which the server's certificates were compared with its TLSA records, by result: matched, "
+    "tlsa-mismatch (no record names them), certificate-expired, host-mismatch, or why else they do not count",
+    ["result"],
+    known=product(("matched", "tlsa-mismatch")),
 )
 HANDSHAKES = Tally(
     "mailrail_outbound_tls_handshakes",

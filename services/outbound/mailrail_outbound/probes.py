@@ -13,7 +13,7 @@ from mailrail.core.tlspolicy.decision import Hop as TlsHop
 from mailrail.core.tlspolicy.decision import decide
 from mailrail.kit.resolver import DnsResolver, LookupFailed
 from mailrail_outbound.dialling import CannotDial, Dialler, Host
-from mailrail_outbound.hops import Tables
+from mailrail_outbound.hops import Tables, Way
 from mailrail_outbound.job import tls_is_gone
 from mailrail_outbound.pool import Pool, PoolJob
 from mailrail_outbound.settings import OutboundSettings
@@ -131,7 +131,7 @@ class Prober:
                     carries_credentials=transport.username is not None,
                 )
             )
-            dial = self._dialler.dial(tables, hop, decision, None, host, "", plaintext=False)
+            dial = self._dialler.dial(tables, hop, decision, None, host, "")
         except LookupFailed as error:
             return Answer(Stage.DNS, None, Trouble.DNS, str(error))
         except CannotDial as error:
@@ -140,7 +140,7 @@ class Prober:
         answer = await self._probe(job)
         if answer.trouble is Trouble.TLS and decision.plaintext_may_follow and not job.had_tls:
             # As a delivery would go (TLS-07), or the recipients of a server with bad TLS could never be verified.
-            dial = self._dialler.dial(tables, hop, decision, None, host, "", plaintext=True)
+            dial = self._dialler.dial(tables, hop, decision, None, host, "", way=Way.PLAIN)
             answer = await self._probe(
                 ProbeJob(EnvelopeRecipient(address), dial, asyncio.get_running_loop().create_future())
             )

@@ -10,14 +10,17 @@ octets dripped in.
 """
 
 import asyncio
+import datetime
 import math
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, cast
 from typing import Protocol as Interface
 
+from mailrail.core.dane.demand import DaneDemand
+from mailrail.core.dane.match import fault_of_name, verify
 from mailrail.core.delivery.shares import QUICK
 from mailrail.core.message.reencode import Unconvertible
 from mailrail.core.outbound.envelope import Form
@@ -40,12 +43,13 @@ from mailrail.core.smtp.stuffing import Stuffer
 from mailrail.core.smtp.tls import TlsFacts
 from mailrail.core.tlspolicy.decision import TlsDecision
 from mailrail.core.tlspolicy.resumption import SessionCache, SessionKey
+from mailrail.core.tlsrpt.result_type import ResultType, TlsFault
 from mailrail.kit import clock, log
 from mailrail.kit.wheel import Wheel
 from mailrail_outbound import metrics
 from mailrail_outbound.ports import ContentGone
 from mailrail_outbound.settings import Timeouts
-from mailrail_outbound.tls import TlsStream
+from mailrail_outbound.tls import TlsStream, fault_of, in_words
 
 INTERNAL_ERROR = "an internal error of outbound; it is in its log"
 _CHUNK = 262144  # octets of one BDAT chunk at most
@@ -129,8 +133,19 @@ class TlsPlan:
 
     context: ssl.SSLContext
     server_name: str
-    verified: bool
+    """What SNI says: the TLSA base domain where TLSA records count (DANE-17), else the host."""
+    verified_name: str | None
+    """The name that the certificate must be valid for, by PKIX; None: it is not verified so."""
     implicit: bool
+    dane: DaneDemand | None = None
+    """What the certificates are compared with once the handshake is done (DANE-10, DANE-11)."""
+    dane_binds: bool = True
+    """They must match before anything of ours is sent; else it is reported alone (RTLS-22)."""
+
+    @property
+    def authenticates(self) -> bool:
+        """Who the server is will be proven."""
+        return self.verified_name is not None or (self.dane is not None and self.dane_binds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +221,8 @@ class ClientConnection(asyncio.Protocol):
         self.resumption_failed = False
         """No session came about because a TLS session was to be resumed: a full handshake may do."""
         self.tls_facts: TlsFacts | None = None
+        self.tls_fault: TlsFault | None = None
+        """What is wrong with TLS here, also where nothing depends on it: for reports (RFC 8460)."""
         self.answer: Answer | None = None
         """Why no session came about, or how it ended."""
         self._loop = asyncio.get_running_loop()
@@ -297,7 +314,7 @@ class ClientConnection(asyncio.Protocol):
         elif stage is Stage.PROXY:
             self._fail(Answer(Stage.PROXY, None, Trouble.PROXY, "the proxy did not answer in time"))
         elif stage is Stage.HANDSHAKE:
-            self._fail(Answer(Stage.HANDSHAKE, None, Trouble.TLS, "the TLS handshake took too long"))
+            self._fail(_broken_off("the TLS handshake took too long", "handshake-timeout"))
         elif self._unproven:
             self.abort(Trouble.TLS, "no reply right after the TLS handshake")
         elif self._over <= now:
@@ -350,7 +367,7 @@ class ClientConnection(asyncio.Protocol):
         detail = f"the connection was lost: {exc}" if exc is not None else "the server closed the connection"
         try:
             if self._handshaking:
-                self._fail(Answer(Stage.HANDSHAKE, None, Trouble.TLS, f"{detail} during the TLS handshake"))
+                self._fail(_broken_off(f"{detail} during the TLS handshake", "handshake-closed"))
             elif self._proxy is not None:
                 self._fail(Answer(Stage.PROXY, None, Trouble.PROXY, "the proxy closed the connection"))
             elif self._unproven:
@@ -404,9 +421,9 @@ class ClientConnection(asyncio.Protocol):
         self._wait_for(self._timeouts.handshake)
         self._handshaking = True
         key = self._session_key = SessionKey(self.key, self.ip, plan.server_name, plan.context)
-        offered = self._tls_sessions.find(key, clock.now())
+        offered = self._tls_sessions.find(key, clock.now()) if self._resumes else None
         self._resumption_unproven = offered is not None
-        self._tls = TlsStream(plan.context, plan.server_name, verified=plan.verified, session=offered)
+        self._tls = TlsStream(plan.context, plan.server_name, verified_name=plan.verified_name, session=offered)
         self._shake_hands(b"")
 
     def _shake_hands(self, data: bytes) -> None:
@@ -419,25 +436,66 @@ class ClientConnection(asyncio.Protocol):
             self._write_raw(tls.outgoing())  # the alert, so that the peer's log has the reason too
             if isinstance(error, ssl.SSLCertVerificationError):  # of a full handshake, for a reason that stays
                 self._full_after_all()
-            self._fail(Answer(Stage.HANDSHAKE, None, Trouble.TLS, f"TLS handshake: {_tls_error(error)}"))
+            self._fail(_handshake_failed(f"TLS handshake: {in_words(error)}", fault_of(error)))
             return
-        self._write_raw(tls.outgoing())
         if not done:
+            self._write_raw(tls.outgoing())
             return
-        self._handshaking = False
-        facts = self.tls_facts = tls.facts()
+        facts = tls.facts()
         if not facts.resumed:
             self._full_after_all()
+            fault = self._fault_of_name(tls, plan, facts)
+            if fault is not None:
+                self._fail(_handshake_failed(fault.detail, fault))
+                return
+        if plan.dane is not None:
+            facts, fault = self._compare(tls, plan, plan.dane, facts)
+            if fault is not None and plan.dane_binds:
+                # DANE-14: nothing of ours goes to it, under TLS 1.3 not even the end of the handshake.
+                self._fail(_handshake_failed(f"DANE: {fault.detail}", fault))
+                return
+        self._handshaking = False
+        self.tls_facts = facts
+        self._write_raw(tls.outgoing())
         binding = tls.binding() if self.key.identity else None
         session = self.session
         if plan.implicit:
-            session.tls, session.tls_verified, session.binding = True, plan.verified, binding
+            session.tls, session.tls_verified, session.binding = True, plan.authenticates, binding
             self._wait_for(self._timeouts.greeting)
         else:
-            session.on_tls(verified=plan.verified, binding=binding)
+            session.on_tls(verified=plan.authenticates, binding=binding)
             self._wait_for(self._timeouts.hello)
             self._flush()
         self._encrypted(b"")
+
+    def _fault_of_name(self, tls: TlsStream, plan: TlsPlan, facts: TlsFacts) -> TlsFault | None:
+        """What is wrong with the name of a certificate that OpenSSL verified as the one of another name, because SNI
+        must say that (DANE-17)."""
+        if plan.verified_name is None or plan.verified_name == plan.server_name:
+            return None
+        chain = tls.chain()
+        return fault_of_name(chain[0] if chain else b"", plan.verified_name)
+
+    def _compare(
+        self, tls: TlsStream, plan: TlsPlan, demand: DaneDemand, facts: TlsFacts
+    ) -> tuple[TlsFacts, TlsFault | None]:
+        """Compare what the server presented with its TLSA records."""
+        if facts.resumed:
+            # It presents nothing. Its full handshake met the same demand, which is part of the key of sessions
+            # (TLS-10a); where none had to be met, none is resumed.
+            return replace(facts, matched=demand.matching), None
+        verdict = verify(tls.chain(), demand, datetime.datetime.now(datetime.UTC))
+        metrics.DANE.inc(verdict.fault.reason if verdict.fault is not None else "matched")
+        if verdict.fault is not None:
+            self.tls_fault = verdict.fault
+            return facts, verdict.fault
+        tls.until = verdict.until.timestamp() if verdict.until is not None else None
+        return replace(facts, matched=demand.matching), None
+
+    @property
+    def _resumes(self) -> bool:
+        plan = self._tls_plan
+        return plan is not None and (plan.dane is None or plan.dane_binds)
 
     def _encrypted(self, data: bytes) -> None:
         tls = self._tls
@@ -445,7 +503,7 @@ class ClientConnection(asyncio.Protocol):
         try:
             plain = tls.decrypt(data)
         except ssl.SSLError as error:
-            self._tls_broke(f"TLS: {_tls_error(error)}")
+            self._tls_broke(f"TLS: {in_words(error)}")
             return
         if plain:
             self._resumption_unproven = False
@@ -453,7 +511,7 @@ class ClientConnection(asyncio.Protocol):
         else:
             self._write_raw(tls.outgoing())
         if tls.fault is not None and not self.session.gone:
-            self._tls_broke(f"TLS: {_tls_error(tls.fault)}")
+            self._tls_broke(f"TLS: {in_words(tls.fault)}")
         elif tls.closed and not self.session.gone:
             self._tls_broke("the server closed the TLS session")
 
@@ -466,7 +524,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _keep_session(self, facts: TlsFacts) -> None:
         key, tls, login = self._session_key, self._tls, self.session.authenticated
-        if facts.resumed or key is None or tls is None:
+        if facts.resumed or key is None or tls is None or not self._resumes:
             return
         # A login that is bound to the certificate needs the one that the server has now.
         if (login is None or not login.binds_channel) and self._tls_sessions.wanted(key, clock.now()):
@@ -546,7 +604,7 @@ class ClientConnection(asyncio.Protocol):
     def _became_ready(self) -> None:
         facts = self.tls_facts
         version = facts.version if facts is not None else "none"
-        metrics.TLS.inc(version, "pkix" if facts is not None and facts.verified_name is not None else "none")
+        metrics.TLS.inc(version, facts.proof if facts is not None else "none")
         metrics.CONNECTIONS.inc("ready")
         if facts is not None:
             metrics.HANDSHAKES.inc("resumed" if facts.resumed else "full")
@@ -746,7 +804,7 @@ class ClientConnection(asyncio.Protocol):
                 try:
                     self._tls.encrypt(b"".join(parts))
                 except ssl.SSLError as error:
-                    self.abort(Trouble.CLOSED, f"TLS: {_tls_error(error)}")
+                    self.abort(Trouble.CLOSED, f"TLS: {in_words(error)}")
                     return
             data = self._tls.outgoing()
             parts = [data] if data else []
@@ -787,6 +845,7 @@ class ClientConnection(asyncio.Protocol):
         self._close()
 
     def _tell_failed(self, answer: Answer) -> None:
+        self.tls_fault = self.tls_fault or answer.fault
         if not self._owned:
             return
         self.resumption_failed = self._resumption_unproven
@@ -871,7 +930,9 @@ def _result(answer: Answer) -> str:
             return "refused" if answer.remote else "broken"
 
 
-def _tls_error(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"the certificate is not valid: {error.verify_message}"
-    return error.reason or str(error)
+def _handshake_failed(detail: str, fault: TlsFault) -> Answer:
+    return Answer(Stage.HANDSHAKE, None, Trouble.TLS, detail, fault=fault)
+
+
+def _broken_off(detail: str, reason: str) -> Answer:
+    return _handshake_failed(detail, TlsFault(ResultType.VALIDATION_FAILURE, reason, detail))

@@ -236,7 +236,7 @@ def test_the_session_of_a_certificate_whose_end_cannot_be_read_has_no_time_TLS_1
 def _after_a_handshake(ours: ssl.SSLContext, theirs: ssl.SSLContext) -> tuple[ssl.SSLSession | None, float]:
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     server = theirs.wrap_bio(to_server, to_client, server_side=True)
-    client = TlsStream(ours, HOST, verified=ours.verify_mode is ssl.CERT_REQUIRED)
+    client = TlsStream(ours, HOST, verified_name=HOST if ours.verify_mode is ssl.CERT_REQUIRED else None)
     for _ in range(3):
         client.handshake(to_client.read())
         to_server.write(client.outgoing())

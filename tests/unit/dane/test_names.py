@@ -89,7 +89,7 @@ SIGNED = NextHopDomain(Expansion("example.com", "example.com", secure=True))
         ),
     ],
 )
-def test_the_base_domain_is_the_first_name_and_the_recipients_domain_another_where_its_mx_is_secure(
+def test_the_base_domain_is_the_first_name_and_the_recipients_domain_another_where_its_mx_is_secure_DANE_12a(
     base: str, host: Expansion, domain: NextHopDomain | None, names: tuple[str, ...]
 ) -> None:
     assert reference_names(base, host, domain) == names

@@ -20,7 +20,7 @@ from mailrail.core.dane.demand import DaneDemand
 from mailrail.core.dane.names import is_named
 from mailrail.core.dane.reading import Link, public_key
 from mailrail.core.dane.tlsa import Matching, Selector, TlsaRecord, Usage
-from mailrail.core.tlsrpt.result_type import ResultType, TlsFault
+from mailrail.core.tlsrpt.result_type import NOT_YET_VALID, ResultType, TlsFault
 
 MOST_CERTIFICATES: Final = 20
 """Certificates of a chain that are looked at; real ones have up to five."""
@@ -69,6 +69,11 @@ def verify(chain: Sequence[bytes], demand: DaneDemand, now: datetime.datetime) -
     if not issuers:
         return _mismatch(demand, "the server's certificate")
     return _Search(leaf, chain[1:MOST_CERTIFICATES], issuers, demand, now).verdict()
+
+
+def fault_of_name(der: bytes, name: str) -> TlsFault | None:
+    """What is wrong with the names of a server's certificate that must have this one (DANE-13); None: nothing."""
+    return _fault_of_names(Link(der), (name,))
 
 
 class _Search:
@@ -137,18 +142,7 @@ class _Search:
             return fault
         if leaf.why_no_server is not None:
             return _untrusted("unfit-certificate", f"the server's certificate is refused: {leaf.why_no_server}")
-        if not self._names_of_leaf():
-            presented = ", ".join(map(_shown, leaf.dns_names[:_MOST_NAMES])) or "no DNS name"
-            more = f" and {len(leaf.dns_names) - _MOST_NAMES} more" if len(leaf.dns_names) > _MOST_NAMES else ""
-            wanted = " or ".join(map(_shown, self._demand.names)) or "any name that may be asked for"
-            words = f"the server's certificate is for {presented}{more}, not for {wanted}"
-            return TlsFault(ResultType.CERTIFICATE_HOST_MISMATCH, "host-mismatch", words)
-        return None
-
-    def _names_of_leaf(self) -> list[str]:
-        """The reference names that the server's certificate has (DANE-12, DANE-13)."""
-        names = self._demand.names
-        return [name for name in names if any(is_named(each, name) for each in self._leaf.dns_names)]
+        return _fault_of_names(leaf, self._demand.names)
 
     def _fault_of_time(self, link: Link, what: str) -> TlsFault | None:
         assert link.life is not None
@@ -158,7 +152,7 @@ class _Search:
             return TlsFault(ResultType.CERTIFICATE_EXPIRED, "certificate-expired", words)
         if self._now < begins:
             words = f"{what} is not valid before {begins:%Y-%m-%d %H:%M} UTC"
-            return TlsFault(ResultType.VALIDATION_FAILURE, "certificate-not-yet-valid", words)
+            return TlsFault(ResultType.VALIDATION_FAILURE, NOT_YET_VALID, words)
         return None
 
     def _climb(self, path: list[Link]) -> DaneVerdict | None:
@@ -220,7 +214,7 @@ class _Search:
         hosts = {each.value.lower() for each in permitted if isinstance(each, x509.DNSName)}
         forbidden = {each.value.lower() for each in excluded if isinstance(each, x509.DNSName)}
         # What a wildcard stands for counts as well: a host below one that is excluded is not let in by it.
-        for name in (*self._leaf.dns_names, *self._names_of_leaf()):
+        for name in (*self._leaf.dns_names, *_names_among(self._leaf, self._demand.names)):
             if len(name) > _LONGEST_NAME:
                 return "this server's certificate has names that no host can have"
             above = _above(name)
@@ -249,6 +243,21 @@ class _Search:
         self._fault = self._fault or fault
 
 
+def _names_among(leaf: Link, names: Sequence[str]) -> list[str]:
+    """Those of the names that the certificate has (DANE-12a, DANE-13)."""
+    return [name for name in names if any(is_named(each, name) for each in leaf.dns_names)]
+
+
+def _fault_of_names(leaf: Link, names: Sequence[str]) -> TlsFault | None:
+    if _names_among(leaf, names):
+        return None
+    presented = ", ".join(map(_shown, leaf.dns_names[:_MOST_NAMES])) or "no DNS name"
+    more = f" and {len(leaf.dns_names) - _MOST_NAMES} more" if len(leaf.dns_names) > _MOST_NAMES else ""
+    wanted = " or ".join(map(_shown, names)) or "any name that may be asked for"
+    words = f"the server's certificate is for {presented}{more}, not for {wanted}"
+    return TlsFault(ResultType.CERTIFICATE_HOST_MISMATCH, "host-mismatch", words)
+
+
 def _is_it(record: TlsaRecord, link: Link) -> bool:
     """Whether a record names this certificate, as far as octets go (RFC 6698 2.1)."""
     if record.selector == Selector.CERTIFICATE:
@@ -270,7 +279,7 @@ def _above(name: str) -> set[str]:
 
 
 def _mismatch(demand: DaneDemand, what: str) -> DaneVerdict:
-    # TRPT-07: RFC 8460 has no result type for it.
+    # TRPT-07a: RFC 8460 has no result type for it.
     said = ", ".join(map(str, demand.records[:_MOST_NAMES]))
     more = f" and {len(demand.records) - _MOST_NAMES} more" if len(demand.records) > _MOST_NAMES else ""
     words = f"no TLSA record of {demand.base} names {what}: {said}{more}"

@@ -80,7 +80,7 @@ def found(asked: Iterable[TlsaAnswer]) -> TlsaAnswer | None:
 
 
 def reference_names(base: str, host: Expansion, domain: NextHopDomain | None) -> tuple[str, ...]:
-    """The names of which a certificate must have one where an issuer is named, the base domain first (DANE-12, RFC
+    """The names of which a certificate must have one where an issuer is named, the base domain first (DANE-12a, RFC
     7672 3.2.2). `domain`: None for a host that was configured, not found by MX."""
     names = [base]
     if domain is None or domain.implicit:

@@ -166,3 +166,7 @@ class ConnectionKey(NamedTuple):
     implicit_tls: bool
     verified: str
     """The name that the certificate was checked against; empty when it was not."""
+    matched: str = ""
+    """The TLSA records, and names, that the certificates had to match (`DaneDemand.matching`, RTLS-28); empty: none."""
+    compared: str = ""
+    """Those that they were compared with, whatever came of it: for reports (RTLS-22)."""

@@ -5,6 +5,7 @@ from enum import StrEnum
 from typing import Final
 
 from mailrail.core.smtp.reply import Reply
+from mailrail.core.tlsrpt.result_type import TlsFault
 
 
 class Stage(StrEnum):
@@ -95,6 +96,8 @@ class Answer:
     """In words, for logs and people. Never holds credentials."""
     uncertain: bool = False
     """The final dot was sent whole and nothing came back: the server may have the message (LSE-08 a)."""
+    fault: TlsFault | None = None
+    """Of `Trouble.TLS`: what a report on TLS says of it (RFC 8460); None: nothing."""
 
     @property
     def accepted(self) -> bool:

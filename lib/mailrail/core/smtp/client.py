@@ -41,6 +41,7 @@ from mailrail.core.sasl.client import start as start_sasl
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.capabilities import Capabilities, read_capabilities
 from mailrail.core.smtp.reply import BadReply, Reply, ReplyParser
+from mailrail.core.tlsrpt.result_type import ResultType, TlsFault
 
 MAX_COMMAND = 512
 """Octets of a command line with CRLF (RFC 5321 4.5.3.1.4); an AUTH line that would exceed it goes without its initial
@@ -601,7 +602,8 @@ class ClientSession:
                 return
             if self._starttls is StartTls.ALWAYS:
                 detail = "TLS is required and the server does not offer STARTTLS"
-                self._fail_session(Answer(Stage.STARTTLS, None, Trouble.TLS, detail), events)
+                fault = TlsFault(ResultType.STARTTLS_NOT_SUPPORTED, "not-offered", detail)
+                self._fail_session(Answer(Stage.STARTTLS, None, Trouble.TLS, detail, fault=fault), events)
                 return
         if self._login is not None:
             self._authenticate(events)
@@ -619,7 +621,10 @@ class ClientSession:
         else:
             detail = f"the server refused STARTTLS that it offered: {reply}"
             said = None if reply.positive else reply  # a 250 here permits no handshake and says nothing of the message
-            self._fail_session(Answer(Stage.STARTTLS, said, Trouble.TLS, detail), events)
+            fault = TlsFault(
+                ResultType.STARTTLS_NOT_SUPPORTED, "refused", "the server refused STARTTLS that it offered"
+            )
+            self._fail_session(Answer(Stage.STARTTLS, said, Trouble.TLS, detail, fault=fault), events)
 
     def _fail_session(self, answer: Answer, events: list[Event]) -> None:
         events.append(SessionFailed(answer))

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Final
 
 
 class ResultType(StrEnum):
@@ -30,3 +31,19 @@ class TlsFault:
     certificate-not-trusted say too little without it (TRPT-08)."""
     detail: str
     """In words, for the log and for people; printable, and bounded whatever the server sent."""
+
+    @property
+    def of_certificate(self) -> bool:
+        """The certificate is at fault: encrypted, without authentication, the connection would have come about."""
+        return self.type in _OF_CERTIFICATE or self.reason == NOT_YET_VALID
+
+
+NOT_YET_VALID: Final = "certificate-not-yet-valid"
+"""The reason of a certificate that is valid only later, which RFC 8460 has no type for."""
+_OF_CERTIFICATE: Final = frozenset(
+    {
+        ResultType.CERTIFICATE_HOST_MISMATCH,
+        ResultType.CERTIFICATE_EXPIRED,
+        ResultType.CERTIFICATE_NOT_TRUSTED,
+    }
+)
