@@ -134,6 +134,7 @@ def read(
             ("Mailbox", f"{output.ref(known, 'account')} {known.path}"),
             ("Recipient", known.recipient),
             ("Note", known.note),
+            ("TLS", output.name_of(known, "tls_requirement")),
             *((name, str(message[name])) for name in _SHOWN if message[name] is not None),
         )
     )

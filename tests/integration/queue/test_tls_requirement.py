@@ -10,23 +10,26 @@ from uuid import UUID
 import grpc
 import pytest
 
+from mailrail.core.revision import revision as rev
 from mailrail.kit import postgres
 from mailrail.kit.postgres import Login
-from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, types_pb2
+from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, lease_pb2, mailbox_pb2, mailbox_pb2_grpc, types_pb2
 from mailrail_queue.admin import changes as admin_changes
 from mailrail_queue.admin.administration import Administration
 from mailrail_queue.admin.base import CALLER, AdminContext
 from mailrail_queue.admin.changes import grouped
-from mailrail_queue.rpc.admin import QUEUE_ADMIN, administration_services
+from mailrail_queue.delivery.verdicts import attempt_recipient_of
+from mailrail_queue.rpc.admin import MAILBOX, QUEUE_ADMIN, administration_services
 from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store import results as result_store
 from mailrail_queue.store import timeline
+from mailrail_queue.store import waiting as waiting_store
 from mailrail_queue.store.connection import Database
 from mailrail_queue.store.results import Ending
 from mailrail_queue.upkeep.sweeping import Upkeep
 
 from testkit.conditions import eventually
-from testkit.queue import RunningQueue, running_queue, sql
+from testkit.queue import RunningQueue, a_revision, result_of, running_queue, sql
 from testkit.stored_mail import Rig
 from testkit.stored_mail import rig as make_rig
 
@@ -254,14 +257,165 @@ async def test_an_attempt_under_way_goes_on_as_it_began_and_the_next_one_is_unde
 
 
 @asynccontextmanager
-async def administrator(q: RunningQueue) -> AsyncIterator["admin_pb2_grpc.QueueAdminServiceAsyncStub"]:
-    """What the command line asks, in front of a queue."""
+async def stub_of(q: RunningQueue, service: str, stub: Callable[[grpc.aio.Channel], Any]) -> AsyncIterator[Any]:
+    """A service that the command line asks, in front of a queue."""
     server = grpc.aio.server()
     async with postgres.pool(Login.of(q.url), "queue", size=2) as pool:
-        servicer, add = administration_services(q.queue, pool)[QUEUE_ADMIN]
+        servicer, add = administration_services(q.queue, pool)[service]
         add(servicer, server)
         port = server.add_insecure_port("127.0.0.1:0")
         await server.start()
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            yield admin_pb2_grpc.QueueAdminServiceStub(channel)
+            yield stub(channel)
         await server.stop(0)
+
+
+@asynccontextmanager
+async def administrator(q: RunningQueue) -> AsyncIterator["admin_pb2_grpc.QueueAdminServiceAsyncStub"]:
+    async with stub_of(q, QUEUE_ADMIN, admin_pb2_grpc.QueueAdminServiceStub) as stub:
+        yield stub
+
+
+# --- what is inherited, and how it ends ---
+
+
+@pytest.mark.parametrize("requirement", [REQUIRED, NO])
+async def test_each_copy_of_an_alias_and_each_forwarded_one_has_the_requirement_of_the_message_RTLS_10_RTLS_24_RTLS_27c(
+    database: str, requirement: types_pb2.TlsRequirement.ValueType
+) -> None:
+    async with running_queue(database) as q:
+        ingress, outbound = await q.ingress(), await q.outbound()
+        team = [
+            types_pb2.EnvelopeRecipient(address=address, rcpt_to="team@home.example")
+            for address in ("alice@home.example", "friend@elsewhere.example", "friend@third.example")
+        ]
+        await ingress.accept(*team, tls_requirement=requirement)  # type: ignore[arg-type]
+        await eventually(outbound.has(2))
+        assert {d.recipients[0].address for d in outbound.deliveries} == {team[1].address, team[2].address}
+        assert [d.envelope.tls_requirement for d in outbound.deliveries] == [requirement] * 2
+        outbound.finish(*outbound.deliveries)
+        await q.until("SELECT count(*) = 3 FROM history WHERE tls_requirement = %s", requirement)
+        async with stub_of(q, MAILBOX, mailbox_pb2_grpc.MailboxServiceStub) as mail:
+            (kept,) = (await mail.ListMessages(mailbox_pb2.ListMessagesRequest())).messages
+        assert kept.tls_requirement == requirement
+
+
+@pytest.mark.parametrize(
+    ("asked", "now", "demanded"),
+    [
+        (REQUIRED, REQUIRED, REQUIRED),
+        (NO, NO, NO),
+        (DEFAULT, DEFAULT, DEFAULT),
+        # An administrator changed it for the way to the recipient.
+        (REQUIRED, NO, REQUIRED),
+        (DEFAULT, REQUIRED, REQUIRED),
+        (DEFAULT, NO, DEFAULT),
+        (NO, DEFAULT, DEFAULT),
+        (NO, REQUIRED, REQUIRED),
+    ],
+)
+async def test_a_notification_demands_the_strictest_of_what_was_asked_and_what_holds_now_RTLS_19a_RTLS_19c(
+    tls: Tls, asked: int, now: int, demanded: int
+) -> None:
+    recipients = await tls.rig.accept("bob@there.example", tls=asked, tls_requirement=asked)
+    if now != asked:
+        await tls.set(now, recipient_ids=[recipients[0].id])
+    waiting = await waiting_store.live(tls.rig.connection, [recipients[0].id])
+    await tls.rig.fail(attempt_recipient_of(waiting[0]))
+    ((raw, body),) = await tls.rig.rows("SELECT envelope, body FROM message WHERE account = 'mail/postmaster'")
+    assert types_pb2.Envelope.FromString(raw).tls_requirement == demanded
+    assert await tls.rig.rows("SELECT tls_requirement FROM recipient") == [(demanded,)]
+    assert (b"\r\nTLS-Required: No\r\n" in body) is (demanded == NO)
+
+
+def refused(delivery: lease_pb2.Delivery, status: str, words: str, *, outcome: Any) -> lease_pb2.DeliveryResult:
+    """What outbound says where TLS kept the message from every host: its own words, of no server."""
+    result = result_of(delivery, outcome)
+    for found in result.recipients:
+        found.attempt.status = found.attempt.reply.enhanced = status
+        found.attempt.reply.code, found.attempt.reply.remote = 0, False
+        found.attempt.reply.lines[:] = [words]
+    return result
+
+
+async def notification(q: RunningQueue) -> tuple[types_pb2.Envelope, str]:
+    """The only one that was made: its envelope and its text."""
+    await q.until("SELECT count(*) = 1 FROM message WHERE account IS NOT NULL")
+    ((raw, body),) = await q.sql("SELECT envelope, body FROM message WHERE account IS NOT NULL")
+    return types_pb2.Envelope.FromString(raw), body.decode()
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("5.7.10", "the message requires TLS and STARTTLS is not offered by mx1"),
+        ("5.7.10", "the message requires TLS and the certificate of mx1 has expired"),
+        ("5.7.30", "mx1 does not offer REQUIRETLS inside TLS"),
+        ("5.7.30", "neither an MTA-STS policy nor DNSSEC proves mx1"),
+    ],
+)
+async def test_mail_that_requires_tls_and_cannot_have_it_fails_at_once_with_one_notification_RTLS_16c_RTLS_17b_RTLS_20(
+    database: str, status: str, words: str
+) -> None:
+    async with running_queue(database) as q:
+        ingress, outbound = await q.ingress(), await q.outbound()
+        await ingress.accept(
+            "user@d.example",
+            body=b"Subject: hello\r\n\r\nthe secret\r\n",
+            tls_requirement=REQUIRED,
+            dsn_return=types_pb2.DSN_RETURN_FULL,
+        )
+        await eventually(outbound.has(1))
+        outbound.send(
+            results=[refused(outbound.deliveries[0], status, words, outcome=types_pb2.OUTCOME_FAILED)], credit=1
+        )
+        envelope, text = await notification(q)
+        assert envelope.tls_requirement == REQUIRED
+        assert f"\r\nStatus: {status} (" in text
+        assert words in " ".join(text.split())
+        assert "Content-Type: text/rfc822-headers" in text
+        assert "the secret" not in text
+        await eventually(outbound.has(2))
+        assert outbound.deliveries[1].recipients[0].address == "sender@away.example"
+        assert outbound.deliveries[1].envelope.tls_requirement == REQUIRED
+        outbound.finish(outbound.deliveries[1])
+        await q.until("SELECT count(*) = 2 FROM history")
+        assert await q.one("SELECT attempts FROM history WHERE address = 'user@d.example'") == 1
+        assert await q.one("SELECT count(*) FROM dsn") == 1
+
+
+async def test_mail_that_may_go_without_tls_to_a_server_that_insists_on_it_comes_back_RTLS_23(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress, outbound = await q.ingress(), await q.outbound()
+        await ingress.accept("user@d.example", tls_requirement=NO)
+        await eventually(outbound.has(1))
+        said = {"code": 530, "enhanced": "5.7.0", "text": "must issue STARTTLS first"}
+        outbound.finish(outbound.deliveries[0], outcome=types_pb2.OUTCOME_FAILED, **said)
+        envelope, text = await notification(q)
+        assert envelope.tls_requirement == NO
+        assert "\r\nTLS-Required: No\r\n" in text
+        assert "Action: failed" in text
+        assert "must issue STARTTLS first" in text
+
+
+async def test_mail_whose_policy_is_not_met_waits_is_told_of_and_goes_once_the_policy_is_right_STS_14b(
+    database: str,
+) -> None:
+    retry = rev.RetrySchedule(delays=(1,), delayed_dsn_after=2)
+    words = "mx1.d.example is not in the MTA-STS policy of d.example"
+    async with running_queue(database, a_revision(retry=retry)) as q:
+        ingress, outbound = await q.ingress(), await q.outbound()
+        await ingress.accept("user@d.example", submitted=True, mail_from="alice@home.example")
+        for attempt in (1, 2):
+            await eventually(outbound.has(attempt))
+            result = refused(outbound.deliveries[-1], "4.7.5", words, outcome=types_pb2.OUTCOME_DEFERRED)
+            outbound.send(results=[result], credit=1)
+            await q.until("SELECT token IS NULL AND attempts = %s FROM recipient WHERE address LIKE 'user@%%'", attempt)
+            await q.sql("UPDATE recipient SET due = now() WHERE address LIKE 'user@%'")
+        await eventually(outbound.has(3))
+        text = await q.one("SELECT body FROM message WHERE envelope <> '' AND mail_from = ''")
+        assert b"Action: delayed" in text
+        assert b"\r\nStatus: 4.7.5 (" in text
+        assert words in " ".join(text.decode().split())
+        outbound.finish(outbound.deliveries[-1])
+        await q.until("SELECT count(*) = 1 FROM history WHERE address LIKE 'user@%%' AND outcome = 2")

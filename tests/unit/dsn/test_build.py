@@ -15,6 +15,7 @@ from mailrail.core.dsn.build import Dsn, DsnRecipient, Original, ReportingMta, b
 from mailrail.core.dsn.due import DsnKind
 from mailrail.core.message.reencode import Target, Unconvertible, reencode
 from mailrail.core.smtp.reply import EnhancedCode, Reply
+from mailrail.core.tlspolicy.facts import Requirement
 
 from testkit.read_dsn import read
 
@@ -236,10 +237,19 @@ def test_an_eight_bit_body_comes_back_re_encoded_without_loss_DSN_20() -> None:
 
 
 def test_a_protected_message_s_notification_has_no_body_octet_and_the_same_requirement_RTLS_19a_RTLS_20() -> None:
-    dsn = written(replace(ORIGINAL, content=CONTENT, tls_required=True))
-    assert dsn.tls_required
+    dsn = written(replace(ORIGINAL, content=CONTENT, requirement=Requirement.REQUIRED))
+    assert dsn.requirement is Requirement.REQUIRED
+    assert b"TLS-Required" not in dsn.content
     assert b"body text" not in dsn.content
     assert [p.get_content_type() for p in parts_of(dsn)][2] == "text/rfc822-headers"
+
+
+def test_the_notification_of_mail_that_goes_without_tls_if_need_be_says_the_same_RTLS_19c() -> None:
+    dsn = written(replace(ORIGINAL, content=CONTENT, requirement=Requirement.NO))
+    assert dsn.requirement is Requirement.NO
+    message = email.message_from_bytes(dsn.content, policy=email.policy.SMTP)
+    assert message.get_all("TLS-Required") == ["No"]
+    assert written(replace(ORIGINAL, content=CONTENT)).content.count(b"TLS-Required") == 0
 
 
 def test_internationalized_mail_gets_the_global_types_in_seven_bits_DSN_28() -> None:
@@ -361,7 +371,7 @@ originals = st.builds(
     subject=st.none() | hostile,
     envelope_id=st.none() | hostile,
     smtputf8=st.booleans(),
-    tls_required=st.booleans(),
+    requirement=st.sampled_from(Requirement),
     future_release=st.none() | hostile,
 )
 
@@ -376,7 +386,7 @@ def test_whatever_goes_in_the_result_is_seven_bit_and_both_parsers_read_it(
     assert [r.action for r in found.recipients] == [r.kind for r in given_reports]
     assert [r.status for r in found.recipients] == [r.status for r in given_reports]
     assert [r.recipient for r in found.recipients] == [r.recipient for r in given_reports]
-    content = None if original.tls_required else original.content
+    content = None if original.requirement is Requirement.REQUIRED else original.content
     try:
         whole = content is not None and (
             original.smtputf8

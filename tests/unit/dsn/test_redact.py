@@ -12,6 +12,7 @@ from mailrail.core.dsn.build import DsnRecipient, Original, ReportingMta, build
 from mailrail.core.dsn.due import DsnKind
 from mailrail.core.dsn.redact import CONTENT_LIMIT, redact
 from mailrail.core.smtp.reply import EnhancedCode
+from mailrail.core.tlspolicy.facts import Requirement
 
 HEADER = b"From: Ada <ada@ours.example>\r\nSubject: the merger\r\nMessage-ID: <m1@ours.example>\r\n"
 ORIGINAL = Original(
@@ -20,7 +21,7 @@ ORIGINAL = Original(
     HEADER,
     message_id="<m1@ours.example>",
     subject="the merger",
-    tls_required=True,
+    requirement=Requirement.REQUIRED,
 )
 FAILED = DsnRecipient(DsnKind.FAILED, "bob@there.example", EnhancedCode(5, 1, 1), reason="no such user")
 

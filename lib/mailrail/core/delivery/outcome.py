@@ -189,6 +189,7 @@ def of_reply(
         return _deferred(reply, Scope.SITE)
     if reply.transient or (stage is Stage.RCPT and reply.code == 552):  # 552: too many recipients, by history
         return _deferred(reply, Scope.RECIPIENT)
+    # Also 530 of a server that insists on TLS, which could not be made and which the message does not demand (RTLS-23).
     return Verdict(Outcome.FAILED, reply.status, reply.text, reply)
 
 

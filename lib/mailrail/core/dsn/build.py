@@ -19,6 +19,7 @@ from mailrail.core.message.header import date
 from mailrail.core.message.reencode import Target, Unconvertible, reencode
 from mailrail.core.smtp.address import address_literal
 from mailrail.core.smtp.reply import EnhancedCode, Reply
+from mailrail.core.tlspolicy.facts import Requirement
 
 HEADERS_LIMIT = 128 * 1024
 """Octets of the original's header that a notification returns; what is longer is cut after a whole line."""
@@ -57,8 +58,8 @@ class Original:
     envelope_id: str | None = None
     """ENVID as received, in xtext."""
     smtputf8: bool = False
-    tls_required: bool = False
-    """REQUIRETLS: the notification carries headers only and the same requirement (RFC 8689 5, RTLS-19a, RTLS-20)."""
+    requirement: Requirement = Requirement.DEFAULT
+    """The notification has the same (RFC 8689 5, RTLS-19a, RTLS-19c); under REQUIRED it has headers only (RTLS-20)."""
     future_release: str | None = None
     """`for;N` or `until;T` as requested (RFC 4865 5)."""
 
@@ -94,7 +95,7 @@ class Dsn:
     content: bytes
     smtputf8: bool
     """The return path needs it."""
-    tls_required: bool
+    requirement: Requirement
 
 
 def header_of(content: bytes) -> bytes:
@@ -179,7 +180,7 @@ def build(
         subject=subject,
         content=_header(original, reporter, subject, message_id, marker, now, utf8) + _assemble(parts, marker),
         smtputf8=not original.reverse_path.isascii(),
-        tls_required=original.tls_required,
+        requirement=original.requirement,
     )
 
 
@@ -206,6 +207,8 @@ def _header(
     reference = text.usable_message_id(original.message_id)
     if reference is not None:
         fields += [f"In-Reply-To: {reference}\r\n", f"References: {reference}\r\n"]
+    if original.requirement is Requirement.NO:
+        fields.append("TLS-Required: No\r\n")  # it is how the next hop hears of it (RTLS-19c)
     fields += [
         "Auto-Submitted: auto-replied\r\n",
         "MIME-Version: 1.0\r\n",
@@ -255,13 +258,14 @@ def _people(
             lines += _told(report, utf8)
     if unlisted:
         lines += [f"{unlisted} more recipients are not listed here.", ""]
-    if original.subject and not original.tls_required:  # what may have to go without TLS has no word of it (RTLS-21b)
+    if original.subject and original.requirement is not Requirement.REQUIRED:
+        # What may have to go without TLS has no word of it (RTLS-21b).
         lines += text.wrap("Subject: " + _shown(original.subject, utf8, 200))
     reference = text.usable_message_id(original.message_id)
     if reference is not None:
         lines.append(f"Message-ID: {reference}")
     lines.append(f"Received: {date(original.arrived)}")
-    if original.tls_required:
+    if original.requirement is Requirement.REQUIRED:
         lines += ["", *text.wrap("The message asked for protected transport only, so its body is not returned.")]
     body = "\r\n".join(lines).encode() + b"\r\n"
     charset = "us-ascii" if body.isascii() else "utf-8"
@@ -346,7 +350,7 @@ def _recipient_fields(report: DsnRecipient, utf8: bool) -> list[str]:
 
 def _returned(original: Original, utf8: bool) -> bytes | None:
     """The third part: the original whole where it was given and may travel so, else its header (DSN-19, DSN-20)."""
-    content = None if original.tls_required else original.content
+    content = None if original.requirement is Requirement.REQUIRED else original.content
     if content is not None:
         # message/rfc822 may only be 7bit here (RFC 3464 does not change RFC 2045 6.4), so its parts are re-encoded.
         seven = None if utf8 else _seven_bit(content)

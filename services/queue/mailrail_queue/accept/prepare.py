@@ -75,6 +75,7 @@ def prepare(pending: PendingCommit, under: Conditions, ids: Ids, sites: Sites) -
     """Rows and deliveries of a message."""
     message_id, commit, prefix, body = pending.id, pending.commit, pending.prefix, pending.body
     envelope = commit.envelope
+    # Of the message: copies of an alias and those that it forwards to others have it too (RTLS-10, RTLS-24).
     tls, origin_kind = envelope.tls_requirement, envelope.origin
     mail_from = envelope.mail_from
     from_domain = domain_of(mail_from) or (mail_from and "localhost")

@@ -54,7 +54,11 @@ def sort(
     judge: Judge,
     next_route: NextRoute,
 ) -> Sorted:
-    """What a recipient's result under `token` is written as. `plan`: None for a delivery that we did not hand out."""
+    """What a recipient's result under `token` is written as. `plan`: None for a delivery that we did not hand out.
+
+    Where TLS is why, that is as any other reason: what says 5.7.10 or 5.7.30 ends at once and the sender is told
+    (RTLS-16c), what says 4.7.5 is tried again and told of as delayed (STS-14b).
+    """
     outcome = found.attempt.outcome
     if outcome in SUCCEEDED:
         return _delivered(found, recipient, token, plan, judge)

@@ -70,7 +70,10 @@ def attempt_recipient_of(waiting: Waiting, *, attempts: int | None = None) -> At
 
 
 def status_of(attempt: types_pb2.Attempt, fallback: str) -> EnhancedCode:
-    """What we judge: the status of an attempt, or the code of our own words in it, or one that fits."""
+    """What we judge: the status of an attempt, or the code of our own words in it, or one that fits.
+
+    It is what the sender is told: of a host that TLS refused, what was lacking (RTLS-17b).
+    """
     try:
         return EnhancedCode.parse(attempt.status or attempt.reply.enhanced)
     except ValueError:

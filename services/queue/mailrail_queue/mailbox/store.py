@@ -164,7 +164,7 @@ MAILBOXES: Final[
     FROM mailbox b LEFT JOIN mailbox_message m ON m.mailbox_id = b.id
     WHERE %(account)s = '' OR b.account = %(account)s GROUP BY b.account, b.path ORDER BY b.account, b.path"""
 _SHOWN: Final = """m.id, b.account, b.path, m.received, m.flags, m.size, m.header_from, m.header_to, m.subject, m.header_message_id,
-    m.in_reply_to, m.header_references, m.recipient, m.reverse_path, m.dsn, m.note, m.message_id, m.prefix"""
+    m.in_reply_to, m.header_references, m.recipient, m.reverse_path, m.dsn, m.note, m.message_id, m.prefix, (SELECT n.envelope FROM message n WHERE n.id = m.message_id)"""
 LISTED: Final[LiteralString] = f"""SELECT {_SHOWN} FROM mailbox b JOIN mailbox_message m ON m.mailbox_id = b.id
     WHERE (%(account)s = '' OR b.account = %(account)s) AND (%(path)s = '' OR b.path = %(path)s) AND m.id < %(before)s
     ORDER BY m.id DESC LIMIT %(count)s"""
@@ -205,6 +205,8 @@ class Listed:
     note: str
     message_id: UUID
     prefix: bytes
+    envelope: bytes | None
+    """An `Envelope`, encoded: the tag of the message stays with it (RTLS-27c). None: the message is gone."""
 
 
 async def mailboxes(connection: Connection, account: str) -> list[tuple[str, str, int, int]]:

@@ -41,6 +41,8 @@ from mailrail.core.ids import message_id as new_message_id
 from mailrail.core.limits import INLINE_LIMIT, SMALL_LIMIT
 from mailrail.core.route.site import shard
 from mailrail.core.smtp.reply import EnhancedCode, Reply
+from mailrail.core.tlspolicy.facts import Requirement
+from mailrail.core.tlspolicy.inherited import inherited
 from mailrail.kit import log
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.delivery.ports import AttemptRecipient, Notice, Notify
@@ -58,7 +60,7 @@ from mailrail_queue.store.accept import NewMessage, NewRecipient
 from mailrail_queue.store.connection import Connection, run
 from mailrail_queue.store.fencing import Ownership
 from mailrail_queue.store.hold_rules import read_hold_rules
-from mailrail_queue.store.rows import CONTENT_MISSING, envelope_of
+from mailrail_queue.store.rows import CONTENT_MISSING, REQUIREMENTS, envelope_of, requirement_of
 
 
 class Kind(IntEnum):
@@ -294,10 +296,10 @@ class Notifier:
         first = group.notices[0].recipient
         gateway = self._router().gateway(first.facts.gateway)
         hostname = gateway.hostname if gateway is not None else "localhost"
-        # An administrator may have changed the requirement since; once required, the sender's mail stays protected (RTLS-20).
-        protected = types_pb2.TLS_REQUIREMENT_REQUIRED in (
-            envelope.tls_requirement,
-            *(n.recipient.tls_requirement for n in group.notices),
+        # An administrator may have changed the requirement since (RTLS-19a, RTLS-19c).
+        requirement = inherited(
+            requirement_of(envelope.tls_requirement),
+            (requirement_of(n.recipient.tls_requirement) for n in group.notices),
         )
         authenticated = first.sender_authentication == types_pb2.SENDER_AUTHENTICATION_YES
         listed = group.notices if authenticated else group.notices[:STRANGER_RECIPIENTS]
@@ -305,7 +307,7 @@ class Notifier:
         if returns_full(
             ret_full=envelope.dsn_return == types_pb2.DSN_RETURN_FULL,
             size=head.size,
-            tls_required=protected,
+            tls_required=requirement is Requirement.REQUIRED,  # RTLS-20
             kind=group.kind,
             authenticated=authenticated,
             limit=gateway.dsn_full_limit if gateway is not None else FULL_LIMIT,
@@ -322,7 +324,7 @@ class Notifier:
             subject=envelope.subject or None,
             envelope_id=envelope.envelope_id if envelope.HasField("envelope_id") else None,
             smtputf8=envelope.smtputf8,
-            tls_required=protected,
+            requirement=requirement,
             future_release=envelope.future_release_request or None,
         )
         made = functools.partial(
@@ -345,7 +347,7 @@ class Notifier:
         envelope = types_pb2.Envelope(
             body_type=types_pb2.BODY_TYPE_SEVEN_BIT,
             smtputf8=dsn.smtputf8,
-            tls_requirement=_tls_requirement(dsn),
+            tls_requirement=REQUIREMENTS[dsn.requirement],
             origin=types_pb2.ORIGIN_SYSTEM,
             purpose=types_pb2.PURPOSE_NOTIFICATION,
             message_id=dsn.message_id,
@@ -391,7 +393,7 @@ class Notifier:
             token=0,
             release=0.0,
             hold_reason=hold.reason if hold is not None else None,
-            tls_requirement=_tls_requirement(dsn),
+            tls_requirement=REQUIREMENTS[dsn.requirement],
             origin=types_pb2.ORIGIN_SYSTEM,
             sender_authentication=types_pb2.SENDER_AUTHENTICATION_YES,
             address=found.address,
@@ -402,11 +404,6 @@ class Notifier:
             header_key=header_key(dsn.message_id),
             envelope_recipient=rcpt.SerializeToString(),
         )
-
-
-def _tls_requirement(dsn: Dsn) -> types_pb2.TlsRequirement.ValueType:
-    required = dsn.tls_required
-    return types_pb2.TLS_REQUIREMENT_REQUIRED if required else types_pb2.TLS_REQUIREMENT_UNSPECIFIED
 
 
 def _ended(attempt: types_pb2.Attempt, otherwise: float) -> float:

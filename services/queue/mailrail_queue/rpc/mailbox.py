@@ -12,6 +12,7 @@ from mailrail_queue.mailbox.store import FLAGS, PATH_LIMIT, SEEN, ContentIncompl
 from mailrail_queue.routing.addresses import Addresses
 from mailrail_queue.routing.router import account_pb
 from mailrail_queue.rpc.answering import Context, Rows, answering
+from mailrail_queue.store.rows import envelope_of
 
 _KEYWORD_LIMIT = 64
 _MOST_IDS = 10_000
@@ -137,6 +138,7 @@ def _message(found: Listed) -> mailbox_pb2.MailboxMessage:
         reverse_path=found.reverse_path,
         dsn=found.dsn,
         note=found.note,
+        tls_requirement=envelope_of(found.envelope).tls_requirement,
     )
     setattr(answer, "from", found.header_from)
     answer.received.FromDatetime(found.received)

@@ -5,10 +5,19 @@ many rows must not stop at one. What only describes (attempts that were, address
 as not known; mail whose recipient or envelope cannot be read is not sent, but put on hold with the reason and kept.
 """
 
+from typing import Final
+
 from google.protobuf.message import DecodeError
 
+from mailrail.core.tlspolicy.facts import Requirement
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 
+REQUIREMENTS: Final = {
+    Requirement.DEFAULT: types_pb2.TLS_REQUIREMENT_UNSPECIFIED,
+    Requirement.REQUIRED: types_pb2.TLS_REQUIREMENT_REQUIRED,
+    Requirement.NO: types_pb2.TLS_REQUIREMENT_NO,
+}
+_REQUIREMENTS: Final = {number: requirement for requirement, number in REQUIREMENTS.items()}
 RECIPIENT_UNREADABLE = "the stored recipient is corrupt"
 ENVELOPE_UNREADABLE = "the stored envelope is corrupt"
 CONTENT_MISSING = "the stored message is missing: there is nothing to send"
@@ -56,6 +65,11 @@ def attempt_of(data: bytes | None) -> types_pb2.Attempt:
         return types_pb2.Attempt.FromString(data or b"")
     except DecodeError:
         return types_pb2.Attempt(reason=ATTEMPT_UNREADABLE)
+
+
+def requirement_of(number: int) -> Requirement:
+    """A stored `TlsRequirement`; one of a later release counts as required: it is never weakened."""
+    return _REQUIREMENTS.get(types_pb2.TlsRequirement.ValueType(number), Requirement.REQUIRED)
 
 
 def timeline_entry_of(data: bytes) -> types_pb2.TimelineEntry:

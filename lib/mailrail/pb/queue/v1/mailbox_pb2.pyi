@@ -168,6 +168,7 @@ class MailboxMessage(_message.Message):
     REVERSE_PATH_FIELD_NUMBER: _builtins.int
     DSN_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    TLS_REQUIREMENT_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     path: _builtins.str
     size: _builtins.int
@@ -181,6 +182,8 @@ class MailboxMessage(_message.Message):
     dsn: _builtins.bool
     note: _builtins.str
     """captured mail: the transport and rule it would have used"""
+    tls_requirement: _types_pb2.TlsRequirement.ValueType
+    """what its sender demanded; an answer or a copy should demand the same (RFC 8689 6)"""
     @_builtins.property
     def account(self) -> _types_pb2.ObjectRef: ...
     @_builtins.property
@@ -209,10 +212,11 @@ class MailboxMessage(_message.Message):
         reverse_path: _builtins.str = ...,
         dsn: _builtins.bool = ...,
         note: _builtins.str = ...,
+        tls_requirement: _types_pb2.TlsRequirement.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "received", b"received"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "dsn", b"dsn", "flags", b"flags", "from", b"from", "id", b"id", "in_reply_to", b"in_reply_to", "message_id", b"message_id", "note", b"note", "path", b"path", "received", b"received", "recipient", b"recipient", "references", b"references", "reverse_path", b"reverse_path", "size", b"size", "subject", b"subject", "to", b"to"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["account", b"account", "dsn", b"dsn", "flags", b"flags", "from", b"from", "id", b"id", "in_reply_to", b"in_reply_to", "message_id", b"message_id", "note", b"note", "path", b"path", "received", b"received", "recipient", b"recipient", "references", b"references", "reverse_path", b"reverse_path", "size", b"size", "subject", b"subject", "tls_requirement", b"tls_requirement", "to", b"to"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
