@@ -87,6 +87,13 @@ DASHBOARD = Dashboard(
                     stacked=True,
                 ),
                 split(
+                    "Mail that says what it demands of TLS",
+                    "Accepted. required: it came with REQUIRETLS; no: its header says TLS-Required: No.",
+                    "mailrail_ingress_tls_requirements_total",
+                    "origin",
+                    "requirement",
+                ),
+                split(
                     "Recipients (RCPT), by result",
                     "refused: unknown recipient, or relaying denied.",
                     "mailrail_ingress_recipients_total",

@@ -71,6 +71,13 @@ DASHBOARD = Dashboard(
                     "mailrail_outbound_tls_handshakes_total",
                     "kind",
                 ),
+                Panel(
+                    "Redacted notifications",
+                    "Of mail with REQUIRETLS, tried without what they return of it because no host of the sender's "
+                    "domain offers REQUIRETLS over TLS that verifies.",
+                    (Query(f"sum({rate('mailrail_outbound_redacted_total')})", "notifications"),),
+                    Unit.RATE,
+                ),
                 each("Open connections", "To next hops.", "mailrail_outbound_connections_open"),
                 Panel(
                     "Connections that gave way",

@@ -160,7 +160,7 @@ class NotificationsSpec(Part):
     )
 
 
-class RequireTls(Part):
+class RequireTlsSpec(Part):
     """Whether senders may demand TLS for each hop of a message (REQUIRETLS, RFC 8689)."""
 
     mode: Literal["WhenSecure", "Disabled"] = Field(
@@ -172,7 +172,7 @@ class RequireTls(Part):
 class ExtensionsSpec(Part):
     """Which SMTP extensions are announced to clients."""
 
-    require_tls: RequireTls | None = Field(
+    require_tls: RequireTlsSpec | None = Field(
         default=None,
         alias="requireTLS",
         description="REQUIRETLS (RFC 8689), on all listeners. Default: mode WhenSecure.",
