@@ -50,6 +50,7 @@ from mailrail_outbound.ports import (
 from mailrail_outbound.probes import Prober
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import INTERNAL_ERROR
+from mailrail_outbound.tls_policy.dane import DaneLookup
 
 _RESULTS = {
     Outcome.DELIVERED: Result.DELIVERED,
@@ -106,6 +107,7 @@ class Outbound(Worker):
         self._wait_for_revision = wait_for_revision
         self._loop = asyncio.get_running_loop()
         self._hosts = HostResolver(settings, resolver)
+        self._dane = DaneLookup(resolver)
         self._dialler = Dialler(settings, resolver)
         self._prober = Prober(settings, resolver, self._dialler, pool)
         self._running: dict[int, DeliveryInProgress] = {}
@@ -458,7 +460,13 @@ class Outbound(Worker):
                     break
                 addresses = foreign
             ordered = address_order(addresses, delivery.dialled.get(name, ()))
-            yield from self._try_host(progress, attempt, Host(name, port, ordered))
+            host = Host(name, port, ordered)
+            if by_mx:
+                # What is proven decides about TLS with the host (DANE-14b, DANE-15b, DANE-16b), and whether it is
+                # dialled at all (DANE-03b).
+                proven = yield from self._dane.of_host(delivery.domain, name, transport.families, port)
+                host = host._replace(dns=proven.facts, dane=proven.demand, dns_failure=proven.failure)
+            yield from self._try_host(progress, attempt, host)
         if looped and not failover.tried:
             return of_trouble(Trouble.LOOP, detail=f"{delivery.domain} leads to our own MX listener")
         return None
@@ -471,7 +479,10 @@ class Outbound(Worker):
             plan = self._dialler.plan_for(attempt.hop, delivery, host)
             decision = plan.decision
             if decision.refusal is not None:
-                failover.record_session_failure(tls_refused(decision.refusal))
+                refused = tls_refused(decision.refusal)
+                if host.dns_failure:
+                    refused = replace(refused, detail=f"{refused.detail}: {host.dns_failure}")
+                failover.record_session_failure(refused)
                 return
             answer = yield from self._run_job(progress, attempt, plan, host, Way.DECIDED)
             if decision.check_name is not None and answer is not None and _certificate_failed(answer):

@@ -38,6 +38,8 @@ class Host(NamedTuple):
     dane: DaneDemand | None = None
     """What `dns.matching` stands for."""
     sts: StsFacts = NO_STS
+    dns_failure: str = ""
+    """Why the DNS does not say which TLSA records there are, where it does not."""
 
 
 class Dialler:

@@ -97,7 +97,7 @@ class DaneLookup:
         answers.append(mx)
         next_hop = NextHopDomain(Expansion(domain, mx.name, mx.secure), implicit=not mx.records)
         if not mx.secure:
-            # DANE-05: whoever forged the MX record has TLSA records of his own; none of them proves anything.
+            # DANE-05b: whoever forged the MX record has TLSA records of his own; none of them proves anything.
             return _NOTHING
         addresses = self._resolver.kept_address_answer(host, families)
         if addresses is None:
@@ -154,6 +154,7 @@ def _conclusion(host: Expansion, domain: NextHopDomain, asked: Sequence[TlsaAnsw
     if not judged.usable:
         facts = DnsFacts(True, True, True, Tlsa.UNUSABLE)
         return HostDane(facts, base=records.base, ignored=judged.ignored)
+    # DANE-08: an alias of the TLSA name leaves the base domain what it was. DANE-12b: the domain's own names, too.
     demand = DaneDemand.of(records.base, judged.usable, reference_names(records.base, host, domain))
     facts = DnsFacts(True, True, True, Tlsa.USABLE, demand.matching)
     return HostDane(facts, demand, records.base, judged.ignored)
