@@ -87,9 +87,11 @@ class TlsaAnswer(Enum):
 class SignedWorld:
     """See the module. Use as a context manager."""
 
-    def __init__(self, port: int = 25) -> None:
-        """`port`: where its mail hosts listen, for the names of TLSA records."""
+    def __init__(self, port: int = 25, *, resolver_port: int | None = None) -> None:
+        """`port`: where its mail hosts listen, for the names of TLSA records. `resolver_port`: of the resolver, for
+        programs that know no other than 53, which takes root; default: a free one."""
         self.port = port
+        self._resolver_port = resolver_port
         self.authority = Authority()
         self.addresses: dict[str, str] = {}
         """Of each host that has one."""
@@ -234,7 +236,7 @@ class SignedWorld:
                 front = self._open.enter_context(ContraryServer(at, answer))
                 servers[name] = (front.address, front.port)
             anchors = [f". IN DS {record}" for record in self.zones[""].ds]
-            self.resolver = self._open.enter_context(Unbound(anchors, servers))
+            self.resolver = self._open.enter_context(Unbound(anchors, servers, self._resolver_port))
         except BaseException:
             self._open.close()
             raise

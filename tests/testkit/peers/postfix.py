@@ -81,6 +81,7 @@ class Postfix:
         refuse: Mapping[str, str] | None = None,
         settings: Mapping[str, str] | None = None,
         address: str | None = None,
+        port: int | None = None,
         resolver: str | None = None,
     ) -> None:
         """Start it and wait until it accepts connections.
@@ -93,7 +94,7 @@ class Postfix:
         require_peer("postfix")
         self.hostname = hostname
         self.address = address or loopback_address()
-        self.port = free_port(self.address)
+        self.port = port or free_port(self.address)
         # Not below pytest's own folder: its parents are closed to the user that Postfix's processes run as.
         self.folder = Path(tempfile.mkdtemp(prefix="mailrail-postfix-"))
         self.folder.chmod(0o755)

@@ -63,12 +63,12 @@ class Question(NamedTuple):
 class Unbound:
     """A running unbound. Use as a context manager, or call `stop()`."""
 
-    def __init__(self, anchors: Iterable[str], zones: Mapping[str, tuple[str, int]]) -> None:
+    def __init__(self, anchors: Iterable[str], zones: Mapping[str, tuple[str, int]], port: int | None = None) -> None:
         """Trust `anchors` (DS records as a master file has them), and ask for each of `zones` (without the final dot,
         "" for the root) the name server at (address, port)."""
         require_peer("unbound")
         self.address = loopback_address()
-        self.port = free_port(self.address, udp=True)
+        self.port = port or free_port(self.address, udp=True)
         self._temporary = tempfile.TemporaryDirectory(prefix="mailrail-unbound-")
         folder = Path(self._temporary.name)
         config = folder / "unbound.conf"
