@@ -406,7 +406,7 @@ class Leader:
                 errors=len(compiled.diagnostics.errors),
             )
         if self._dns is not None:
-            self._dns.take(compiled)
+            self._dns.take(compiled, outcome.revision)
         self._replan()
 
     # --- status ---
@@ -455,6 +455,8 @@ class Leader:
 
     def _set_running(self, running: Running) -> None:
         _count(running.consumers, running.head)
+        if self._dns is not None:
+            self._dns.heard(running.consumers)
         metrics.REVISION.set(running.newest)
         metrics.PINNED.set(running.pinned)
         if running != self._running:

@@ -5,7 +5,8 @@ import base64
 import contextlib
 import heapq
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import dns.exception
@@ -15,7 +16,9 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from mailrail.core.config.compiler import Compiled
-from mailrail.core.revision.revision import Domain, ObjectRef
+from mailrail.core.config.diagnostics import ConsumerState
+from mailrail.core.mtasts.policy import Policy
+from mailrail.core.revision.revision import Domain, ObjectRef, Role
 from mailrail.kit import log
 from mailrail.kit.resolver import DnsResolver, LookupFailed, NoSuchDomain
 from mailrail_operator import metrics
@@ -83,11 +86,15 @@ class DnsChecks:
         self._heap: list[tuple[float, ObjectRef]] = []  # of what is due when; what `_due` does not confirm is old
         self._wake = asyncio.Event()
         self._keys: dict[str, str] = {}  # record text by path of the sealed key, digest included
+        self._policies: dict[ObjectRef, tuple[Policy, int]] = {}  # with the first revision that is known to have it
+        self._unserved: set[ObjectRef] = set()
+        self._served = 0  # the oldest revision that a live policy process runs; 0: there is none
         self.verdicts: dict[ObjectRef, DnsVerdict] = {}
         self._log = log.get_logger()
 
-    def take(self, compiled: Compiled) -> None:
-        """What the domains need since the last compilation; those that need something else are looked up at once."""
+    def take(self, compiled: Compiled, number: int) -> None:
+        """What the domains need since the last compilation, which is revision `number`; those that need something else
+        are looked up at once."""
         seen: set[ObjectRef] = set()
         for domain in compiled.revision.domains:
             seen.add(domain.ref)
@@ -96,14 +103,43 @@ class DnsChecks:
                 self._needs.pop(domain.ref, None)  # so that it is looked up at once when the gateway is back
                 self._due.pop(domain.ref, None)
                 self.verdicts[domain.ref] = DnsVerdict.not_checked("its gateway does not exist")
-            elif self._needs.get(domain.ref) != needs:
-                self._needs[domain.ref] = needs
-                self._schedule(domain.ref, 0.0)
-                self._wake.set()
+            elif self._needs.get(domain.ref) != (needs := self._with_policy(domain.ref, needs, number)):
+                self._need(domain.ref, needs)
         for ref in self._needs.keys() - seen:
             del self._needs[ref], self._due[ref]
+        for ref in self._policies.keys() - seen:
+            del self._policies[ref]
+        self._unserved &= self._policies.keys()
         for ref in self.verdicts.keys() - seen:
             del self.verdicts[ref]
+
+    def heard(self, consumers: Iterable[ConsumerState]) -> None:
+        """Which revision each process runs now: records are told once their policies are served (STS-23b)."""
+        self._served = min((c.revision for c in consumers if c.live and c.role is Role.POLICY), default=0)
+        for ref in [ref for ref in self._unserved if self._policies[ref][1] <= self._served]:
+            self._unserved.discard(ref)
+            if ref in self._needs:
+                self._need(ref, replace(self._needs[ref], policy_served=True))
+
+    def _with_policy(self, ref: ObjectRef, needs: Needs, number: int) -> Needs:
+        """The same, with whether its policy is served. Once it is, a process that starts takes nothing back."""
+        if needs.policy is None:
+            self._policies.pop(ref, None)
+            self._unserved.discard(ref)
+            return needs
+        known = self._policies.get(ref)
+        if known is None or known[0] != needs.policy or number < known[1]:  # of another history
+            self._policies[ref] = (needs.policy, number)
+            if number > self._served:
+                self._unserved.add(ref)
+            else:
+                self._unserved.discard(ref)
+        return replace(needs, policy_served=ref not in self._unserved)
+
+    def _need(self, ref: ObjectRef, needs: Needs) -> None:
+        self._needs[ref] = needs
+        self._schedule(ref, 0.0)
+        self._wake.set()
 
     def _records(self, domain: Domain, compiled: Compiled) -> Mapping[str, str]:
         records: dict[str, str] = {}

@@ -9,6 +9,9 @@ nothing in it waits for that.
 Records: SPF (RFC 7208) must cover every address that the domain's mail can leave from, those of SOCKS proxies included;
 DKIM (RFC 6376, 8463) must publish each signing key; DMARC (RFC 9989) here or at a parent domain; for domains that
 receive: MX, MTA-STS (RFC 8461) and TLSRPT (RFC 8460). Each egress address needs a PTR whose name leads back to it.
+
+The record of an MTA-STS policy that we serve is told once the policy is served, and not before (STS-23b): whoever saw
+the new id too early would keep the old policy under it.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,12 +20,16 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Any, Final
 
+from mailrail.core.mtasts.own import own_policy, own_record
+from mailrail.core.mtasts.policy import Mode, Policy
+from mailrail.core.mtasts.record import POLICY_LABEL, StsRecord, read_records, record_name
 from mailrail.core.revision.revision import Domain, DomainDelivery, Match, ObjectRef, Revision, TransportKind
 
 SPF_LOOKUPS: Final = 10
 """RFC 7208 4.6.4: terms that cause DNS queries."""
 ADDRESSES_LIMIT: Final = 32
 """Egress addresses of one domain that are checked."""
+NOT_SERVED: Final = "the policy is not served yet by every policy process; the record is told once it is"
 _VALUES_SHOWN: Final = 200
 
 
@@ -36,7 +43,7 @@ class DnsReason(StrEnum):
     LOOKUP_FAILED = "LookupFailed"
     """The resolver gave no answer for a record; nothing is known to be wrong."""
     PENDING = "Pending"
-    """The domain was not looked up yet."""
+    """The domain was not looked up yet, or its MTA-STS policy is not served yet; the message says which."""
     NOT_CHECKED = "NotChecked"
     """The check is switched off, or the domain is not attached to a gateway."""
 
@@ -125,6 +132,10 @@ class Needs:
     """(selector, text of the record)."""
     notes: tuple[str, ...] = field(default=())
     """What cannot be checked, for people."""
+    policy: Policy | None = None
+    """The MTA-STS policy that we serve for it; None: none of ours."""
+    policy_served: bool = True
+    """Every live policy process serves this policy, and there is one."""
 
 
 def needs_of(domain: Domain, revision: Revision, dkim: Mapping[str, str], addresses: Sequence[str]) -> Needs | None:
@@ -163,6 +174,7 @@ def needs_of(domain: Domain, revision: Revision, dkim: Mapping[str, str], addres
         tuple(egress[a] for a in sorted(egress))[:ADDRESSES_LIMIT],
         tuple((key.selector, dkim[key.selector]) for key in domain.dkim if key.selector in dkim),
         tuple(notes),
+        own_policy(domain, gateway.hostname),
     )
 
 
@@ -230,6 +242,8 @@ def _verdict(needs: Needs, records: Sequence[Record]) -> DnsVerdict:
     noted = "".join(f"; {note}" for note in needs.notes)
     if wrong:
         return DnsVerdict("False", DnsReason.RECORDS_MISSING, "; ".join(map(_words, wrong)) + noted, tuple(records))
+    if unknown and all(r.message == NOT_SERVED for r in unknown):
+        return DnsVerdict("Unknown", DnsReason.PENDING, f"MTA-STS: {NOT_SERVED}{noted}", tuple(records))
     if unknown:
         names = ", ".join(dict.fromkeys(f"{r.purpose} {r.name}" for r in unknown))
         return DnsVerdict("Unknown", DnsReason.LOOKUP_FAILED, f"no answer for {names}{noted}", tuple(records))
@@ -468,20 +482,47 @@ def _mx(needs: Needs, answers: _Answers) -> list[Record]:
 
 
 def _mta_sts(needs: Needs, answers: _Answers) -> list[Record]:
-    if not needs.receives:
+    if not needs.receives and needs.policy is None:
         return []
-    name = f"_mta-sts.{needs.domain}"
-    answer = _tagged(answers.of("TXT", name), "v=STSv1")
-    there = len(answer.values) == 1 and _tags(answer.values[0]).get("id", "").isalnum()
-    wrong = "there must be one record with an id of letters and digits (RFC 8461 3.1)"
-    record = _judge("MTA-STS", "TXT", name, '"v=STSv1; id=1"', answer, there, wrong)
-    host = f"mta-sts.{needs.domain}"
+    answer = _tagged(answers.of("TXT", record_name(needs.domain)), "v=STSv1")
+    record = _sts_record(needs, answer)
+    records = [record]
+    host = f"{POLICY_LABEL}.{needs.domain}"
     policy = answers.of("A", host)
-    if record.state is RecordState.MATCH and not policy.values:
+    if (record.state is RecordState.MATCH or needs.policy is not None) and not policy.values:
         missing = "its policy host has no address (RFC 8461 3.3)"
         state = RecordState.UNKNOWN if policy.failed else RecordState.MISSING
-        return [record, Record("MTA-STS", "A", host, "the address of a web server with the policy", state, missing)]
-    return [record]
+        records.append(Record("MTA-STS", "A", host, "the address of a web server with the policy", state, missing))
+    if needs.policy is not None and needs.policy.mode is not Mode.NONE:
+        records += _hosts_outside(needs.domain, needs.policy, answers)
+    return records
+
+
+def _sts_record(needs: Needs, answer: DnsAnswer) -> Record:
+    name = record_name(needs.domain)
+    found = read_records([[value.encode()] for value in answer.values])
+    if needs.policy is None:
+        wrong = "there must be one record with an id of letters and digits (RFC 8461 3.1)"
+        return _judge("MTA-STS", "TXT", name, '"v=STSv1; id=1"', answer, isinstance(found, StsRecord), wrong)
+    wanted = own_record(needs.policy)
+    if not needs.policy_served and found != wanted and not answer.failed:
+        # STS-23b: the record that is there belongs to the policy that is served still.
+        if isinstance(found, StsRecord):
+            return Record("MTA-STS", "TXT", name, f'"{found}"', RecordState.MATCH, f"a new policy: {NOT_SERVED}")
+        return Record("MTA-STS", "TXT", name, "(not yet)", RecordState.UNKNOWN, NOT_SERVED)
+    wrong = f"{name}: it is not the record of the policy that is served; publish {wanted}"
+    return _judge("MTA-STS", "TXT", name, f'"{wanted}"', answer, found == wanted, wrong)
+
+
+def _hosts_outside(domain: str, policy: Policy, answers: _Answers) -> list[Record]:
+    """The MX hosts that the policy keeps others from: with `enforce` they get no mail."""
+    answer = answers.of("MX", domain)
+    hosts = {value.split()[-1].rstrip(".").casefold() for value in answer.values if value.split()}
+    outside = sorted(host for host in hosts if host and not policy.matches(host))
+    if not outside:
+        return []
+    wrong = f"the policy does not name {_shown(outside)}; add it to spec.mtaSts.mx, or take it out of the MX records"
+    return [Record("MTA-STS", "MX", domain, ", ".join(policy.mx)[:4096], RecordState.MISMATCH, wrong)]
 
 
 def _tls_reports(needs: Needs, answers: _Answers) -> list[Record]:

@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailrail.core.mtasts.own import own_record
+from mailrail.core.mtasts.policy import Mode, Policy
 from mailrail.core.revision.revision import (
     DkimKey,
     Domain,
@@ -81,6 +83,60 @@ def test_an_empty_zone_says_what_to_publish() -> None:
     assert "MTA-STS: publish TXT _mta-sts.example.org" in verdict.message
     assert "TLSRPT: publish TXT _smtp._tls.example.org" in verdict.message
     assert "DMARC: publish TXT _dmarc.example.org" in verdict.message
+
+
+OWN = replace(NEEDS, policy=Policy(Mode.ENFORCE, 604_800, (HOST, "*.backup.example")))
+RECORD = f"v=STSv1; id={own_record(Policy(Mode.ENFORCE, 604_800, (HOST, '*.backup.example'))).id};"
+
+
+def with_sts(*texts: str, **others: tuple[str, ...]) -> dict[tuple[str, str], tuple[str, ...]]:
+    zone = ZONE | {("TXT", "_mta-sts.example.org"): texts}
+    return zone | {("MX", "example.org"): others["mx"]} if "mx" in others else zone
+
+
+def test_the_record_of_a_policy_of_ours_is_told_ready_to_copy() -> None:
+    told = record(judged(OWN, with_sts()), "MTA-STS")
+    assert (told.state, told.value) == (RecordState.MISSING, f'"{RECORD}"')
+    assert record(judged(OWN, with_sts(RECORD)), "MTA-STS").state is RecordState.MATCH
+    assert judged(OWN, with_sts(RECORD)).reason is DnsReason.CONFIGURED
+
+
+@pytest.mark.parametrize("texts", [("v=STSv1; id=20260101",), (RECORD, RECORD), ("v=STSv1; id=no-id",)])
+def test_another_record_than_that_of_the_policy_is_wrong(texts: tuple[str, ...]) -> None:
+    verdict = judged(OWN, with_sts(*texts))
+    assert verdict.reason is DnsReason.RECORDS_MISSING
+    assert record(verdict, "MTA-STS").state is RecordState.MISMATCH
+    assert f"publish {RECORD}" in verdict.message
+
+
+def test_until_a_policy_is_served_its_record_is_not_told_and_the_one_before_is_right_STS_23b() -> None:
+    early = replace(OWN, policy_served=False)
+    verdict = judged(early, with_sts())
+    assert (verdict.status, verdict.reason) == ("Unknown", DnsReason.PENDING)
+    assert "not served yet" in verdict.message
+    assert RECORD not in str(verdict)
+    before = judged(early, with_sts("v=STSv1; id=20260101"))
+    assert before.reason is DnsReason.CONFIGURED
+    assert record(before, "MTA-STS").value == '"v=STSv1; id=20260101;"'
+    # Whoever has published it all the same has the right record, and a lookup that failed says nothing.
+    assert judged(early, with_sts(RECORD)).reason is DnsReason.CONFIGURED
+    assert judged(early, ZONE, failing=("_mta-sts.example.org",)).reason is DnsReason.LOOKUP_FAILED
+
+
+def test_mx_hosts_that_the_policy_keeps_others_from_are_told() -> None:
+    inside = judged(OWN, with_sts(RECORD, mx=(f"10 {HOST}.", "20 mx.BACKUP.example.")))
+    assert inside.reason is DnsReason.CONFIGURED
+    outside = judged(OWN, with_sts(RECORD, mx=(f"10 {HOST}.", "20 mx.elsewhere.example.")))
+    assert outside.reason is DnsReason.RECORDS_MISSING
+    assert "the policy does not name mx.elsewhere.example" in outside.message
+    left = replace(OWN, policy=Policy(Mode.NONE, 86_400))
+    assert "does not name" not in judged(left, with_sts(RECORD)).message
+
+
+def test_the_policy_host_needs_an_address_also_before_the_record_is_there() -> None:
+    zone = with_sts()
+    del zone["A", "mta-sts.example.org"]
+    assert "its policy host has no address" in str(judged(OWN, zone))
 
 
 def test_a_domain_that_only_sends_needs_no_mx_mta_sts_or_tlsrpt() -> None:

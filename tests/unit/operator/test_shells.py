@@ -20,11 +20,13 @@ from aiohttp import web
 from prometheus_client import REGISTRY
 
 from mailrail.core.config.compiler import Compiled
-from mailrail.core.config.diagnostics import Diagnostics
+from mailrail.core.config.diagnostics import ConsumerState, Diagnostics
 from mailrail.core.config.loader import Unreadable
 from mailrail.core.config.state import CompilerState, UnreadableState
 from mailrail.core.config.stored import StoredRevision
-from mailrail.core.revision.revision import Domain, DomainDelivery, Gateway, ObjectRef, Revision
+from mailrail.core.mtasts.own import own_record
+from mailrail.core.mtasts.policy import Mode, Policy
+from mailrail.core.revision.revision import Domain, DomainDelivery, Gateway, MtaSts, ObjectRef, Revision, Role
 from mailrail.core.revision.sealing import Keyring
 from mailrail.kit import kubernetes
 from mailrail.kit.kubernetes import Api, ApiCredentials, ApiError, connect, find_credentials
@@ -691,16 +693,64 @@ async def test_a_domain_is_looked_up_at_once_when_its_gateway_is_back_and_not_wh
     zone = Zone()
     checks = DnsChecks(cast(DnsCheckResolver, zone), (), 3600.0, lambda: None)
     looking = asyncio.create_task(checks.run())
-    checks.take(compiled(there))
+    checks.take(compiled(there), 1)
     await eventually(lambda: domain in checks.verdicts)
-    checks.take(compiled(replace(there, gateways=())))
+    checks.take(compiled(replace(there, gateways=())), 1)
     assert checks.verdicts[domain].reason is DnsReason.NOT_CHECKED
     zone.asked.clear()
-    checks.take(compiled(there))
+    checks.take(compiled(there), 1)
     await eventually(lambda: checks.verdicts[domain].reason is DnsReason.RECORDS_MISSING)
     assert zone.asked
-    checks.take(compiled(Revision()))
+    checks.take(compiled(Revision()), 1)
     assert checks.verdicts == {}
+    looking.cancel()
+    await asyncio.gather(looking, return_exceptions=True)
+
+
+async def test_the_record_of_a_policy_is_told_once_each_policy_process_serves_it_STS_23b() -> None:
+    gateway = Gateway(
+        ObjectRef("MailGateway", "mail", "mx1"), "mx1.example.org", (), ObjectRef("MailAccount", "mail", "postmaster")
+    )
+    ref = ObjectRef("MailDomain", "mail", "org")
+
+    def with_policy(mode: Mode) -> Compiled:
+        said = MtaSts(mode, 604_800)
+        domain = Domain(ref, "example.org", DomainDelivery.NONE, gateway=gateway.ref, mta_sts=said)
+        return cast(Compiled, SimpleNamespace(revision=Revision(gateways=(gateway,), domains=(domain,)), values={}))
+
+    def run_by(*revisions: int) -> tuple[ConsumerState, ...]:
+        gone = ConsumerState("gone", Role.POLICY, 1, live=False)
+        other = ConsumerState("queue", Role.QUEUE, 99)
+        return (*(ConsumerState(f"p{n}", Role.POLICY, number) for n, number in enumerate(revisions)), gone, other)
+
+    def told() -> set[str]:
+        records = checks.verdicts[ref].records if ref in checks.verdicts else ()
+        return {record.value for record in records if record.name == "_mta-sts.example.org"}
+
+    testing, enforce = (
+        f'"{own_record(Policy(mode, 604_800, ("mx1.example.org",)))}"' for mode in (Mode.TESTING, Mode.ENFORCE)
+    )
+    checks = DnsChecks(cast(DnsCheckResolver, Zone()), (), 3600.0, lambda: None)
+    looking = asyncio.create_task(checks.run())
+    checks.take(with_policy(Mode.TESTING), 7)
+    await eventually(lambda: told() == {"(not yet)"})
+    for running in ((), (6,), (7, 6)):  # nobody serves policies, or not everybody this one
+        checks.heard(run_by(*running))
+        assert not checks._needs[ref].policy_served
+    checks.heard(run_by(7, 7))
+    await eventually(lambda: told() == {testing})
+    checks.heard(run_by(7, 0))  # a process that starts takes nothing back
+    checks.take(with_policy(Mode.TESTING), 8)
+    assert checks._needs[ref].policy_served
+    checks.heard(run_by(8, 8))
+    checks.take(with_policy(Mode.ENFORCE), 9)
+    assert not checks._needs[ref].policy_served
+    checks.heard(run_by(9, 10))
+    await eventually(lambda: told() == {enforce})
+    checks.take(with_policy(Mode.TESTING), 11)
+    checks.take(with_policy(Mode.TESTING), 3)  # the database was set back, and numbers begin anew
+    checks.heard(run_by(3))
+    await eventually(lambda: told() == {testing})
     looking.cancel()
     await asyncio.gather(looking, return_exceptions=True)
 
@@ -717,10 +767,10 @@ async def test_a_changed_domain_is_looked_up_before_a_hundred_that_a_slow_resolv
     fresh = domain("a.fresh.example")
     checks = DnsChecks(cast(DnsCheckResolver, Zone("slow.example")), (), 3600.0, lambda: None)
     looking = asyncio.create_task(checks.run())
-    checks.take(cast(Compiled, SimpleNamespace(revision=Revision(gateways=(gateway,), domains=many), values={})))
+    checks.take(cast(Compiled, SimpleNamespace(revision=Revision(gateways=(gateway,), domains=many), values={})), 1)
     await eventually(lambda: len(checks.verdicts) > 0)
     both = Revision(gateways=(gateway,), domains=(*many, fresh))
-    checks.take(cast(Compiled, SimpleNamespace(revision=both, values={})))
+    checks.take(cast(Compiled, SimpleNamespace(revision=both, values={})), 1)
     await eventually(lambda: fresh.ref in checks.verdicts)
     assert len(checks.verdicts) < 50
     looking.cancel()
