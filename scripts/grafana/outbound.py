@@ -78,6 +78,12 @@ DASHBOARD = Dashboard(
                     (Query(f"sum({rate('mailrail_outbound_redacted_total')})", "notifications"),),
                     Unit.RATE,
                 ),
+                split(
+                    "Certificates compared with TLSA records",
+                    "DANE: matched, or why none of the records names them.",
+                    "mailrail_outbound_dane_comparisons_total",
+                    "result",
+                ),
                 each("Open connections", "To next hops.", "mailrail_outbound_connections_open"),
                 Panel(
                     "Connections that gave way",

@@ -189,6 +189,15 @@ async def test_a_domain_that_proves_to_have_no_mx_is_its_own_host(world: SignedW
     assert (await look_up(world, "no-mx-unsigned.test", "no-mx-unsigned.test")).known == HostDane(NOTHING)
 
 
+@pytest.mark.parametrize(("domain", "host"), [("secure.test", "mx.none.test"), ("no-mx.test", "mx.secure.test")])
+async def test_a_host_that_the_proven_answer_does_not_name_is_not_one_of_the_domains(
+    world: SignedWorld, domain: str, host: str
+) -> None:
+    known, _ = await look_up(world, domain, host)
+    assert known.facts.dane is Tlsa.FAILED
+    assert known.failure == f"{host} is no MX host of {domain} any more"
+
+
 async def test_an_alias_of_the_domain_itself_gives_a_second_name_to_authenticate(world: SignedWorld) -> None:
     zone = world.zones["secure.test"]
     zone.set(world.tlsa_name("mx.secure.test"), "TLSA", tlsa(world.authority.pem, 2, 1, 1))

@@ -99,6 +99,9 @@ class DaneLookup:
         if not mx.secure:
             # DANE-05b: whoever forged the MX record has TLSA records of his own; none of them proves anything.
             return _NOTHING
+        if not any(record.host == host for record in mx.records) and not (host == domain and not mx.records):
+            # The host came of an answer before, whatever that was worth; it is not what is proven now.
+            raise LookupFailed(f"{host} is no MX host of {domain} any more")
         addresses = self._resolver.kept_address_answer(host, families)
         if addresses is None:
             addresses = yield self._resolver.address_answer(host, families)
