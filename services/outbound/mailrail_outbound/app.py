@@ -34,7 +34,7 @@ from mailrail_outbound.content import OutgoingContent
 from mailrail_outbound.dialling import CannotDial, Dialler, Host
 from mailrail_outbound.hops import DIRECT, DialPlan, NextHop, Tables, Way
 from mailrail_outbound.hosts import HostResolver, Steps
-from mailrail_outbound.job import Attempt, HostJob, tls_refused
+from mailrail_outbound.job import Attempt, HostJob, tls_failed, tls_refused
 from mailrail_outbound.memory_budget import MemoryBudget
 from mailrail_outbound.pool import Pool
 from mailrail_outbound.ports import (
@@ -499,6 +499,7 @@ class Outbound(Worker):
                 answer = yield from self._run_job(progress, attempt, plan, host, Way.PLAIN)
             if answer is None:
                 return
+            answer = tls_failed(decision, answer)
             if answer.trouble is Trouble.LEASE and not attempt.seen:
                 raise NotAttempted(answer.detail)
             failover.record_session_failure(answer)

@@ -17,12 +17,13 @@ import grpc
 from mailrail.core.delivery.outcome import Outcome, Scope, Verdict
 from mailrail.core.ids import history_of
 from mailrail.core.outbound.envelope import Envelope, EnvelopeRecipient
-from mailrail.core.revision.revision import ObjectRef
+from mailrail.core.revision.revision import ObjectRef, Otherwise, Security, TlsMinimum, TlsProof, Unanswered
 from mailrail.core.route import LackingTransport
 from mailrail.core.smtp.line_facts import PLAIN, UNKNOWN, WHOLE
 from mailrail.core.smtp.parameters import BodyType
 from mailrail.core.smtp.reply import EnhancedCode
-from mailrail.core.tlspolicy.decision import Requirement
+from mailrail.core.tlspolicy.demands import NOTHING, Demanded
+from mailrail.core.tlspolicy.facts import Purpose, Requirement
 from mailrail.kit import clock, log, rpc
 from mailrail.kit.linger import linger
 from mailrail.kit.settings import BadSettings
@@ -63,6 +64,21 @@ _REQUIREMENTS = {
     types_pb2.TLS_REQUIREMENT_UNSPECIFIED: Requirement.DEFAULT,
     types_pb2.TLS_REQUIREMENT_REQUIRED: Requirement.REQUIRED,
     types_pb2.TLS_REQUIREMENT_NO: Requirement.NO,
+}
+_PURPOSES = {
+    types_pb2.PURPOSE_DMARC_REPORT: Purpose.DMARC_REPORT,
+    types_pb2.PURPOSE_TLS_REPORT: Purpose.TLS_REPORT,
+}
+_MAIL = Purpose.MAIL
+_MINIMA = {
+    lease_pb2.Security.MINIMUM_UNSPECIFIED: TlsMinimum.OPPORTUNISTIC,
+    lease_pb2.Security.MINIMUM_ENCRYPTED: TlsMinimum.ENCRYPTED,
+    lease_pb2.Security.MINIMUM_AUTHENTICATED: TlsMinimum.AUTHENTICATED,
+}
+_PROOFS = {
+    TlsProof.DANE: lease_pb2.Security.PROOF_DANE,
+    TlsProof.MTA_STS: lease_pb2.Security.PROOF_MTASTS,
+    TlsProof.PKIX: lease_pb2.Security.PROOF_PKIX,
 }
 _OUTCOMES = {
     Result.DELIVERED: types_pb2.OUTCOME_DELIVERED,
@@ -527,6 +543,8 @@ class _Link:
             gateway,
             {host.host: tuple(host.ips) for host in wire.dialled_hosts} if wire.dialled_hosts else {},
             _LINES[envelope.whole_lines][envelope.undotted],
+            purpose=_PURPOSES.get(envelope.purpose, _MAIL),
+            demanded=demanded_of(wire.security) if wire.HasField("security") else NOTHING,
         )
 
     async def fetch(self, token: int, message_id: bytes, offset: int) -> AsyncGenerator[bytes]:
@@ -553,6 +571,21 @@ class _Link:
             raise OutOfReach(reason) from error
         finally:
             call.cancel()  # a reader that stops early would leave the call waiting for ever
+
+
+def demanded_of(wire: lease_pb2.Security) -> Demanded:
+    """What is demanded. A word of a later release is never read as something weaker: of a minimum that is not known
+    nothing is good enough, and a proof that is not known is none of ours (decision 23)."""
+    minimum, proofs = _MINIMA.get(wire.minimum), tuple(proof for proof in TlsProof if _PROOFS[proof] in wire.proofs)
+    if minimum is None:
+        minimum, proofs = TlsMinimum.AUTHENTICATED, ()
+    security = Security(
+        minimum,
+        proofs,
+        Otherwise.FAIL if wire.fail else Otherwise.DEFER,
+        Unanswered.PROCEED if wire.proceed else None,
+    )
+    return Demanded(security, tuple(wire.owners))
 
 
 class _RemoteBody:

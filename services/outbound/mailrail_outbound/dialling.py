@@ -54,7 +54,7 @@ class Dialler:
         """The TLS decision for a host, with room for how it is dialled; the same one again for the same question."""
         key = (
             *(host.name, host.addresses, host.sts, host.dns),
-            *(delivery.gateway, delivery.requirement, delivery.redacted),
+            *(delivery.gateway, delivery.requirement, delivery.redacted, delivery.purpose, delivery.demanded),
         )
         plan = hop.dial_plans.get(key)
         if plan is None:
@@ -70,6 +70,10 @@ class Dialler:
                         redacted=delivery.redacted,
                         sts=host.sts,
                         dns=host.dns,
+                        purpose=delivery.purpose,
+                        demanded=delivery.demanded,
+                        final=transport.kind is TransportKind.LMTP,  # RTLS-27b
+                        loopback=all(map(is_loopback, host.addresses)),
                     )
                 ),
                 host.dane,

@@ -19,6 +19,7 @@ from mailrail.core.outbound.envelope import (
 from mailrail.core.outbound.host_failover import HostFailover
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.client import ClientTransaction
+from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.core.smtp.stuffing import Stuffer
 from mailrail.core.tlspolicy.decision import NO_REQUIRETLS, NO_TLS, Proven, Refusal, RequireTls, TlsDecision, lacks
 from mailrail.kit import clock
@@ -299,11 +300,21 @@ class HostJob(PoolJob):
 
 def tls_refused(refusal: Refusal) -> Answer:
     """The answer of a host that TLS refuses before MAIL."""
-    if refusal.final:
-        trouble = {NO_REQUIRETLS: Trouble.REQUIRETLS, NO_TLS: Trouble.TLS_DEMAND}.get(refusal.status, Trouble.TLS_FLOOR)
-    else:
-        trouble = Trouble.TLS_POLICY
-    return Answer(Stage.PLAN, None, trouble, refusal.words)
+    return Answer(Stage.PLAN, None, _trouble_of(refusal.status), refusal.words)
+
+
+def tls_failed(decision: TlsDecision, answer: Answer) -> Answer:
+    """What a host without TLS that does means for a message that needs it: at once final where the message requires
+    TLS or our word is to fail (RTLS-16), and no trouble of the site where other mail may do with less."""
+    if answer.trouble is not Trouble.TLS or not decision.particular:
+        return answer
+    return Answer(answer.stage, None, _trouble_of(decision.on_failure), answer.detail)
+
+
+def _trouble_of(status: EnhancedCode) -> Trouble:
+    if status.category == 4:
+        return Trouble.TLS_POLICY
+    return {NO_REQUIRETLS: Trouble.REQUIRETLS, NO_TLS: Trouble.TLS_DEMAND}.get(status, Trouble.TLS_FLOOR)
 
 
 def tls_is_gone() -> Answer:

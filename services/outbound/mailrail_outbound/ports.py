@@ -11,7 +11,8 @@ from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.route import LackingTransport
 from mailrail.core.smtp.line_facts import UNKNOWN, LineFacts
 from mailrail.core.smtp.reply import EnhancedCode, Reply
-from mailrail.core.tlspolicy.decision import Requirement
+from mailrail.core.tlspolicy.demands import NOTHING, Demanded
+from mailrail.core.tlspolicy.facts import Purpose, Requirement
 
 
 class Result(StrEnum):
@@ -82,6 +83,9 @@ class Delivery:
     """Of the body alone."""
     redacted: bool = False
     """It is a notification of a message that required TLS, without what it returned of that (RTLS-21b)."""
+    purpose: Purpose = Purpose.MAIL
+    demanded: Demanded = NOTHING
+    """What the configuration demands of the security of its way."""
 
     @property
     def held(self) -> int:

@@ -11,10 +11,11 @@ from mailrail.core.smtp.client import ClientTransaction
 from mailrail.core.smtp.stuffing import Stuffer
 from mailrail.core.tlspolicy.decision import Hop as TlsHop
 from mailrail.core.tlspolicy.decision import decide
+from mailrail.core.tlspolicy.demands import add_up, of_transport
 from mailrail.kit.resolver import DnsResolver, LookupFailed
 from mailrail_outbound.dialling import CannotDial, Dialler, Host
 from mailrail_outbound.hops import Tables, Way
-from mailrail_outbound.job import tls_is_gone
+from mailrail_outbound.job import tls_is_gone, tls_refused
 from mailrail_outbound.pool import Pool, PoolJob
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import INTERNAL_ERROR, ClientConnection, Dial
@@ -129,8 +130,11 @@ class Prober:
                     configured=transport.tls,
                     implicit=transport.kind is TransportKind.SUBMISSIONS,
                     carries_credentials=transport.username is not None,
+                    demanded=add_up([of_transport(transport)]),
                 )
             )
+            if decision.refusal is not None:
+                return tls_refused(decision.refusal)
             dial = self._dialler.dial(tables, hop, decision, None, host, "")
         except LookupFailed as error:
             return Answer(Stage.DNS, None, Trouble.DNS, str(error))

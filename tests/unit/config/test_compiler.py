@@ -860,7 +860,7 @@ class LaterLimits(TransportLimits):
 class LaterTransport(Transport):
     """A transport of a later release."""
 
-    security: str = "opportunistic"
+    egress: str = "any"
 
 
 def test_processes_of_two_releases_agree_on_a_transport_until_a_new_field_is_set_LSE_07() -> None:
@@ -873,7 +873,7 @@ def test_processes_of_two_releases_agree_on_a_transport_until_a_new_field_is_set
 
     today = digest(Transport, TransportLimits(connections=3))
     assert digest(LaterTransport, LaterLimits(connections=3)) == today
-    assert digest(LaterTransport, LaterLimits(connections=3), security="proven") != today
+    assert digest(LaterTransport, LaterLimits(connections=3), egress="eu") != today
     assert digest(LaterTransport, LaterLimits(connections=3, octets_per_second=9)) != today
     assert digest(Transport, TransportLimits(connections=4)) != today
     assert digest(Transport, TransportLimits(connections=3), username="us") != today

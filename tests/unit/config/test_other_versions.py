@@ -41,7 +41,7 @@ from mailrail.core.revision.revision import ObjectRef, UnreadableRevision, decod
 
 SHOP = domain("shop", "shop.example", delivery=by_transport("store"))
 FUTURE: list[dict[str, Any]] = [
-    {"security": {"minimum": "Authenticated"}},  # a field of a later version
+    {"egress": {"pool": "eu"}},  # a field of a later version
     {"delivery": {"pigeon": {}}},  # a member of its union
     {"delivery": {"transport": {"ref": {"name": "store"}, "recipients": "Guess"}}},  # a word of its enumeration
 ]
@@ -307,10 +307,10 @@ def test_what_others_no_longer_permit_is_lost_to_an_object_that_cannot_be_read_C
 def test_a_gateway_that_cannot_be_read_permits_what_it_permitted_and_no_more() -> None:
     edge = gateway(attach=[OWN, *open_to("MailDomain", domainNames=["team.example"])])
     wider = of_another_version(
-        gateway(attach=[OWN, *open_to("MailDomain", domainNames=["."])]), {"security": {"minimum": "Encrypted"}}
+        gateway(attach=[OWN, *open_to("MailDomain", domainNames=["."])]), {"egress": {"pool": "eu"}}
     )
     rest = basics()[1:]
-    state = accepted_by_another_version([edge, *rest], of_another_version(edge, {"security": {}}))
+    state = accepted_by_another_version([edge, *rest], of_another_version(edge, {"egress": {}}))
     strangers = [domain("team", "team.example", namespace="team"), domain("bank", "bank.example", namespace="team")]
     compiled = build([wider, *rest, *strangers], state)
     assert names(compiled.revision) == {"example.org", "team.example"}

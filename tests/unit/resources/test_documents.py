@@ -97,6 +97,11 @@ GOOD: list[tuple[str, Any]] = [
     ("MailTransport", {"lmtp": {"host": "store.mail.svc"}, "limits": {"rate": {"messages": 1, "perSeconds": 300}}}),
     ("MailTransport", {"direct": {}, "signedMail": {"mode": "Reencode"}, "attach": [ENTRY]}),
     ("MailTransport", {"fail": {}}),
+    ("MailGateway", GATEWAY | {"security": {"minimum": "Encrypted", "otherwise": "Fail"}}),
+    ("MailDomain", DOMAIN | {"security": {"minimum": "Authenticated", "proofs": ["MTASTS", "DANE"]}}),
+    ("MailTransport", {"direct": {}, "security": {"whenUnanswered": "Proceed"}}),
+    ("MailTransport", {"lmtp": {"host": "s", "tls": {"mode": "Verified"}}, "security": {"minimum": "Encrypted"}}),
+    ("MailRoute", ROUTE | {"rules": [{"direct": {}, "require": {"tls": {"minimum": "Encrypted"}}}]}),
     ("MailRoute", ROUTE),
     (
         "MailRoute",
@@ -111,7 +116,34 @@ def test_a_good_document_is_read(kind: str, spec: Any) -> None:
 
 
 LISTENER = {"name": "in", "protocol": "Submission", "port": 587}
+IN_CLEAR = [
+    "spec: remove security.minimum, or set tls.mode to Opportunistic or more: with Disabled there is no TLS",
+]
 BAD: list[tuple[str, Any, list[str]]] = [
+    # floors
+    (
+        "MailTransport",
+        {"smtp": {"host": "relay", "tls": {"mode": "Disabled"}}, "security": {"minimum": "Encrypted"}},
+        IN_CLEAR,
+    ),
+    ("MailTransport", {"lmtp": {"host": "store"}, "security": {"minimum": "Authenticated"}}, IN_CLEAR),
+    (
+        "MailGateway",
+        GATEWAY | {"security": {"minimum": "Encrypted", "proofs": ["DANE"]}},
+        ["spec.security: set minimum to Authenticated, or remove proofs: nothing else asks for one"],
+    ),
+    (
+        "MailDomain",
+        DOMAIN | {"security": {"minimum": "Authenticated", "proofs": ["PKIX", "PKIX"]}},
+        ["spec.security: proofs: entries must be unique"],
+    ),
+    (
+        "MailRoute",
+        ROUTE | {"rules": [{"direct": {}, "require": {"tls": {"minimum": "None"}}}]},
+        [
+            "spec.rules[0].require.tls.minimum: 'None' is not one of Opportunistic, Encrypted, Authenticated",
+        ],
+    ),
     # types
     (
         "MailGateway",

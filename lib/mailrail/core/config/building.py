@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from mailrail.core.config.diagnostics import ConditionType, Reason
+from mailrail.core.config.floors import has_floors, impossible_floors
 from mailrail.core.config.grants import Attachment, Grant
 from mailrail.core.config.pieces import (
     AccountPiece,
@@ -25,6 +26,7 @@ from mailrail.core.config.secret_uses import AccountCredentials, SecretProblem, 
 from mailrail.core.config.settling import Settlement, cycle_note, forbidden, too_large_note, waits
 from mailrail.core.resources.problems import Path, show_path
 from mailrail.core.revision.revision import (
+    FLOORS_FORMAT,
     Account,
     Domain,
     DomainDelivery,
@@ -96,7 +98,7 @@ class Build:
         account_routes, domain_routes, global_routes = self._routes(
             {a.ref for a in accounts}, {d.ref: d for d in domains}
         )
-        return Revision(
+        made = Revision(
             gateways=gateways,
             domains=tuple(self._without_cycles(domains, accounts)),
             accounts=tuple(accounts),
@@ -105,6 +107,13 @@ class Build:
             domain_routes=domain_routes,
             global_routes=global_routes,
         )
+        if not has_floors(made):
+            return made
+        self.notes += (
+            Remark(found.ref, ConditionType.RESOLVED_REFS, Reason.SECURITY_NOT_POSSIBLE, found.message, found.path)
+            for found in impossible_floors(made)
+        )
+        return replace(made, format=FLOORS_FORMAT)
 
     # --- transports ---
 

@@ -41,8 +41,10 @@ from mailrail.core.resources.attach import AnyAttach
 from mailrail.core.resources.base import LoginSecretRef, NamespacedRef, Retry, TransportTls
 from mailrail.core.resources.domain import MtaStsSpec
 from mailrail.core.resources.gateway import ExtensionsSpec, ListenerSpec
+from mailrail.core.resources.security import SecuritySpec
 from mailrail.core.resources.transport import MEMBERS, LmtpSpec, MailTransportSpec, SmtpSpec, SubmissionSpec
 from mailrail.core.revision.revision import (
+    NO_FLOOR,
     AccountLimits,
     Alias,
     Domain,
@@ -55,19 +57,25 @@ from mailrail.core.revision.revision import (
     MessageRate,
     MtaSts,
     ObjectRef,
+    Otherwise,
     Recipients,
     RetrySchedule,
     Rule,
+    Security,
+    TlsMinimum,
     TlsMode,
+    TlsProof,
     Transport,
     TransportKind,
     TransportLimits,
+    Unanswered,
     canonical_json,
 )
 from mailrail.core.smtp.address import folded
 
-FORMAT: Final = 1
-"""The newest format that this version reads and writes."""
+FORMAT: Final = 2
+"""The newest format that this version reads."""
+_FLOORS_FORMAT: Final = 2  # what knows of no floor must not go on without it
 SIZE_LIMIT: Final = 2 * 1024 * 1024
 """Octets of one stored piece; of an object with a larger one, the source alone is stored."""
 DEFAULT_MECHANISMS: Final = (
@@ -231,7 +239,19 @@ def _made(ref: ObjectRef, source: str) -> tuple[Piece, StoredPiece | None] | Inv
     except InvalidResource as error:
         return InvalidResource(error.problems)
     octets = canonical_json(piece)
-    return piece, StoredPiece(FORMAT, octets.decode()) if len(octets) <= SIZE_LIMIT else None
+    if len(octets) > SIZE_LIMIT:
+        return piece, None
+    return piece, StoredPiece(_FLOORS_FORMAT if _has_floor(piece) else 1, octets.decode())
+
+
+def _has_floor(piece: Piece) -> bool:
+    match piece:
+        case GatewayPiece() | DomainPiece() | TransportPiece():
+            return piece.part.security != NO_FLOOR
+        case RoutePiece():
+            return any(rule.require != NO_FLOOR for rule in piece.rules)
+        case AccountPiece():
+            return False
 
 
 def stored_piece(ref: ObjectRef, stored: StoredPiece) -> Piece | None:
@@ -298,6 +318,20 @@ def _retry(spec: Retry) -> PartialRetry:
     )
 
 
+def _floor(spec: SecuritySpec | None) -> Security:
+    if spec is None:
+        return NO_FLOOR
+    return Security(
+        TlsMinimum(spec.minimum.lower()) if spec.minimum is not None else NO_FLOOR.minimum,
+        tuple(proof for proof in TlsProof if spec.proofs is None or _PROOFS[proof] in spec.proofs),
+        Otherwise(spec.otherwise.lower()) if spec.otherwise is not None else NO_FLOOR.otherwise,
+        Unanswered(spec.when_unanswered.lower()) if spec.when_unanswered is not None else None,
+    )
+
+
+_PROOFS: Final = {TlsProof.DANE: "DANE", TlsProof.MTA_STS: "MTASTS", TlsProof.PKIX: "PKIX"}
+
+
 # --- gateways -----------------------------------------------------------------------------------------------------
 
 
@@ -328,6 +362,7 @@ def _gateway(ref: ObjectRef, resource: MailGateway, created: str) -> GatewayPiec
         retry=_retry(spec.retry).over(base.retry) if spec.retry is not None else base.retry,
         limits=limits,
         dsn_full_limit=(spec.notifications and spec.notifications.full_content_bytes) or base.dsn_full_limit,
+        security=_floor(spec.security),
         offer_requiretls=_offers_requiretls(spec.extensions),
     )
     return GatewayPiece(part, tuple(map(_listener, spec.listeners)), _grants(spec.attach), created)
@@ -371,6 +406,7 @@ def _domain(ref: ObjectRef, resource: MailDomain, created: str) -> DomainPiece:
         catch_all=full_address(spec.catch_all, name) if spec.catch_all is not None else None,
         gateway=gateway,
         mta_sts=_mta_sts(spec.mta_sts) if spec.mta_sts is not None else None,
+        security=_floor(spec.security),
     )
     if transport is not None:
         part = replace(
@@ -432,7 +468,7 @@ def _transport(ref: ObjectRef, resource: MailTransport, created: str) -> Transpo
         )
     reencode = spec.signed_mail is not None and spec.signed_mail.mode == "Reencode"
     made = _by_member(ref, spec)
-    part = replace(made.part, limits=limits, reencode_signed=reencode)
+    part = replace(made.part, limits=limits, reencode_signed=reencode, security=_floor(spec.security))
     return replace(made, part=part, grants=_grants(spec.attach), created=created)
 
 
@@ -506,6 +542,7 @@ def _route(ref: ObjectRef, resource: MailRoute, created: str) -> RoutePiece:
             rule.name if rule.name is not None else str(index),
             tuple(Match(m.to_domains, m.from_domains, m.minimum_attempts or 0) for m in rule.matches),
             reference(rule.transport_ref, "MailTransport", ref) if rule.transport_ref is not None else None,
+            require=_floor(rule.require.tls) if rule.require is not None else NO_FLOOR,
         )
         for index, rule in enumerate(spec.rules)
     )

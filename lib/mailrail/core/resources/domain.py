@@ -18,6 +18,7 @@ from mailrail.core.resources.base import (
     Separators,
 )
 from mailrail.core.resources.rules import CelCondition, ExactlyOneOf, Immutable, UniqueBy
+from mailrail.core.resources.security import SecuritySpec
 from mailrail.core.smtp.address import folded
 
 ALIAS_TARGETS_LIMIT: Final = 20_000
@@ -142,6 +143,11 @@ class MailDomainSpec(Part):
     mta_sts: MtaStsSpec | None = Field(
         default=None,
         description="The MTA-STS policy that the policy service serves for the domain. Default: none is served.",
+    )
+    security: SecuritySpec | None = Field(
+        default=None,
+        description="The least security of mail that is submitted with a sender of this domain. "
+        "Default: what the gateway demands.",
     )
     attach: Annotated[tuple[DomainAttach, ...], Field(min_length=1, max_length=64)] | None = Field(
         default=None,

@@ -22,6 +22,7 @@ from mailrail.core.resources.base import (
     compiled_default,
 )
 from mailrail.core.resources.rules import CelCondition, UniqueBy
+from mailrail.core.resources.security import SecuritySpec
 from mailrail.core.revision.revision import DSN_FULL_LIMIT, GatewayLimits
 
 Octets = Annotated[int, Field(ge=1024, le=2 * 1024**3)]
@@ -205,6 +206,9 @@ class MailGatewaySpec(Part):
     )
     extensions: ExtensionsSpec | None = Field(
         default=None, description="Which SMTP extensions are announced. Default: as each field says."
+    )
+    security: SecuritySpec | None = Field(
+        default=None, description="The least security of all mail that leaves. Default: none is demanded."
     )
     attach: Annotated[tuple[GatewayAttach, ...], Field(min_length=1, max_length=64)] | None = Field(
         default=None,

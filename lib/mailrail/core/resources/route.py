@@ -6,6 +6,7 @@ from pydantic import Field
 
 from mailrail.core.resources.base import DomainPattern, LabelName, NamespacedRef, Part, Priority, Resource
 from mailrail.core.resources.rules import CelCondition, ExactlyOneOf, UniqueBy
+from mailrail.core.resources.security import RequireSpec
 
 DOMAINS_LIMIT: Final = 4_000
 """Domain patterns of all rules of one route: etcd stores no object with much more."""
@@ -53,6 +54,9 @@ class RuleSpec(Part):
         "it never goes to the next rule.",
     )
     direct: DirectRoute | None = Field(default=None, description="{} delivers to the MX, without a transport.")
+    require: RequireSpec | None = Field(
+        default=None, description="What is demanded of the way of matching mail. Default: what others demand."
+    )
 
 
 class MailRouteSpec(Part):

@@ -23,6 +23,7 @@ from mailrail.core.resources.base import (
     compiled_default,
 )
 from mailrail.core.resources.rules import CelCondition, ExactlyOneOf, UniqueBy
+from mailrail.core.resources.security import HOSTS_IN_CLEAR, SecuritySpec
 from mailrail.core.revision.revision import TransportLimits
 
 MEMBERS: Final = ("direct", "smtp", "submission", "submissions", "socks", "lmtp", "fail")
@@ -194,6 +195,7 @@ class MailTransportSpec(Part):
 
     RULES = (
         ExactlyOneOf(MEMBERS),
+        HOSTS_IN_CLEAR,
         UniqueBy("attach", "name"),
     )
     direct: DirectSpec | None = Field(default=None, description="Delivery to the MX of the recipient domain.")
@@ -211,6 +213,11 @@ class MailTransportSpec(Part):
     signed_mail: SignedMailSpec | None = Field(
         default=None,
         description="Mail that others signed, at a hop that lacks what its content needs. Default: mode Preserve.",
+    )
+    security: SecuritySpec | None = Field(
+        default=None,
+        description="The least security of all mail that goes this way, besides what tls says of a host that it names. "
+        "Default: what others demand.",
     )
     attach: Annotated[tuple[TransportAttach, ...], Field(min_length=1, max_length=64)] | None = Field(
         default=None,

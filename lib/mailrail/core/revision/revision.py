@@ -19,8 +19,11 @@ from pydantic import TypeAdapter
 
 from mailrail.core.mtasts.policy import Mode
 
-FORMAT = 1
-"""Version of this document's shape. A service that reads a newer one rejects it and keeps its last good revision."""
+FORMAT = 2
+"""Newest version of this document's shape that is read. A service that reads a newer one rejects it and keeps its last
+good revision. What is written has the lowest that none of its readers may pass over (decision 23)."""
+FLOORS_FORMAT: Final = 2
+"""From this version on readers know floors (`security`, `require`)."""
 DSN_FULL_LIMIT = 1024 * 1024
 """Octets of a message up to which a DSN returns all of it where RET=FULL asks for it, unless the gateway says otherwise
 (design 9)."""
@@ -66,6 +69,57 @@ class SecretRef:
     def path(self) -> str:
         """The reference under which sealed values are stored and delivered."""
         return f"{self.namespace}/{self.name}/{self.key}@{self.digest}"
+
+
+# --- floors ----------------------------------------------------------------------------------------------------
+
+
+class TlsMinimum(StrEnum):
+    """The least security that mail may go out with (decision 18). The values are in order of strength."""
+
+    OPPORTUNISTIC = "opportunistic"  # as far as the destination offers or demands it
+    ENCRYPTED = "encrypted"  # TLS, with any certificate
+    AUTHENTICATED = "authenticated"  # TLS with a server that one of the proofs shows to be the right one
+
+
+class TlsProof(StrEnum):
+    """What shows that a server is the right one. These are no ladder: none of them is stronger than the others."""
+
+    DANE = "dane"  # TLSA records, in a chain of DNSSEC from the MX record on (RFC 7672)
+    MTA_STS = "mta-sts"  # a policy with mode enforce lists the host, and its certificate is valid for it (RFC 8461)
+    PKIX = "pkix"  # the certificate is valid for the host's name, wherever that name came from
+
+
+class Otherwise(StrEnum):
+    """What becomes of mail that no host takes with the security that is demanded."""
+
+    DEFER = "defer"
+    FAIL = "fail"
+
+
+class Unanswered(StrEnum):
+    """What becomes of mail while the DNS does not answer whether the destination demands TLS (STS-24c, DANE-03a)."""
+
+    DEFER = "defer"
+    PROCEED = "proceed"  # as if it demanded none
+
+
+ALL_PROOFS: Final = tuple(TlsProof)
+
+
+@dataclass(frozen=True, slots=True)
+class Security:
+    """A floor for the security of mail that leaves. Several add up (core/tlspolicy/demands.py)."""
+
+    minimum: TlsMinimum = TlsMinimum.OPPORTUNISTIC
+    proofs: tuple[TlsProof, ...] = ALL_PROOFS
+    """Those of which one is enough where a server must be authenticated; in the order of `TlsProof`."""
+    otherwise: Otherwise = Otherwise.DEFER
+    when_unanswered: Unanswered | None = None
+    """None: not said. Where nobody says it, mail waits."""
+
+
+NO_FLOOR: Final = Security()
 
 
 # --- gateway ---------------------------------------------------------------------------------------------------
@@ -148,6 +202,8 @@ class Gateway:
     limits: GatewayLimits = field(default_factory=GatewayLimits)
     dsn_full_limit: int = DSN_FULL_LIMIT
     """Octets; RET=FULL above it gives headers (design 9)."""
+    security: Security = NO_FLOOR
+    """Of all mail that leaves."""
     offer_requiretls: bool = True
     """REQUIRETLS (RFC 8689) is announced inside TLS."""
 
@@ -224,6 +280,8 @@ class Domain:
     """That it attaches to; its limits, retry schedule and postmaster apply."""
     mta_sts: MtaSts | None = None
     """None: no policy is served."""
+    security: Security = NO_FLOOR
+    """Of mail that is submitted with a sender of the domain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,54 +348,6 @@ class TlsMode(StrEnum):
     VERIFIED = "verified"  # PKIX against the configured host name
 
 
-class TlsMinimum(StrEnum):
-    """The least security that mail may go out with (decision 18). The values are in order of strength."""
-
-    OPPORTUNISTIC = "opportunistic"  # as far as the destination offers or demands it
-    ENCRYPTED = "encrypted"  # TLS, with any certificate
-    AUTHENTICATED = "authenticated"  # TLS with a server that one of the proofs shows to be the right one
-
-
-class TlsProof(StrEnum):
-    """What shows that a server is the right one. These are no ladder: none of them is stronger than the others."""
-
-    DANE = "dane"  # TLSA records, in a chain of DNSSEC from the MX record on (RFC 7672)
-    MTA_STS = "mta-sts"  # a policy with mode enforce lists the host, and its certificate is valid for it (RFC 8461)
-    PKIX = "pkix"  # the certificate is valid for the host's name, wherever that name came from
-
-
-class Otherwise(StrEnum):
-    """What becomes of mail that no host takes with the security that is demanded."""
-
-    DEFER = "defer"
-    FAIL = "fail"
-
-
-class Unanswered(StrEnum):
-    """What becomes of mail while the DNS does not answer whether the destination demands TLS (STS-24c, DANE-03a)."""
-
-    DEFER = "defer"
-    PROCEED = "proceed"  # as if it demanded none
-
-
-ALL_PROOFS: Final = tuple(TlsProof)
-
-
-@dataclass(frozen=True, slots=True)
-class Security:
-    """A floor for the security of mail that leaves. Several add up (core/tlspolicy/demands.py)."""
-
-    minimum: TlsMinimum = TlsMinimum.OPPORTUNISTIC
-    proofs: tuple[TlsProof, ...] = ALL_PROOFS
-    """Those of which one is enough where a server must be authenticated; in the order of `TlsProof`."""
-    otherwise: Otherwise = Otherwise.DEFER
-    when_unanswered: Unanswered | None = None
-    """None: not said. Where nobody says it, mail waits."""
-
-
-NO_FLOOR: Final = Security()
-
-
 @dataclass(frozen=True, slots=True)
 class MessageRate:
     """So many messages in so many seconds, on average."""
@@ -395,6 +405,8 @@ class Transport:
     reencode_signed: bool = False
     """Content that a hop cannot take is re-encoded although others signed it (SOUT-18b)."""
     limits: TransportLimits = field(default_factory=TransportLimits)
+    security: Security = NO_FLOOR
+    """Of all mail that goes this way."""
 
     @property
     def digest(self) -> str:
@@ -447,6 +459,8 @@ class Rule:
     transport: ObjectRef | None
     missing: bool = False
     """The transport is not there: matching mail is deferred (design 5)."""
+    require: Security = NO_FLOOR
+    """Of matching mail."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -461,7 +475,7 @@ class RouteLevel:
 class Revision:
     """Everything the services need to know. Sorted by name where order has no meaning."""
 
-    format: int = FORMAT
+    format: int = 1
     gateways: tuple[Gateway, ...] = ()
     domains: tuple[Domain, ...] = ()
     accounts: tuple[Account, ...] = ()

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from mailrail.core.revision.revision import ObjectRef, Transport
+from mailrail.core.revision.revision import NO_FLOOR, ObjectRef, Security, Transport
 from mailrail.core.route.site import MAILBOX, Site, site_of, site_of_missing
 
 
@@ -99,6 +99,8 @@ class RouteDecision:
     reason: str
     transport: Transport | None = None
     rule: RuleRef | None = None
+    require: Security = NO_FLOOR
+    """What the rule demands (decision 18)."""
     missing: ObjectRef | None = None
     """The transport that is not there, with `Via.MISSING`; None when a domain of ours is what is missing."""
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from mailrail.core.revision.revision import (
+    NO_FLOOR,
     Domain,
     DomainDelivery,
     Gateway,
@@ -26,6 +27,7 @@ from mailrail.core.revision.revision import (
     RouteLevel,
     Rule,
     Transport,
+    TransportKind,
 )
 from mailrail.core.route.decision import (
     DIRECT,
@@ -38,6 +40,7 @@ from mailrail.core.route.decision import (
     after,
     lacking_of,
 )
+from mailrail.core.tlspolicy.demands import NOTHING, Demand, Demanded, add_up, of_domain, of_gateway, of_transport
 
 WIDE = 4096
 """Pairs of one match above which it is tried by itself: bounds the memory of a compiled level."""
@@ -154,18 +157,30 @@ def decision_of(rule: Rule, level: DecisionLevel, transports: Mapping[ObjectRef,
     """
     ref = RuleRef(rule.route, rule.index, rule.name)
     if rule.transport is None:
-        return RouteDecision(Via.DIRECT, level, f"{ref} at {level} level: direct delivery to the MX", rule=ref)
+        reason = f"{ref} at {level} level: direct delivery to the MX"
+        return RouteDecision(Via.DIRECT, level, reason, rule=ref, require=rule.require)
     transport = transports.get(rule.transport)
     if transport is None:
         reason = f"{ref} at {level} level names {rule.transport}, {_UNUSABLE}"
         return RouteDecision(Via.MISSING, level, reason, rule=ref, missing=rule.transport)
-    return RouteDecision(Via.TRANSPORT, level, f"{ref} at {level} level: {transport.ref}", transport, ref)
+    reason = f"{ref} at {level} level: {transport.ref}"
+    return RouteDecision(Via.TRANSPORT, level, reason, transport, ref, rule.require)
 
 
 class RouteTable:
     """One revision, ready to answer where a recipient goes. Immutable; built once per revision."""
 
-    __slots__ = ("_delivery", "accounts", "by_name", "domains", "gateways", "globals", "only_gateway", "transports")
+    __slots__ = (
+        "_delivery",
+        "_domain_of",
+        "accounts",
+        "by_name",
+        "domains",
+        "gateways",
+        "globals",
+        "only_gateway",
+        "transports",
+    )
 
     def __init__(self, revision: Revision) -> None:
         self.transports: dict[ObjectRef, Transport] = {t.ref: t for t in revision.transports}
@@ -175,6 +190,8 @@ class RouteTable:
         self.accounts = self._levels(revision.account_routes, DecisionLevel.ACCOUNT)
         self.domains = self._levels(revision.domain_routes, DecisionLevel.DOMAIN)
         self.globals = self._levels(revision.global_routes, DecisionLevel.GLOBAL)
+        floors = {d.ref: d for d in revision.domains if d.security != NO_FLOOR}
+        self._domain_of = {a.ref: floors[a.domain] for a in revision.accounts if a.domain in floors} if floors else {}
         self._delivery = {d.name: found for d in revision.domains if (found := self._delivery_of(d)) is not None}
 
     def _levels(self, levels: Iterable[RouteLevel], level: DecisionLevel) -> dict[ObjectRef, LevelIndex]:
@@ -240,6 +257,29 @@ class RouteTable:
             reason = f"accepted by {envelope.gateway}, which does not exist: deferred until it does"
             return RouteDecision(Via.MISSING, DecisionLevel.GLOBAL, reason)
         return None
+
+    def _senders(self, envelope: RoutingFacts) -> Iterator[Domain]:
+        """The domains of ours that the mail is submitted for: of MAIL FROM, and of the account, which may leave it
+        empty."""
+        if envelope.ours and (domain := self.by_name.get(envelope.sender_domain)) is not None:
+            yield domain
+        if envelope.account is not None and (domain := self._domain_of.get(envelope.account)) is not None:
+            yield domain
+
+    def demanded(self, envelope: RoutingFacts, decision: RouteDecision) -> Demanded:
+        """What is demanded of the security of the way that was decided on, by all who have a say (decision 18)."""
+        transport = decision.transport
+        if decision.via not in (Via.TRANSPORT, Via.DIRECT) or (transport and transport.kind is TransportKind.FAIL):
+            return NOTHING
+        demands = []
+        # Final delivery is no mail that leaves: what the transport says of itself is all.
+        if transport is None or transport.kind is not TransportKind.LMTP:
+            gateway = self.gateways.get(accepting) if (accepting := self.gateway_of(envelope)) else None
+            demands += [of_gateway(gateway)] if gateway is not None else []
+            demands += [of_domain(domain) for domain in self._senders(envelope)]
+            demands += [Demand(str(decision.rule), decision.require)] if decision.rule is not None else []
+        demands += [of_transport(transport)] if transport is not None else []
+        return add_up(each for each in demands if each.security != NO_FLOOR)
 
     def evaluate(self, envelope: RoutingFacts, attempts: int) -> RouteDecision:
         """Where this recipient goes now. `attempts` is the number before this one (LSE-05). Never raises."""

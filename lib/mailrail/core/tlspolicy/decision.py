@@ -19,7 +19,7 @@ from typing import Final
 
 from mailrail.core.revision.revision import Otherwise, TlsMinimum, TlsMode, TlsProof, Unanswered
 from mailrail.core.smtp.reply import EnhancedCode
-from mailrail.core.tlspolicy.demands import NOTHING, Demanded
+from mailrail.core.tlspolicy.demands import NOTHING, PROOF_NAMES, Demanded
 from mailrail.core.tlspolicy.facts import (
     NO_DNSSEC,
     NO_STS,
@@ -163,6 +163,8 @@ class TlsDecision:
     require_tls: RequireTls = RequireTls.NEVER
     on_failure: EnhancedCode = TRY_LATER
     """What it means where TLS cannot be made, or does not verify, and no other host takes the message."""
+    particular: bool = False
+    """What is demanded is so of this message, or of its sender: other mail to the host may do with less."""
     sts: bool = False
     """An MTA-STS policy in mode enforce lists the host, or refuses it."""
     ignored: tuple[Ignored, ...] = ()
@@ -348,7 +350,7 @@ class _Decider:
         return next((proof for proof in TlsProof if proof in allowed and given[proof]), None)
 
     def _unproven(self, allowed: tuple[TlsProof, ...]) -> str:
-        host, names = self._hop.host, " or ".join(_PROOF_NAMES[proof] for proof in allowed)
+        host, names = self._hop.host, " or ".join(PROOF_NAMES[proof] for proof in allowed)
         if not allowed:
             return f"{host} must be authenticated, and no proof is left that all demands allow"
         if TlsProof.DANE in allowed and not self._hop.dns.trusted:
@@ -400,9 +402,10 @@ class _Decider:
 
     @property
     def _on_failure(self) -> EnhancedCode:
+        if self._configured is not None:
+            return TRY_LATER  # bad TLS of a hop of our own is our fault, and never a bounce (design 4, Attempt)
         if self._strict:
-            # Bad TLS of a hop of our own is our fault, and never a bounce (design 4, Attempt).
-            return NO_TLS if self._configured is None else TRY_LATER
+            return NO_TLS
         minimum, needs = self._hop.demanded.security.minimum, self._needs
         by_floor = {TlsProof.DANE: not needs.name, None: False}.get(self._proven_by, not needs.matching)
         if minimum is TlsMinimum.ENCRYPTED:
@@ -435,6 +438,9 @@ class _Decider:
             check_matching=hop.dns.matching if needs.check_matching and not needs.matching else None,
             require_tls=RequireTls.MUST if self._strict and not hop.final else RequireTls.NEVER,
             on_failure=self._on_failure,
+            # Of a hop of ours, bad TLS is our fault whatever the message says.
+            particular=self._configured is None
+            and (self._strict or hop.demanded.security.minimum is not TlsMinimum.OPPORTUNISTIC),
             sts=self._sts.enforced,
             ignored=tuple(self._ignored),
             lenient=self._lenient,
@@ -450,7 +456,6 @@ class _Decider:
                 return "the transport says tls.mode Opportunistic: TLS where the server offers it"
 
 
-_PROOF_NAMES: Final = {TlsProof.DANE: "DANE", TlsProof.MTA_STS: "MTA-STS", TlsProof.PKIX: "PKIX"}
 _OURS: Final = frozenset({Cause.NO_PROOF, Cause.TLS_DISABLED})
 """What a floor of ours, or REQUIRETLS, is not met by."""
 

@@ -6,8 +6,20 @@ otherwise. DANE and MTA-STS are two proofs, not two rungs of a ladder.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
-from mailrail.core.revision.revision import NO_FLOOR, Otherwise, Security, TlsMinimum, TlsProof, Unanswered
+from mailrail.core.revision.revision import (
+    NO_FLOOR,
+    Domain,
+    Gateway,
+    Otherwise,
+    Rule,
+    Security,
+    TlsMinimum,
+    TlsProof,
+    Transport,
+    Unanswered,
+)
 
 _MINIMA = tuple(TlsMinimum)
 
@@ -34,13 +46,29 @@ class Demanded:
         """No server can ever be good enough: it must be authenticated, and no proof is left that all allow."""
         return self.security.minimum is TlsMinimum.AUTHENTICATED and not self.security.proofs
 
+    def __str__(self) -> str:
+        """What is demanded, in a sentence; empty where nothing is."""
+        floor = self.security
+        said, verb = [], "demand" if len(self.owners) > 1 else "demands"
+        if floor.minimum is TlsMinimum.ENCRYPTED:
+            said.append(f"{self.by} {verb} TLS")
+        elif floor.minimum is TlsMinimum.AUTHENTICATED:
+            proofs = " or ".join(PROOF_NAMES[proof] for proof in floor.proofs) or "no proof that all allow"
+            said.append(f"{self.by} {verb} a server authenticated by {proofs}")
+        if said:
+            said.append("mail that finds none " + ("fails" if floor.otherwise is Otherwise.FAIL else "waits"))
+        if floor.when_unanswered is Unanswered.PROCEED:
+            said.append("what the DNS does not answer counts as no demand of the destination")
+        return "; ".join(said)
+
     @property
     def by(self) -> str:
         """Who demands it, in words."""
         return " and ".join(self.owners)
 
 
-NOTHING = Demanded()
+PROOF_NAMES: Final = {TlsProof.DANE: "DANE", TlsProof.MTA_STS: "MTA-STS", TlsProof.PKIX: "PKIX"}
+NOTHING: Final = Demanded()
 
 
 def add_up(demands: Iterable[Demand]) -> Demanded:
@@ -64,3 +92,23 @@ def add_up(demands: Iterable[Demand]) -> Demanded:
         # Who leaves none over is who said so, whatever his minimum.
         owners |= dict.fromkeys(each.owner for each in given if len(each.security.proofs) < len(TlsProof))
     return Demanded(security, tuple(owners))
+
+
+def of_gateway(gateway: Gateway) -> Demand:
+    """Of all mail that leaves by an installation."""
+    return Demand(str(gateway.ref), gateway.security)
+
+
+def of_domain(domain: Domain) -> Demand:
+    """Of mail that is submitted with a sender of a domain of ours."""
+    return Demand(str(domain.ref), domain.security)
+
+
+def of_rule(rule: Rule) -> Demand:
+    """Of mail that a rule of a route matches."""
+    return Demand(f"{rule.route} rule {rule.name}", rule.require)
+
+
+def of_transport(transport: Transport) -> Demand:
+    """Of all mail that goes by a transport."""
+    return Demand(str(transport.ref), transport.security)

@@ -1,12 +1,16 @@
 """Where mail goes, when, and why: for a recipient in the queue or an imagined one (promise 3)."""
 
 import asyncio
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from mailrail.core.delivery.schedule import base_delay, expires_at
+from mailrail.core.revision.revision import TransportKind
 from mailrail.core.route import Explanation, RouteDecision, explain
 from mailrail.core.route.site import Site, shard
+from mailrail.core.tlspolicy.decision import Hop, Requirement, decide
+from mailrail.core.tlspolicy.demands import Demanded
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 from mailrail_queue.admin.base import AdminContext, backoff_names
 from mailrail_queue.admin.filters import BadRequest, NotFound, domain_argument
@@ -48,6 +52,8 @@ class Explainer:
             answer.tried.add(level="recipient", matched=False, reason=note)
         if subject.unknown is None:
             _add_tried(answer, explanation)
+            for words in security_notes(explanation.decision, router.table.demanded(envelope, explanation.decision)):
+                answer.tried.add(level="security", matched=False, reason=words)
             self._plan(answer, subject, attempt)
         await self._add_pause(connection, answer, site)
         return answer
@@ -142,6 +148,30 @@ class Explainer:
         )
         if rows[0][0] is not None:
             answer.site_backoff_until.FromDatetime(rows[0][0])
+
+
+_HOSTS_OF_OURS: Final = frozenset({TransportKind.SMTP, TransportKind.SUBMISSION, TransportKind.SUBMISSIONS})
+
+
+def security_notes(decision: RouteDecision, demanded: Demanded) -> Iterator[str]:
+    """What is demanded of the way, and whether mail with REQUIRETLS can go by it at all (RTLS-02). Of an MX host only
+    the attempt knows."""
+    if words := str(demanded):
+        yield words
+    transport = decision.transport
+    if transport is None or transport.kind not in _HOSTS_OF_OURS:
+        return
+    refusal = decide(
+        Hop(
+            transport.host or "",
+            transport.tls,
+            carries_credentials=transport.username is not None,
+            requirement=Requirement.REQUIRED,
+            demanded=demanded,
+        )
+    ).refusal
+    if refusal is not None:
+        yield f"mail with REQUIRETLS fails this way, {refusal.status}: {refusal.words}"
 
 
 @dataclass(frozen=True, slots=True)

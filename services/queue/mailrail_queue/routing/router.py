@@ -10,10 +10,22 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from mailrail.core.probe import in_probe_domain
-from mailrail.core.revision.revision import AccountLimits, Gateway, ObjectRef, RetrySchedule, Revision, Transport
+from mailrail.core.revision.revision import (
+    AccountLimits,
+    Gateway,
+    ObjectRef,
+    Otherwise,
+    RetrySchedule,
+    Revision,
+    TlsMinimum,
+    TlsProof,
+    Transport,
+    Unanswered,
+)
 from mailrail.core.route import RouteDecision, RouteTable, RoutingFacts, Via
 from mailrail.core.route.decision import DecisionLevel
 from mailrail.core.route.site import Site, SiteKind, shard
+from mailrail.core.tlspolicy.demands import NOTHING, Demanded
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.routing.lacking import lacking_of
 
@@ -123,6 +135,30 @@ def account_pb(name: str) -> types_pb2.ObjectRef:
     return named_pb("MailAccount", name)
 
 
+_MINIMA: Final = {
+    TlsMinimum.OPPORTUNISTIC: lease_pb2.Security.MINIMUM_UNSPECIFIED,
+    TlsMinimum.ENCRYPTED: lease_pb2.Security.MINIMUM_ENCRYPTED,
+    TlsMinimum.AUTHENTICATED: lease_pb2.Security.MINIMUM_AUTHENTICATED,
+}
+_PROOFS: Final = {
+    TlsProof.DANE: lease_pb2.Security.PROOF_DANE,
+    TlsProof.MTA_STS: lease_pb2.Security.PROOF_MTASTS,
+    TlsProof.PKIX: lease_pb2.Security.PROOF_PKIX,
+}
+
+
+def security_pb(demanded: Demanded) -> lease_pb2.Security:
+    """What is demanded, as the agreements write it."""
+    floor = demanded.security
+    return lease_pb2.Security(
+        minimum=_MINIMA[floor.minimum],
+        proofs=[_PROOFS[proof] for proof in floor.proofs],
+        fail=floor.otherwise is Otherwise.FAIL,
+        proceed=floor.when_unanswered is Unanswered.PROCEED,
+        owners=demanded.owners,
+    )
+
+
 def account_of(template: lease_pb2.Delivery, revision: int) -> types_pb2.Attempt:
     """What an attempt says of the decision behind a delivery like this."""
     account = types_pb2.Attempt(rule=template.rule, reason=template.reason, config_revision=revision)
@@ -207,6 +243,9 @@ class Router:
             template.transport_digest = decision.transport.digest
         elif decision.missing is not None:
             template.transport.CopyFrom(object_pb(decision.missing))
+        demanded = self.table.demanded(self.envelope(facts), decision)
+        if demanded is not NOTHING:
+            template.security.CopyFrom(security_pb(demanded))
         if decision.rule is not None:
             template.route.CopyFrom(object_pb(decision.rule.route))
             template.rule_index = decision.rule.index

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from mailrail.pb.queue.v1 import types_pb2 as _types_pb2
 import builtins as _builtins
 import sys
@@ -282,6 +283,7 @@ class Delivery(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     DIALLED_HOSTS_FIELD_NUMBER: _builtins.int
     LAST_ATTEMPT_FIELD_NUMBER: _builtins.int
+    SECURITY_FIELD_NUMBER: _builtins.int
     token: _builtins.int
     """fencing token of the lease"""
     message_id: _builtins.bytes
@@ -322,6 +324,12 @@ class Delivery(_message.Message):
     def dialled_hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___DialledHost]:
         """Addresses tried at earlier attempts, for the order of addresses (reference F2)."""
 
+    @_builtins.property
+    def security(self) -> Global___Security:
+        """What the configuration demands of the security of this delivery; absent: nothing. Only revisions of a format that
+        processes without this field refuse have floors, so nobody passes over it (decision 23).
+        """
+
     def __init__(
         self,
         *,
@@ -345,10 +353,11 @@ class Delivery(_message.Message):
         reason: _builtins.str = ...,
         dialled_hosts: _abc.Iterable[Global___DialledHost] | None = ...,
         last_attempt: _builtins.bool = ...,
+        security: Global___Security | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_body", b"_body", "_route", b"_route", "_rule_index", b"_rule_index", "_transport", b"_transport", "body", b"body", "envelope", b"envelope", "route", b"route", "rule_index", b"rule_index", "transport", b"transport"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_body", b"_body", "_route", b"_route", "_rule_index", b"_rule_index", "_security", b"_security", "_transport", b"_transport", "body", b"body", "envelope", b"envelope", "route", b"route", "rule_index", b"rule_index", "security", b"security", "transport", b"transport"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_body", b"_body", "_route", b"_route", "_rule_index", b"_rule_index", "_transport", b"_transport", "attempt", b"attempt", "body", b"body", "config_revision", b"config_revision", "dialled_hosts", b"dialled_hosts", "domain", b"domain", "envelope", b"envelope", "last_attempt", b"last_attempt", "message_id", b"message_id", "prefix", b"prefix", "reason", b"reason", "recipients", b"recipients", "remaining_seconds", b"remaining_seconds", "route", b"route", "rule", b"rule", "rule_index", b"rule_index", "site", b"site", "size", b"size", "token", b"token", "transport", b"transport", "transport_digest", b"transport_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_body", b"_body", "_route", b"_route", "_rule_index", b"_rule_index", "_security", b"_security", "_transport", b"_transport", "attempt", b"attempt", "body", b"body", "config_revision", b"config_revision", "dialled_hosts", b"dialled_hosts", "domain", b"domain", "envelope", b"envelope", "last_attempt", b"last_attempt", "message_id", b"message_id", "prefix", b"prefix", "reason", b"reason", "recipients", b"recipients", "remaining_seconds", b"remaining_seconds", "route", b"route", "rule", b"rule", "rule_index", b"rule_index", "security", b"security", "site", b"site", "size", b"size", "token", b"token", "transport", b"transport", "transport_digest", b"transport_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__body: _TypeAlias = _typing.Literal["body"]  # noqa: Y015
     _WhichOneofArgType__body: _TypeAlias = _typing.Literal["_body", b"_body"]  # noqa: Y015
@@ -356,6 +365,8 @@ class Delivery(_message.Message):
     _WhichOneofArgType__route: _TypeAlias = _typing.Literal["_route", b"_route"]  # noqa: Y015
     _WhichOneofReturnType__rule_index: _TypeAlias = _typing.Literal["rule_index"]  # noqa: Y015
     _WhichOneofArgType__rule_index: _TypeAlias = _typing.Literal["_rule_index", b"_rule_index"]  # noqa: Y015
+    _WhichOneofReturnType__security: _TypeAlias = _typing.Literal["security"]  # noqa: Y015
+    _WhichOneofArgType__security: _TypeAlias = _typing.Literal["_security", b"_security"]  # noqa: Y015
     _WhichOneofReturnType__transport: _TypeAlias = _typing.Literal["transport"]  # noqa: Y015
     _WhichOneofArgType__transport: _TypeAlias = _typing.Literal["_transport", b"_transport"]  # noqa: Y015
     @_typing.overload
@@ -365,9 +376,88 @@ class Delivery(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rule_index) -> _WhichOneofReturnType__rule_index | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__security) -> _WhichOneofReturnType__security | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__transport) -> _WhichOneofReturnType__transport | None: ...
 
 Global___Delivery: _TypeAlias = Delivery  # noqa: Y015
+
+@_typing.final
+class Security(_message.Message):
+    """Floors, added up: of the gateway, the sender's domain, the rule and the transport (decision 18)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Minimum:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _MinimumEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Security._Minimum.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        MINIMUM_UNSPECIFIED: Security._Minimum.ValueType  # 0
+        """what the destination offers or demands"""
+        MINIMUM_ENCRYPTED: Security._Minimum.ValueType  # 1
+        MINIMUM_AUTHENTICATED: Security._Minimum.ValueType  # 2
+        """likewise any number that the receiver does not know, and then by no proof that it has"""
+
+    class Minimum(_Minimum, metaclass=_MinimumEnumTypeWrapper): ...
+    MINIMUM_UNSPECIFIED: Security.Minimum.ValueType  # 0
+    """what the destination offers or demands"""
+    MINIMUM_ENCRYPTED: Security.Minimum.ValueType  # 1
+    MINIMUM_AUTHENTICATED: Security.Minimum.ValueType  # 2
+    """likewise any number that the receiver does not know, and then by no proof that it has"""
+
+    class _Proof:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _ProofEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Security._Proof.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        PROOF_UNSPECIFIED: Security._Proof.ValueType  # 0
+        PROOF_DANE: Security._Proof.ValueType  # 1
+        PROOF_MTASTS: Security._Proof.ValueType  # 2
+        PROOF_PKIX: Security._Proof.ValueType  # 3
+
+    class Proof(_Proof, metaclass=_ProofEnumTypeWrapper): ...
+    PROOF_UNSPECIFIED: Security.Proof.ValueType  # 0
+    PROOF_DANE: Security.Proof.ValueType  # 1
+    PROOF_MTASTS: Security.Proof.ValueType  # 2
+    PROOF_PKIX: Security.Proof.ValueType  # 3
+
+    MINIMUM_FIELD_NUMBER: _builtins.int
+    PROOFS_FIELD_NUMBER: _builtins.int
+    FAIL_FIELD_NUMBER: _builtins.int
+    PROCEED_FIELD_NUMBER: _builtins.int
+    OWNERS_FIELD_NUMBER: _builtins.int
+    minimum: Global___Security.Minimum.ValueType
+    fail: _builtins.bool
+    """mail that no host takes so fails; false: it waits"""
+    proceed: _builtins.bool
+    """what the DNS does not answer counts as no demand; false: the mail waits"""
+    @_builtins.property
+    def proofs(self) -> _containers.RepeatedScalarFieldContainer[Global___Security.Proof.ValueType]:
+        """one of them is enough"""
+
+    @_builtins.property
+    def owners(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """who demands the minimum, in words"""
+
+    def __init__(
+        self,
+        *,
+        minimum: Global___Security.Minimum.ValueType = ...,
+        proofs: _abc.Iterable[Global___Security.Proof.ValueType] | None = ...,
+        fail: _builtins.bool = ...,
+        proceed: _builtins.bool = ...,
+        owners: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fail", b"fail", "minimum", b"minimum", "owners", b"owners", "proceed", b"proceed", "proofs", b"proofs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Security: _TypeAlias = Security  # noqa: Y015
 
 @_typing.final
 class DialledHost(_message.Message):

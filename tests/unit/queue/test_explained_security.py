@@ -1,0 +1,46 @@
+"""What explain says of the security of a way: the floors that count, and whether mail with REQUIRETLS can go by it."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mailrail.core.revision.revision import (
+    ObjectRef,
+    Otherwise,
+    Security,
+    TlsMinimum,
+    TlsMode,
+    Transport,
+    TransportKind,
+)
+from mailrail.core.route import RouteDecision, Via
+from mailrail.core.route.decision import DIRECT, DecisionLevel
+from mailrail.core.tlspolicy.demands import NOTHING, Demand, add_up
+from mailrail_queue.admin.explain import security_notes
+
+RELAY = Transport(ObjectRef("MailTransport", "default", "relay"), TransportKind.SMTP, host="relay.example")
+
+
+def way(**fields: Any) -> RouteDecision:
+    return RouteDecision(Via.TRANSPORT, DecisionLevel.GLOBAL, "because", replace(RELAY, **fields))
+
+
+@pytest.mark.parametrize("mode", [TlsMode.NONE, TlsMode.OPPORTUNISTIC, TlsMode.REQUIRED])
+def test_a_route_that_cannot_honour_requiretls_says_so_with_its_code(mode: TlsMode) -> None:
+    """RTLS-02."""
+    (note,) = security_notes(way(tls=mode), NOTHING)
+    assert note.startswith("mail with REQUIRETLS fails this way, 5.7.10: the message requires TLS")
+    assert f"tls.mode {mode.capitalize()}" in note
+
+
+@pytest.mark.parametrize("decision", [way(tls=TlsMode.VERIFIED), way(username="u"), DIRECT])
+def test_a_route_that_may_honour_it_needs_no_word(decision: RouteDecision) -> None:
+    assert list(security_notes(decision, NOTHING)) == []
+
+
+def test_the_floors_of_a_way_are_told_and_who_set_them() -> None:
+    demanded = add_up([Demand("MailGateway default/edge", Security(TlsMinimum.ENCRYPTED, otherwise=Otherwise.FAIL))])
+    assert list(security_notes(DIRECT, demanded)) == [
+        "MailGateway default/edge demands TLS; mail that finds none fails"
+    ]
