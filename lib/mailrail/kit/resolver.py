@@ -66,14 +66,14 @@ class NoSuchDomain(Exception):
     def __init__(self, text: str, *, secure: bool = False) -> None:
         super().__init__(text)
         self.secure = secure
-        """See `DnsAnswer.secure`."""
+        """See `DnsRecords.secure`."""
 
 
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
-class DnsAnswer(Generic[_T]):
+class DnsRecords(Generic[_T]):
     """What the DNS says of a name."""
 
     records: tuple[_T, ...]
@@ -219,9 +219,9 @@ class DnsResolver:
         """Records of one type, CNAME followed; empty when the name has none. Raises NoSuchDomain or LookupFailed."""
         return (await self.answer(name, kind)).records
 
-    async def answer(self, name: str, kind: str) -> DnsAnswer[dns.rdata.Rdata]:
+    async def answer(self, name: str, kind: str) -> DnsRecords[dns.rdata.Rdata]:
         """See `records`; with what DNSSEC says of it."""
-        found: DnsAnswer[dns.rdata.Rdata] = await self._found(
+        found: DnsRecords[dns.rdata.Rdata] = await self._found(
             (kind, name), lambda: self._look_up(name, kind, lambda record: record)
         )
         return found
@@ -230,19 +230,19 @@ class DnsResolver:
         """MX records, CNAME followed; empty when there are none. Raises NoSuchDomain or LookupFailed."""
         return (await self.mx_answer(domain)).records
 
-    async def mx_answer(self, domain: str) -> DnsAnswer[Mx]:
+    async def mx_answer(self, domain: str) -> DnsRecords[Mx]:
         """See `mx`; with what DNSSEC says of it."""
-        found: DnsAnswer[Mx] = await self._found(("mx", domain), lambda: self._look_up(domain, "MX", _mx))
+        found: DnsRecords[Mx] = await self._found(("mx", domain), lambda: self._look_up(domain, "MX", _mx))
         return found
 
     async def addresses(self, host: str, families: Sequence[str]) -> Sequence[str]:
         """Addresses in resolver order, IPv6 and IPv4 as wanted; empty when there are none. Raises LookupFailed."""
         return (await self.address_answer(host, families)).records
 
-    async def address_answer(self, host: str, families: Sequence[str]) -> DnsAnswer[str]:
+    async def address_answer(self, host: str, families: Sequence[str]) -> DnsRecords[str]:
         """See `addresses`; with what DNSSEC says of them."""
         key = ("address", host, tuple(families))
-        found: DnsAnswer[str] = await self._found(key, lambda: self._addresses(host, families))
+        found: DnsRecords[str] = await self._found(key, lambda: self._addresses(host, families))
         return found
 
     async def host_addresses(self, host: str) -> Sequence[str]:
@@ -255,9 +255,9 @@ class DnsResolver:
         answer: Sequence[str] = await self._cache.get(("system", host), lambda: self._system(host))
         return answer
 
-    def kept_answer(self, name: str, kind: str) -> DnsAnswer[dns.rdata.Rdata] | None:
+    def kept_answer(self, name: str, kind: str) -> DnsRecords[dns.rdata.Rdata] | None:
         """See `answer`."""
-        found: DnsAnswer[dns.rdata.Rdata] | None = self._cache.kept((kind, name))
+        found: DnsRecords[dns.rdata.Rdata] | None = self._cache.kept((kind, name))
         return found
 
     def kept_mx(self, domain: str) -> Sequence[Mx] | None:
@@ -265,9 +265,9 @@ class DnsResolver:
         found = self.kept_mx_answer(domain)
         return found.records if found is not None else None
 
-    def kept_mx_answer(self, domain: str) -> DnsAnswer[Mx] | None:
+    def kept_mx_answer(self, domain: str) -> DnsRecords[Mx] | None:
         """See `mx_answer`."""
-        found: DnsAnswer[Mx] | None = self._cache.kept(("mx", domain))
+        found: DnsRecords[Mx] | None = self._cache.kept(("mx", domain))
         return found
 
     def kept_addresses(self, host: str, families: Sequence[str]) -> Sequence[str] | None:
@@ -275,9 +275,9 @@ class DnsResolver:
         found = self.kept_address_answer(host, families)
         return found.records if found is not None else None
 
-    def kept_address_answer(self, host: str, families: Sequence[str]) -> DnsAnswer[str] | None:
+    def kept_address_answer(self, host: str, families: Sequence[str]) -> DnsRecords[str] | None:
         """See `address_answer`."""
-        found: DnsAnswer[str] | None = self._cache.kept(("address", host, tuple(families)))
+        found: DnsRecords[str] | None = self._cache.kept(("address", host, tuple(families)))
         return found
 
     def kept_host_addresses(self, host: str) -> Sequence[str] | None:
@@ -349,14 +349,14 @@ class DnsResolver:
                 ttl = min(ttl, self._ttl(answer))
         if found:
             kept = _FAILURE if failed else ttl
-            return self._counted("address", "answer", kept, DnsAnswer(tuple(found), secure, name, octets))
+            return self._counted("address", "answer", kept, DnsRecords(tuple(found), secure, name, octets))
         if failed is not None:
             return self._counted("address", "failed", _FAILURE, failed)
-        return self._counted("address", "none", _NEGATIVE, DnsAnswer((), False, host))
+        return self._counted("address", "none", _NEGATIVE, DnsRecords((), False, host))
 
-    def _answer(self, answer: dns.resolver.Answer, records: tuple[Any, ...]) -> DnsAnswer[Any]:
+    def _answer(self, answer: dns.resolver.Answer, records: tuple[Any, ...]) -> DnsRecords[Any]:
         octets = len(answer.response.wire or b"")
-        return DnsAnswer(records, self._is_secure(answer.response), _in_text(answer.canonical_name), octets)
+        return DnsRecords(records, self._is_secure(answer.response), _in_text(answer.canonical_name), octets)
 
     def _is_secure(self, response: dns.message.Message) -> bool:
         # DANE-01: from anybody else the bit is a stranger's word.

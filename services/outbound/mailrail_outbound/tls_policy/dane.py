@@ -26,7 +26,7 @@ from mailrail.core.dane.names import (
 )
 from mailrail.core.dane.tlsa import TlsaRecord, judge
 from mailrail.core.tlspolicy.facts import NO_DNSSEC, DnsFacts, Tlsa
-from mailrail.kit.resolver import LARGEST, DnsAnswer, DnsResolver, LookupFailed, NoSuchDomain
+from mailrail.kit.resolver import LARGEST, DnsRecords, DnsResolver, LookupFailed, NoSuchDomain
 from mailrail_outbound.hosts import Steps
 
 _MOST_KEPT: Final = 4096
@@ -51,7 +51,7 @@ class HostDane:
 _UNTRUSTED: Final = HostDane(NO_DNSSEC)
 _NOTHING: Final = HostDane(DnsFacts(trusted=True))
 
-_Answer = DnsAnswer[Any] | NoSuchDomain
+_Answer = DnsRecords[Any] | NoSuchDomain
 """What came of a question, if anything did."""
 
 
@@ -78,7 +78,7 @@ class DaneLookup:
             # attacker who can break one must gain nothing by it.
             failed = DnsFacts(trusted=True, mx_secure=True, address_secure=True, tlsa=Tlsa.FAILED)
             return HostDane(failed, failure=str(error))
-        if sum(answer.octets for answer in answers if isinstance(answer, DnsAnswer)) <= LARGEST:
+        if sum(answer.octets for answer in answers if isinstance(answer, DnsRecords)) <= LARGEST:
             self._kept[question] = (answers, known)
             self._kept.move_to_end(question)
             if len(self._kept) > _MOST_KEPT:
@@ -111,7 +111,7 @@ class DaneLookup:
             # DANE-24: the AD bit is that of all aliases together; that of the first takes a question of its own.
             alias = yield from self._answer(host, "CNAME")
             answers.append(alias)
-            alias_secure = isinstance(alias, DnsAnswer) and bool(alias) and alias.secure
+            alias_secure = isinstance(alias, DnsRecords) and bool(alias) and alias.secure
         expansion = Expansion(host, addresses.name, addresses.secure, alias_secure)
         asked: list[TlsaAnswer] = []
         while (base := next_candidate(expansion, asked)) is not None:
