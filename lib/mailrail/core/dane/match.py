@@ -8,7 +8,6 @@ only a TLSA record names often do not, and it knows no public key as an anchor: 
 """
 
 import datetime
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -32,7 +31,8 @@ MOST_STEPS: Final = 1000
 """Certificates that are considered as somebody's issuer, each as often as the search comes by."""
 _LONGEST_NAME = 253  # octets of a host name
 _MOST_NAMES = 4  # of a certificate that are told
-_DIGESTS: Final = {Matching.SHA256: hashlib.sha256, Matching.SHA512: hashlib.sha512}
+
+_DIGESTS: Final[dict[int, str]] = {Matching.SHA256: "sha256", Matching.SHA512: "sha512"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -260,14 +260,8 @@ def _fault_of_names(leaf: Link, names: Sequence[str]) -> TlsFault | None:
 
 def _is_it(record: TlsaRecord, link: Link) -> bool:
     """Whether a record names this certificate, as far as octets go (RFC 6698 2.1)."""
-    if record.selector == Selector.CERTIFICATE:
-        content = link.der
-    elif link.outline is not None:
-        content = link.outline.key
-    else:
-        return False
-    digest = _DIGESTS.get(Matching(record.matching)) if record.matching != Matching.FULL else None
-    return record.data == (content if digest is None else digest(content).digest())
+    of_key = record.selector == Selector.PUBLIC_KEY
+    return record.data == link.written(of_key=of_key, digest=_DIGESTS.get(record.matching, ""))
 
 
 def _above(name: str) -> set[str]:

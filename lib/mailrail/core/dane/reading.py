@@ -7,6 +7,7 @@ compared as it is written: to write it anew from its parsed form would change so
 
 import contextlib
 import datetime
+import hashlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -109,10 +110,20 @@ class Link:
 
     def __init__(self, der: bytes) -> None:
         self.der = der
+        self._written: dict[tuple[bool, str], bytes | None] = {}
         try:
             self.outline: Outline | None = Outline.of(der)
         except ValueError:
             self.outline = None
+
+    def written(self, *, of_key: bool, digest: str) -> bytes | None:
+        """It, or its public key, or the digest of one by a name that hashlib knows, made once; None: it has no key."""
+        form = (of_key, digest)
+        if form not in self._written:
+            key = self.outline.key if self.outline is not None else None
+            content = key if of_key else self.der
+            self._written[form] = hashlib.new(digest, content).digest() if digest and content is not None else content
+        return self._written[form]
 
     @cached_property
     def parsed(self) -> x509.Certificate | None:
