@@ -107,7 +107,7 @@ class Outbound(Worker):
         self._wait_for_revision = wait_for_revision
         self._loop = asyncio.get_running_loop()
         self._hosts = HostResolver(settings, resolver)
-        self._dane = DaneLookup(resolver)
+        self._dane = DaneLookup(resolver, settings.digest_strength)
         self._dialler = Dialler(settings, resolver)
         self._prober = Prober(settings, resolver, self._dialler, pool)
         self._running: dict[int, DeliveryInProgress] = {}

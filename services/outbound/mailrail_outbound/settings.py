@@ -2,8 +2,11 @@
 
 from dataclasses import dataclass, field
 
+from mailrail.core.dane.tlsa import Matching
 from mailrail.core.outbound.allowance import Allowance
 from mailrail.kit.settings import BadSettings, DatabaseSettings
+
+_DIGESTS = {"sha512": Matching.SHA512, "sha256": Matching.SHA256}
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,9 @@ class OutboundSettings(DatabaseSettings):
     """All queries for one name together."""
     lookups: int = 500
     """Look-ups in the DNS at a time; names that never answered may have half of them."""
+    tlsa_digests: tuple[str, ...] = ("sha512", "sha256")
+    """Digests of TLSA records, the strongest first (RFC 7671 9): of those that a host has for one usage and selector,
+    only the strongest counts."""
     fetch_networks: tuple[str, ...] = ()
     """Networks (CIDR) of loopback, link-local and private addresses that MTA-STS policies may be fetched from, for
     closed worlds. Strangers name the hosts; the Internet is always allowed."""
@@ -134,6 +140,17 @@ class OutboundSettings(DatabaseSettings):
                 "MAILRAIL_OUTBOUND_RESOLVER_TRUST_AD: the system's name servers cannot be trusted; name a validating "
                 "one on this host, or at the end of a secured path: MAILRAIL_OUTBOUND_RESOLVER=HOST:PORT"
             )
+
+        if sorted(self.tlsa_digests) != sorted(_DIGESTS):
+            raise BadSettings(
+                f"MAILRAIL_OUTBOUND_TLSA_DIGESTS: {','.join(self.tlsa_digests)!r} is no order of digests; name each of "
+                f"{', '.join(_DIGESTS)} once, the strongest first"
+            )
+
+    @property
+    def digest_strength(self) -> tuple[Matching, ...]:
+        """The same as matching types of TLSA records (DANE-18)."""
+        return tuple(_DIGESTS[name] for name in self.tlsa_digests)
 
     @property
     def timeouts(self) -> Timeouts:

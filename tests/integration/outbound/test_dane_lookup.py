@@ -272,6 +272,21 @@ async def test_a_new_record_is_used_as_soon_as_the_old_one_is_no_longer_kept(mon
         assert dns.asked("example.com") == 1
 
 
+async def test_which_digest_counts_is_a_setting_DANE_18() -> None:
+    sha256, sha512 = f"3 1 1 {'a' * 64}", f"3 1 2 {'b' * 128}"
+    with DnsServer() as dns:
+        dns.secure_zone("example.com")
+        dns.add("example.com", "MX", "10 mx.example.com.")
+        dns.add("mx.example.com", "A", "192.0.2.1")
+        dns.add("_25._tcp.mx.example.com", "TLSA", sha256, sha512)
+        other = OutboundSettings(tlsa_digests=("sha256", "sha512"))
+        for settings, counts in (OutboundSettings(), sha512), (other, sha256):
+            lookup = DaneLookup(DnsResolver(dns.endpoint, trust_ad=True), settings.digest_strength)
+            known = await awaited(lookup.of_host("example.com", "mx.example.com", FAMILIES, 25))
+            assert known.demand is not None
+            assert known.demand.records == (TlsaRecord.from_text(counts),)
+
+
 async def test_a_huge_set_of_records_is_used_and_not_kept() -> None:
     with DnsServer() as dns:
         dns.secure_zone("example.com")

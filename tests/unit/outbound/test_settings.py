@@ -16,3 +16,11 @@ def test_a_resolver_is_declared_trusted_by_its_address_and_never_as_the_systems_
     )
     assert settings.resolver_trust_ad
     assert not load(OutboundSettings, "outbound", {"MAILRAIL_OUTBOUND_RESOLVER": "127.0.0.1:5335"}).resolver_trust_ad
+
+
+@pytest.mark.parametrize("digests", ["", "sha512", "sha512,sha256,sha512", "sha512,md5"])
+def test_an_order_of_digests_names_each_of_them_once(digests: str) -> None:
+    name = "MAILRAIL_OUTBOUND_TLSA_DIGESTS"
+    assert load(OutboundSettings, "outbound", {name: "sha256,sha512"}).digest_strength == (1, 2)
+    with pytest.raises(BadSettings, match=f"{name}.*the strongest first"):
+        load(OutboundSettings, "outbound", {name: digests})

@@ -24,7 +24,7 @@ from mailrail.core.dane.names import (
     reference_names,
     tlsa_name,
 )
-from mailrail.core.dane.tlsa import TlsaRecord, judge
+from mailrail.core.dane.tlsa import STRENGTH, Matching, TlsaRecord, judge
 from mailrail.core.tlspolicy.facts import NO_DNSSEC, DnsFacts, Tlsa
 from mailrail.kit.resolver import LARGEST, DnsRecords, DnsResolver, LookupFailed, NoSuchDomain
 from mailrail_outbound.hosts import Steps
@@ -58,8 +58,10 @@ _Answer = DnsRecords[Any] | NoSuchDomain
 class DaneLookup:
     """Finds out what is known of a host; from memory while that lasts."""
 
-    def __init__(self, resolver: DnsResolver) -> None:
+    def __init__(self, resolver: DnsResolver, strength: Sequence[Matching] = STRENGTH) -> None:
+        """`strength`: digests of TLSA records, the strongest first (DANE-18)."""
         self._resolver = resolver
+        self._strength = strength
         self._kept: OrderedDict[tuple[str, str, int], tuple[list[_Answer], HostDane]] = OrderedDict()
 
     def of_host(self, domain: str, host: str, families: Sequence[str], port: int) -> Steps[HostDane]:
@@ -118,7 +120,7 @@ class DaneLookup:
             answer = yield from self._answer(tlsa_name(base, port), "TLSA")
             answers.append(answer)
             asked.append(_tlsa_answer(base, answer))
-        return self._kept_conclusion(question, answers) or _conclusion(expansion, next_hop, asked)
+        return self._kept_conclusion(question, answers) or _conclusion(expansion, next_hop, asked, self._strength)
 
     def _answer(self, name: str, kind: str) -> Steps[_Answer]:
         try:
@@ -148,12 +150,14 @@ def _tlsa_answer(base: str, answer: _Answer) -> TlsaAnswer:
     return TlsaAnswer(base, answer.secure, records)
 
 
-def _conclusion(host: Expansion, domain: NextHopDomain, asked: Sequence[TlsaAnswer]) -> HostDane:
+def _conclusion(
+    host: Expansion, domain: NextHopDomain, asked: Sequence[TlsaAnswer], strength: Sequence[Matching]
+) -> HostDane:
     proven = DnsFacts(trusted=True, mx_secure=True, address_secure=bool(base_candidates(host)))
     records = found(asked)
     if records is None:
         return HostDane(proven)  # DANE-16
-    judged = judge(records.records)
+    judged = judge(records.records, strength)
     if not judged.usable:
         facts = DnsFacts(True, True, True, Tlsa.UNUSABLE)
         return HostDane(facts, base=records.base, ignored=judged.ignored)
