@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from itertools import chain, combinations
 from typing import NamedTuple
 
 import pytest
@@ -26,6 +27,7 @@ NOTHING = DnsFacts(trusted=True)
 """A trusted resolver proves nothing."""
 PROVEN = DnsFacts(trusted=True, mx_secure=True, address_secure=True)
 """Host and addresses are proven, and there is no TLSA record that counts."""
+RECORD = f"3 1 1 {'ab' * 32}"
 FAILED = DnsFacts(trusted=True, mx_secure=True, address_secure=True, tlsa=Tlsa.FAILED)
 
 pytestmark = [pytest.mark.peer("nsd"), pytest.mark.peer("unbound")]
@@ -299,3 +301,49 @@ async def test_a_huge_set_of_records_is_used_and_not_kept() -> None:
             assert known.facts.dane is Tlsa.USABLE
             assert dns.asked("_25._tcp.mx.example.com") == 2 * times
         assert not lookup._kept
+
+
+SHAPES = {
+    "a host": {"mx.example.com": ("A", "192.0.2.1"), "_25._tcp.mx.example.com": ("TLSA", RECORD)},
+    "an alias within signed zones": {
+        "mx.example.com": ("CNAME", "mail.example.net."),
+        "mail.example.net": ("A", "192.0.2.1"),
+        "_25._tcp.mx.example.com": ("TLSA", RECORD),
+    },
+    "an alias into an unsigned zone": {
+        "mx.example.com": ("CNAME", "mail.example.org."),
+        "mail.example.org": ("A", "192.0.2.1"),
+        "_25._tcp.mx.example.com": ("TLSA", RECORD),
+    },
+}
+"""All below example.com and example.net is signed, all below example.org is not."""
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("how", [Failure.SERVFAIL, Failure.REFUSED])
+async def test_whoever_can_break_look_ups_gains_nothing_by_it_DANE_02(shape: str, how: Failure) -> None:
+    questions = [
+        ("example.com", "MX"),
+        ("mx.example.com", "A"),
+        ("mx.example.com", "AAAA"),
+        ("mx.example.com", "CNAME"),
+    ]
+    questions += [("_25._tcp.mx.example.com", "TLSA"), ("_25._tcp.mail.example.net", "TLSA")]
+    with DnsServer() as dns:
+        for zone in ("example.com", "example.net"):
+            dns.secure_zone(zone)
+        dns.add("example.com", "MX", "10 mx.example.com.")
+        for name, (kind, value) in SHAPES[shape].items():
+            dns.add(name, kind, value)
+        outcomes = set()
+        for broken in chain.from_iterable(combinations(questions, count) for count in range(len(questions) + 1)):
+            for name, kind in broken:
+                dns.fail(name, how, kind)
+            lookup = DaneLookup(DnsResolver(dns.endpoint, trust_ad=True, timeout=0.2))
+            known = await awaited(lookup.of_host("example.com", "mx.example.com", FAMILIES, 25))
+            assert known.facts.dane in (Tlsa.USABLE, Tlsa.FAILED), broken
+            assert broken or known.facts.dane is Tlsa.USABLE
+            outcomes.add(known.facts.dane)
+            for name, kind in broken:
+                dns.mend(name, kind)
+        assert outcomes == {Tlsa.USABLE, Tlsa.FAILED}
