@@ -29,7 +29,7 @@ policies = st.builds(
     *[st.lists(st.text(max_size=90), max_size=4).map(tuple)] * 2,
 )
 failures = st.none() | st.builds(FailedSession, st.sampled_from(ResultType), *[st.text(max_size=60)] * 6)
-sessions = st.builds(ReportedSession, policies, failures)
+sessions = st.builds(ReportedSession, policies, failures, st.text(max_size=60))
 
 
 def of(domain: str) -> ReportedSession:

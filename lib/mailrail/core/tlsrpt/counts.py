@@ -18,8 +18,8 @@ class CountedSessions:
 
     @property
     def zone(self) -> str:
-        """Of the policy domain."""
-        return zone_of(self.facts.policy.domain)
+        """Of the domain whose report tells them."""
+        return zone_of(self.facts.reported_to)
 
 
 class SessionCounts:
@@ -44,7 +44,7 @@ class SessionCounts:
         if known is not None:
             self._counts[key] = known + sessions
             return
-        zone = zone_of(facts.policy.domain)
+        zone = zone_of(facts.reported_to)
         of_zone = self._zones.get(zone, 0)
         if len(self._counts) >= self._most or of_zone >= self._most_of_zone:
             self.dropped += sessions

@@ -56,6 +56,14 @@ class ReportedSession:
     policy: AppliedPolicy
     failure: FailedSession | None = None
     """None: it was as the policy wants it."""
+    report: str = ""
+    """The domain whose report tells it; empty: the policy domain. TLSA records of a host are told to the recipient's
+    domain as well (TRPT-03)."""
+
+    @property
+    def reported_to(self) -> str:
+        """The domain whose report tells it."""
+        return self.report or self.policy.domain
 
 
 def encode(facts: ReportedSession) -> bytes:
@@ -67,6 +75,8 @@ def encode(facts: ReportedSession) -> bytes:
         "strings": _fitting(policy.strings),
         "mx": _fitting(policy.mx),
     }
+    if facts.report:
+        made["report"] = facts.report[:_TEXT_LIMIT]
     if (failure := facts.failure) is not None:
         made["failure"] = {
             name: str(getattr(failure, name))[:_TEXT_LIMIT]
@@ -91,6 +101,7 @@ def decode(octets: bytes) -> ReportedSession:
                 tuple(map(str, made["mx"])),
             ),
             FailedSession(ResultType(known.pop("result")), **known) if failure else None,
+            str(made.get("report", "")),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not the facts of a session: {error!r}") from error

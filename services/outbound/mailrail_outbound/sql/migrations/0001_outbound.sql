@@ -49,7 +49,7 @@ CREATE INDEX learned_seen ON outbound.learned (seen);
 CREATE TABLE outbound.tlsrpt (
     id          bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     given       boolean NOT NULL DEFAULT false,
-    zone        text COLLATE "C" NOT NULL,  -- of the policy domain, as above
+    zone        text COLLATE "C" NOT NULL,  -- of the domain whose report tells it, as above
     day         date NOT NULL,
     fingerprint bytea NOT NULL,  -- SHA-256 of facts
     facts       bytea NOT NULL,  -- mailrail.core.tlsrpt.facts, without the day
