@@ -478,14 +478,14 @@ class Outbound(Worker):
         while True:
             plan = self._dialler.plan_for(attempt.hop, delivery, host)
             decision = plan.decision
-            if decision.refusal is not None:
+            if decision.refusal is not None:  # RTLS-11b, RTLS-12b: it is not dialled; RTLS-15b: the next one may do
                 refused = tls_refused(decision.refusal)
                 if host.dns_failure:
                     refused = replace(refused, detail=f"{refused.detail}: {host.dns_failure}")
                 failover.record_session_failure(refused)
                 return
             answer = yield from self._run_job(progress, attempt, plan, host, Way.DECIDED)
-            if decision.check_name is not None and answer is not None and _certificate_failed(answer):
+            if decision.check_name is not None and answer is not None and _certificate_failed(answer):  # RTLS-22b
                 self._log.info("a certificate is not valid, which is only reported", host=host.name, why=answer.detail)
                 answer = yield from self._run_job(progress, attempt, plan, host, Way.UNCHECKED)
             if (

@@ -37,7 +37,7 @@ def client_context(*, verify: bool, ca: bytes = b"", by_name: bool = True) -> ss
     """A context; `verify`: PKIX against the system's trust and `ca` (PEM), and for the server's name unless not
     `by_name`. Raises ssl.SSLError for an unusable `ca`."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # TLS-05, STS-22
     # RFC 9325 4: no renegotiation games, no compression (Python never enables it).
     context.options |= ssl.OP_NO_RENEGOTIATION
     if verify:

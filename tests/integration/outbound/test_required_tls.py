@@ -1,0 +1,262 @@
+"""Mail that requires TLS, or says that it does not, by MX (RFC 8689 4.2): which host gets it, and over what.
+
+The DNS is a small server whose word on DNSSEC is believed; what MTA-STS says of the domain is put in (`StsFacts`).
+"""
+
+import contextlib
+import hashlib
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from mailrail.core.outbound.envelope import Envelope
+from mailrail.core.tlspolicy.decision import Requirement
+from mailrail.core.tlspolicy.facts import NO_STS, StsFacts, StsPolicy
+from mailrail_outbound.dialling import Dialler, Host
+from mailrail_outbound.hops import DialPlan, NextHop
+from mailrail_outbound.ports import Delivery, RecipientReport, Result
+from mailrail_outbound.tls import client_context
+
+from testkit.ca import Authority, speaking_only
+from testkit.chains import Issued, issue
+from testkit.dns import DnsServer, Failure
+from testkit.outbound import OutboundBench
+from testkit.ports import free_port, loopback_address
+from testkit.smtp_peer import SmtpPeer
+
+HOST, OTHER = "mx.example.org", "mx2.example.org"
+ROOT = issue("Public", ca=True)
+"""What the system trusts, here."""
+GOOD = issue(HOST, HOST, by=ROOT)
+OTHER_NAME = issue("x", "other.example", by=ROOT)
+COMMON_NAME = issue(HOST, "other.example", by=ROOT)
+STRANGER = issue("x", "other.example")
+INSIDE = ("PIPELINING", "DSN", "REQUIRETLS")
+
+
+def named(server: Issued, usage: int = 3) -> str:
+    return f"{usage} 1 1 {hashlib.sha256(server.key_info).hexdigest()}"
+
+
+@pytest.fixture(autouse=True)
+def trusted_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The system trusts ROOT alone."""
+    roots = tmp_path / "roots.pem"
+    roots.write_bytes(ROOT.pem)
+    monkeypatch.setenv("SSL_CERT_FILE", str(roots))
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path / "none"))
+    client_context.cache_clear()
+    yield
+    client_context.cache_clear()
+
+
+@pytest.fixture
+def dns() -> Iterator[DnsServer]:
+    with DnsServer() as server:
+        yield server
+
+
+class Sts:
+    """What MTA-STS says of the hosts."""
+
+    policy = NO_STS
+
+
+@pytest.fixture
+def sts(monkeypatch: pytest.MonkeyPatch) -> Sts:
+    said = Sts()
+    plan_for = Dialler.plan_for
+
+    def with_facts(dialler: Dialler, hop: NextHop, delivery: Delivery, host: Host) -> DialPlan:
+        return plan_for(dialler, hop, delivery, host._replace(sts=said.policy))
+
+    monkeypatch.setattr(Dialler, "plan_for", with_facts)
+    return said
+
+
+PORT = free_port(loopback_address())
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    dns: DnsServer,
+    server: Issued | None,
+    *,
+    host: str = HOST,
+    preference: int = 10,
+    inside: tuple[str, ...] = INSIDE,
+    context: ssl.SSLContext | None = None,
+) -> AsyncIterator[SmtpPeer]:
+    """An MX host of example.org with this certificate; None: without STARTTLS."""
+    if context is None and server is not None:
+        context = server.server_context()
+    async with SmtpPeer(host=loopback_address(), port=PORT, tls=context, extensions_after_tls=inside) as peer:
+        dns.add("example.org", "MX", f"{preference} {host}.")
+        dns.add(host, "A", peer.host)
+        yield peer
+
+
+async def send(dns: DnsServer, requirement: Requirement = Requirement.REQUIRED) -> RecipientReport:
+    async with OutboundBench.running(resolver=dns.endpoint, resolver_trust_ad=True, direct_port=PORT) as bench:
+        delivery = bench.delivery(None, requirement=requirement, envelope=Envelope("a@sender.example"))
+        return (await bench.deliver(delivery)).recipients[0]
+
+
+ENFORCE = StsFacts(StsPolicy.ENFORCE, True, "example.org")
+TESTING = StsFacts(StsPolicy.TESTING, True, "example.org")
+
+
+@pytest.mark.parametrize(
+    ("secure", "tlsa", "policy", "server", "status"),
+    [
+        (True, "", NO_STS, GOOD, ""),
+        (True, "", NO_STS, OTHER_NAME, "5.7.10"),
+        (True, "", NO_STS, COMMON_NAME, "5.7.10"),
+        (True, "", NO_STS, STRANGER, "5.7.10"),
+        (True, "", NO_STS, None, "5.7.10"),
+        (True, named(STRANGER), NO_STS, STRANGER, ""),
+        (True, named(GOOD), NO_STS, STRANGER, "5.7.10"),
+        (True, named(STRANGER), NO_STS, GOOD, "5.7.10"),
+        (True, named(STRANGER), NO_STS, None, "5.7.10"),
+        (True, named(STRANGER, 1), NO_STS, STRANGER, "5.7.10"),
+        (True, named(STRANGER, 1), NO_STS, GOOD, ""),
+        (False, "", ENFORCE, GOOD, ""),
+        (False, "", ENFORCE, OTHER_NAME, "5.7.10"),
+        (False, "", ENFORCE, COMMON_NAME, "5.7.10"),
+        (False, "", ENFORCE, None, "5.7.10"),
+        (True, named(STRANGER), ENFORCE, STRANGER, "5.7.10"),
+        (True, named(GOOD), ENFORCE, GOOD, ""),
+    ],
+    ids=[
+        "secure MX, PKIX",
+        "secure MX, other name",
+        "secure MX, common name",
+        "secure MX, stranger",
+        "secure MX, no TLS",
+        "TLSA matches",
+        "TLSA of another",
+        "TLSA of another, PKIX",
+        "TLSA, no TLS",
+        "unusable TLSA, stranger",
+        "unusable TLSA, PKIX",
+        "policy, PKIX",
+        "policy, other name",
+        "policy, common name",
+        "policy, no TLS",
+        "TLSA matches, policy not met",
+        "TLSA matches, policy met",
+    ],
+)
+async def test_a_required_message_goes_by_pkix_or_dane_and_by_nothing_less_RTLS_13b(
+    dns: DnsServer,
+    sts: Sts,
+    secure: bool,
+    tlsa: str,
+    policy: StsFacts,
+    server: Issued | None,
+    status: str,
+) -> None:
+    sts.policy = policy
+    if secure:
+        dns.secure_zone("example.org")
+    if tlsa:
+        dns.add(f"_{PORT}._tcp.{HOST}", "TLSA", tlsa)
+    async with serving(dns, server) as peer:
+        result = await send(dns)
+        if status:
+            assert (result.result, str(result.status)) == (Result.FAILED, status), result.text
+            assert not any(line.startswith("MAIL") for line in peer.commands)
+        else:
+            assert result.result is Result.DELIVERED, result.text
+            assert peer.messages[0].mail.endswith(" REQUIRETLS")
+            assert result.tls is not None
+            assert result.tls.verified
+
+
+@pytest.mark.parametrize("policy", [NO_STS, TESTING], ids=["none", "testing"])
+async def test_a_host_that_nothing_proves_to_be_the_domains_is_not_even_dialled_RTLS_11b_RTLS_12b(
+    dns: DnsServer, sts: Sts, policy: StsFacts
+) -> None:
+    sts.policy = policy
+    async with serving(dns, GOOD) as peer:
+        result = await send(dns)
+        assert (result.result, str(result.status)) == (Result.FAILED, "5.7.30")
+        assert peer.sessions == []
+        assert (await send(dns, Requirement.DEFAULT)).result is Result.DELIVERED
+
+
+async def test_the_next_mx_host_that_conforms_gets_the_message_RTLS_15b(dns: DnsServer) -> None:
+    dns.secure_zone("example.org")
+    async with (
+        serving(dns, STRANGER) as bad,
+        serving(dns, issue(OTHER, OTHER, by=ROOT), host=OTHER, preference=20, inside=("DSN",)) as lacking,
+        serving(dns, issue("mx3", "mx3.example.org", by=ROOT), host="mx3.example.org", preference=30) as good,
+    ):
+        result = await send(dns)
+        assert result.result is Result.DELIVERED, result.text
+        assert len(good.messages) == 1
+        for peer in (bad, lacking):
+            assert len(peer.sessions) == 1
+            assert not any(line.startswith("MAIL") for line in peer.commands)
+
+
+def _broken() -> ssl.SSLContext:
+    context = GOOD.server_context()
+    context.set_ciphers("NULL:@SECLEVEL=0")
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+@pytest.mark.parametrize(
+    ("tlsa", "policy", "context", "tls"),
+    [
+        (named(GOOD), NO_STS, STRANGER.server_context(), True),
+        ("", ENFORCE, STRANGER.server_context(), True),
+        ("", StsFacts(StsPolicy.ENFORCE, False, "example.org"), GOOD.server_context(), True),
+        ("", StsFacts(StsPolicy.UNKNOWN, False, "example.org"), GOOD.server_context(), True),
+        ("SERVFAIL", NO_STS, GOOD.server_context(), True),
+        (named(GOOD), ENFORCE, None, False),
+        (named(GOOD), ENFORCE, _broken(), False),
+        (named(GOOD), ENFORCE, GOOD.server_context(), True),
+    ],
+    ids=[
+        "bad TLSA",
+        "bad certificate",
+        "not in the policy",
+        "policy not known",
+        "TLSA not known",
+        "no STARTTLS",
+        "broken TLS",
+        "all well",
+    ],
+)
+async def test_mail_that_says_no_goes_whatever_policies_say_and_over_tls_where_that_works_RTLS_22b(
+    dns: DnsServer, sts: Sts, tlsa: str, policy: StsFacts, context: ssl.SSLContext | None, tls: bool
+) -> None:
+    sts.policy = policy
+    dns.secure_zone("example.org")
+    if tlsa == "SERVFAIL":
+        dns.fail(f"_{PORT}._tcp.{HOST}", Failure.SERVFAIL)
+    elif tlsa:
+        dns.add(f"_{PORT}._tcp.{HOST}", "TLSA", tlsa)
+    async with serving(dns, None, context=context) as peer:
+        well = context is not None and tlsa == named(GOOD) and tls and policy is ENFORCE
+        assert ((await send(dns, Requirement.DEFAULT)).result is Result.DELIVERED) is well
+        result = await send(dns, Requirement.NO)
+        assert result.result is Result.DELIVERED, result.text
+        assert bool(peer.messages[-1].session.tls) is tls
+        assert "REQUIRETLS" not in peer.messages[-1].mail
+        assert len(peer.messages) == 1 + well
+
+
+async def test_an_mx_host_that_speaks_only_old_tls_gets_no_mail_under_a_policy_STS_22(dns: DnsServer, sts: Sts) -> None:
+    sts.policy = ENFORCE
+    authority = Authority()
+    old = speaking_only(authority.issue(HOST).server_context(), ssl.TLSVersion.TLSv1_1)
+    async with serving(dns, None, context=old) as peer:
+        result = await send(dns, Requirement.DEFAULT)
+        assert (result.result, str(result.status)) == (Result.DEFERRED, "4.7.5")
+        assert peer.messages == []
+        assert len(peer.sessions) == 1
