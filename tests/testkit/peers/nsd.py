@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+import dns.exception
 import dns.message
 import dns.query
 import dns.rdatatype
@@ -81,7 +82,10 @@ class Nsd:
     def _serves(self, zone: tuple[str, str]) -> bool:
         name, text = zone
         question = dns.message.make_query(f"{name}.", dns.rdatatype.SOA)
-        answer = dns.query.udp(question, self.address, port=self.port, timeout=5)
+        try:
+            answer = dns.query.udp(question, self.address, port=self.port, timeout=5)
+        except dns.exception.Timeout:
+            return False
         return any(f" {record.to_text()}" in text for rrset in answer.answer for record in rrset)
 
     def stop(self) -> None:

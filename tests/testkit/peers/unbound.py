@@ -122,7 +122,7 @@ class Unbound:
         return [Question(one[1].lower(), one[2]) for one in found if one is not None]
 
     def _ask(self, name: str) -> None:
-        dns.query.udp(dns.message.make_query(name, "NULL"), self.address, port=self.port, timeout=5)
+        dns.query.udp(dns.message.make_query(name, "NULL"), self.address, port=self.port, timeout=60)
 
     def stop(self) -> None:
         """Stop it and remove its folder."""
