@@ -44,9 +44,9 @@ TLS = Tally(
 DANE = Tally(
     "mailrail_outbound_dane_comparisons",
     "Full handshakes after which the server's certificates were compared with its TLSA records, by result: matched, "
-    "tlsa-mismatch (no record names them), certificate-expired, host-mismatch, or why else they do not count",
+    "tlsa_mismatch (no record names them), certificate_expired, host_mismatch, or why else they do not count",
     ["result"],
-    known=product(("matched", "tlsa-mismatch")),
+    known=product(("matched", "tlsa_mismatch")),
 )
 HANDSHAKES = Tally(
     "mailrail_outbound_tls_handshakes",

@@ -485,7 +485,7 @@ class ClientConnection(asyncio.Protocol):
             # (TLS-10a); where none had to be met, none is resumed.
             return replace(facts, matched=demand.matching), None
         verdict = verify(tls.chain(), demand, datetime.datetime.now(datetime.UTC))
-        metrics.DANE.inc(verdict.fault.reason if verdict.fault is not None else "matched")
+        metrics.DANE.inc(verdict.fault.reason.replace("-", "_") if verdict.fault is not None else "matched")
         if verdict.fault is not None:
             self.tls_fault = verdict.fault
             return facts, verdict.fault

@@ -336,7 +336,7 @@ def test_a_session_ends_with_the_chain_that_was_matched_TLS_10b() -> None:
 
 
 async def test_what_is_compared_for_reports_alone_stops_nothing_and_is_told_every_time(known: Known) -> None:
-    before = metrics.DANE.of("tlsa-mismatch").number
+    before = metrics.DANE.of("tlsa_mismatch").number
     async with SmtpPeer(tls=OLD.server_context()) as peer:
         via = via_peer(peer)
         async with OutboundBench.running(via, messages_per_connection=1) as bench:
@@ -352,7 +352,7 @@ async def test_what_is_compared_for_reports_alone_stops_nothing_and_is_told_ever
             result = await send(bench, via, requirement=Requirement.NO)
             assert result.tls is not None
             assert result.tls.verified
-    assert metrics.DANE.of("tlsa-mismatch").number == before + 3
+    assert metrics.DANE.of("tlsa_mismatch").number == before + 3
 
 
 async def test_a_connection_that_met_nothing_never_serves_who_must_have_it_met_RTLS_28(known: Known) -> None:
