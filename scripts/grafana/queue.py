@@ -97,6 +97,31 @@ DASHBOARD = Dashboard(
             ),
         ),
         Row(
+            "TLS of what left",
+            (
+                split(
+                    "Recipients taken, by proof",
+                    "What proved the next hop. clear: it went without TLS; none: over TLS, and nothing proved the "
+                    "server; pkix: a certificate for its name; mta_sts: so, and the domain's policy names the host; "
+                    "dane: its TLSA records.",
+                    "mailrail_queue_tls_recipients_total",
+                    "proof",
+                ),
+                split(
+                    "Recipients taken, by what was demanded",
+                    "required: the message came with REQUIRETLS, or an administrator said so; no: TLS-Required: No.",
+                    "mailrail_queue_tls_recipients_total",
+                    "requirement",
+                ),
+                split(
+                    "REQUIRETLS errors, by reason",
+                    "Attempts that TLS kept from the next hop. `mailrail queue show` tells each in words.",
+                    "mailrail_queue_requiretls_errors_total",
+                    "reason",
+                ),
+            ),
+        ),
+        Row(
             "Postgres and upkeep",
             (
                 each(

@@ -8,6 +8,7 @@ import typer
 from mailrail.cli import arguments as a
 from mailrail.cli import output
 from mailrail.cli.connection import TIMEOUT, ask
+from mailrail.cli.queue import tls_of
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc
 
 
@@ -74,6 +75,7 @@ def _print_decision(
             ("attempt", str(found.attempt)),
             ("site", found.site),
             ("TLS", output.name_of(queued, "tls_requirement") if queued is not None else ""),
+            ("TLS before", tls_of(queued.last) if queued is not None and queued.HasField("last") else ""),
             ("backoff until", output.when(found, "site_backoff_until", now)),
             ("revision", str(found.config_revision)),
         )

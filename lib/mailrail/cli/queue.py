@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -298,16 +298,31 @@ def _print_attempt(attempt: types_pb2.Attempt, now: datetime.datetime) -> None:
             ("  transport", f"{transport} ({peer})" if peer else transport),
             ("  rule", a.rule(attempt)),
             ("  reason", attempt.reason),
-            ("  TLS", _tls(attempt.tls) if attempt.HasField("tls") else ""),
+            ("  TLS", tls_of(attempt)),
             ("  reply", _reply(attempt.reply)),
         )
     )
 
 
-def _tls(facts: types_pb2.TlsFacts) -> str:
-    """Whether the connection was encrypted, then what was demanded."""
+_PROVEN: Final = {
+    types_pb2.TLS_PROOF_PKIX: "proven by its certificate",
+    types_pb2.TLS_PROOF_MTA_STS: "proven by its certificate and the MTA-STS policy",
+    types_pb2.TLS_PROOF_DANE: "proven by DANE",
+}
+
+
+def tls_of(attempt: types_pb2.Attempt) -> str:
+    """Whether the connection was encrypted and the server proven, then what was demanded; and why TLS kept the message
+    from a host, in a word that metrics have too."""
+    kept = f"kept from the host ({output.name_of(attempt, 'tls_cause')})" if attempt.tls_cause else ""
+    if not attempt.HasField("tls"):
+        return kept
+    facts = attempt.tls
     made = " ".join(p for p in (facts.version, facts.cipher) if p) or "none"
-    return "; ".join(p for p in (made, "session resumed" if facts.resumed else "", facts.verdict) if p)
+    resumed = "session resumed" if facts.resumed else ""
+    offered = "REQUIRETLS offered" if facts.requiretls else ""
+    parts = (made, resumed, _PROVEN.get(facts.proof, ""), offered, kept, facts.verdict)
+    return "; ".join(part for part in parts if part)
 
 
 async def _message_of(stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub", text: str) -> bytes:

@@ -26,6 +26,7 @@ from mailrail.core.revision.revision import ObjectRef, TransportKind
 from mailrail.core.route import LackingTransport
 from mailrail.core.smtp.answer import LACKING, Answer, Stage, Trouble
 from mailrail.core.smtp.reply import EnhancedCode, Reply
+from mailrail.core.tlspolicy.cause import cause_of
 from mailrail.core.tlspolicy.facts import Requirement
 from mailrail.kit import clock, log
 from mailrail.kit.resolver import DnsResolver
@@ -674,5 +675,12 @@ def _report(delivery: Delivery, index: int, settled: RecipientVerdict, seen: Con
     extension = LACKING.get(answer.trouble) if answer.trouble is not None else None
     lacking = LackingTransport(delivery.transport, delivery.transport_digest, extension) if extension else None
     return RecipientReport(
-        delivery.recipient_ids[index], result, verdict, seen, verdict.reply is not None, answer.uncertain, lacking
+        delivery.recipient_ids[index],
+        result,
+        verdict,
+        seen,
+        verdict.reply is not None,
+        answer.uncertain,
+        lacking,
+        cause_of(answer) if answer.trouble is not None else None,
     )

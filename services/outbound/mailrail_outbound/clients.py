@@ -22,6 +22,7 @@ from mailrail.core.route import LackingTransport
 from mailrail.core.smtp.line_facts import PLAIN, UNKNOWN, WHOLE
 from mailrail.core.smtp.parameters import BodyType
 from mailrail.core.smtp.reply import EnhancedCode
+from mailrail.core.tlspolicy.decision import Cause
 from mailrail.core.tlspolicy.demands import NOTHING, Demanded
 from mailrail.core.tlspolicy.facts import Purpose, Requirement
 from mailrail.kit import clock, log, rpc
@@ -89,6 +90,8 @@ _OUTCOMES = {
     Result.NOT_ATTEMPTED: types_pb2.OUTCOME_NOT_ATTEMPTED,
     Result.CANCELLED: types_pb2.OUTCOME_CANCELLED,
 }
+_PROVEN_BY = {proof: types_pb2.TlsProof.Value(f"TLS_PROOF_{proof.name}") for proof in TlsProof}
+_CAUSES = {cause: types_pb2.TlsCause.Value(f"TLS_CAUSE_{cause.name}") for cause in Cause}
 _GONE = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.DATA_LOSS)
 """What a replica says of content that no other replica will have either."""
 _RECIPIENT = Scope.RECIPIENT
@@ -640,6 +643,8 @@ def fill_result(report: DeliveryReport, result: lease_pb2.DeliveryResult, node: 
         stamp.seconds, stamp.nanos = divmod(report.ended, 1_000_000_000)
         status = verdict.status
         attempt.status = _shown(status.category, status.subject, status.detail)
+        if recipient.tls_cause is not None:
+            attempt.tls_cause = _CAUSES[recipient.tls_cause]
         if recipient.seen is not None:
             _fill_connection(recipient.seen, attempt)
         _fill_reply(recipient, attempt.reply)
@@ -674,7 +679,10 @@ def _fill_connection(seen: ConnectionFacts, attempt: types_pb2.Attempt) -> None:
         if facts.version:
             tls.version = facts.version
             tls.cipher = facts.cipher
-            tls.proof = types_pb2.TLS_PROOF_PKIX if facts.verified else types_pb2.TLS_PROOF_UNSPECIFIED
+            if facts.proof is not None:
+                tls.proof = _PROVEN_BY[facts.proof]
+            if facts.requiretls:
+                tls.requiretls = True
         if facts.offered:
             tls.offered = True
         if facts.resumed:

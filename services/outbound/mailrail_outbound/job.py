@@ -17,10 +17,12 @@ from mailrail.core.outbound.envelope import (
     plan,
 )
 from mailrail.core.outbound.host_failover import HostFailover
+from mailrail.core.revision.revision import TlsProof
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.client import ClientTransaction
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.core.smtp.stuffing import Stuffer
+from mailrail.core.smtp.tls import TlsFacts
 from mailrail.core.tlspolicy.decision import NO_REQUIRETLS, NO_TLS, Proven, Refusal, RequireTls, TlsDecision, lacks
 from mailrail.kit import clock
 from mailrail_outbound.content import OutgoingContent
@@ -294,13 +296,13 @@ class HostJob(PoolJob):
                 self.dialled.append(connection.ip)
         reported_facts: ConnectionFacts | None = connection.reported_facts
         if reported_facts is None or reported_facts.tls is None or reported_facts.tls.verdict != self._tls_verdict:
-            reported_facts = connection.reported_facts = _seen(connection, self._tls_verdict)
+            reported_facts = connection.reported_facts = _seen(connection, self._tls_verdict, sts=self._decision.sts)
         self._attempt.seen[index] = reported_facts
 
 
 def tls_refused(refusal: Refusal) -> Answer:
     """The answer of a host that TLS refuses before MAIL."""
-    return Answer(Stage.PLAN, None, _trouble_of(refusal.status), refusal.words)
+    return Answer(Stage.PLAN, None, _trouble_of(refusal.status), refusal.words, cause=refusal.cause)
 
 
 def tls_failed(decision: TlsDecision, answer: Answer) -> Answer:
@@ -331,14 +333,24 @@ def _proven(connection: ClientConnection) -> Proven:
     return Proven(True, facts.verified_name, facts.matched)
 
 
-def _seen(connection: ClientConnection, verdict: str) -> ConnectionFacts:
+def _seen(connection: ClientConnection, verdict: str, *, sts: bool) -> ConnectionFacts:
+    """`sts`: the MTA-STS policy of the domain, in mode enforce, names the host."""
     facts = connection.tls_facts
     tls = TlsReport(
         version=facts.version if facts is not None else "",
         cipher=facts.cipher if facts is not None else "",
-        verified=facts is not None and facts.proof != "none",
+        proof=_proof(facts, sts=sts) if facts is not None else None,
         verdict=verdict,
         offered=connection.session.starttls_offered or facts is not None,
         resumed=facts is not None and facts.resumed,
+        requiretls=facts is not None and connection.session.capabilities.require_tls,
     )
     return ConnectionFacts(connection.host, connection.ip, connection.local_ip, tls)
+
+
+def _proof(facts: TlsFacts, *, sts: bool) -> TlsProof | None:
+    if facts.matched:
+        return TlsProof.DANE
+    if facts.verified_name is None:
+        return None
+    return TlsProof.MTA_STS if sts else TlsProof.PKIX

@@ -7,10 +7,11 @@ from typing import Protocol
 
 from mailrail.core.delivery.outcome import Scope, Verdict
 from mailrail.core.outbound.envelope import Envelope, EnvelopeRecipient
-from mailrail.core.revision.revision import ObjectRef
+from mailrail.core.revision.revision import ObjectRef, TlsProof
 from mailrail.core.route import LackingTransport
 from mailrail.core.smtp.line_facts import UNKNOWN, LineFacts
 from mailrail.core.smtp.reply import EnhancedCode, Reply
+from mailrail.core.tlspolicy.decision import Cause
 from mailrail.core.tlspolicy.demands import NOTHING, Demanded
 from mailrail.core.tlspolicy.facts import Purpose, Requirement
 
@@ -100,11 +101,19 @@ class TlsReport:
 
     version: str
     cipher: str
-    verified: bool
+    proof: TlsProof | None
+    """What proved the server; None: nothing."""
     verdict: str
     offered: bool
     resumed: bool = False
     """What is verified was verified when the session began, on an earlier connection."""
+    requiretls: bool = False
+    """REQUIRETLS was offered inside TLS."""
+
+    @property
+    def verified(self) -> bool:
+        """The server was proven."""
+        return self.proof is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +140,8 @@ class RecipientReport:
     uncertain: bool = False
     lacking: LackingTransport | None = None
     """It failed because no host of the transport offers what the message needs: another route may do (SOUT-18c)."""
+    tls_cause: Cause | None = None
+    """Why TLS kept it from the host that decided; None: it did not."""
 
     @property
     def status(self) -> EnhancedCode:

@@ -147,6 +147,21 @@ HISTORY = Counter(
 )
 """kind: deliveries (closed), results_dropped, results_counted (delivered, for the same recipient), recipients_missing
 (no longer in the database)."""
+TLS_RECIPIENTS = Counter(
+    "mailrail_queue_tls_recipients_total",
+    "Recipients that a next hop took, by what their message demands of TLS and by what proved the server",
+    ["requirement", "proof"],
+)
+"""requirement: default, required (REQUIRETLS), no (TLS-Required: No). proof: clear (without TLS), none (TLS, and
+nothing proved the server), pkix (a certificate for its name), mta_sts (and the domain's policy names it), dane."""
+REQUIRETLS_ERRORS = Counter(
+    "mailrail_queue_requiretls_errors_total",
+    "Attempts for recipients of messages with REQUIRETLS that TLS kept from the next hop",
+    ["reason", "outcome"],
+)
+"""reason: sts_unanswered, sts_mx, tlsa_unanswered, mx_unproven, no_proof, tls_disabled, no_tls, certificate, tlsa,
+no_requiretls, as docs/reference/tls-decision.md explains them; other (an outbound of another release did not say).
+outcome: deferred, failed."""
 DSNS = Counter("mailrail_queue_dsns_total", "DSNs stored, and copies to the postmaster in place of a DSN", ["kind"])
 """kind: failed, delayed, relayed, delivered, expanded, postmaster."""
 
@@ -175,6 +190,27 @@ _NAMED_TRANSPORTS = 100
 OUTCOMES = {number: name.removeprefix("OUTCOME_").lower() for name, number in types_pb2.Outcome.items() if number != 0}
 """Outcome as a label, and as people are told."""
 _ORIGINS = {types_pb2.ORIGIN_MX: "mx", types_pb2.ORIGIN_SUBMISSION: "submission", types_pb2.ORIGIN_SYSTEM: "system"}
+CLEAR = -1
+"""In place of a TlsProof: there was no TLS."""
+_REQUIREMENTS: dict[int, str] = {
+    types_pb2.TLS_REQUIREMENT_UNSPECIFIED: "default",
+    types_pb2.TLS_REQUIREMENT_REQUIRED: "required",
+    types_pb2.TLS_REQUIREMENT_NO: "no",
+}
+_PROOFS: dict[int, str] = {
+    CLEAR: "clear",
+    types_pb2.TLS_PROOF_UNSPECIFIED: "none",
+    types_pb2.TLS_PROOF_PKIX: "pkix",
+    types_pb2.TLS_PROOF_MTA_STS: "mta_sts",
+    types_pb2.TLS_PROOF_DANE: "dane",
+}
+_CAUSES: dict[int, str] = {
+    number: name.removeprefix("TLS_CAUSE_").lower() for name, number in types_pb2.TlsCause.items() if number
+}
+_FAILURES: dict[int, str] = {types_pb2.OUTCOME_DEFERRED: "deferred", types_pb2.OUTCOME_FAILED: "failed"}
+for _reason in (*_CAUSES.values(), "other"):
+    for _what in _FAILURES.values():
+        REQUIRETLS_ERRORS.labels(reason=_reason, outcome=_what)
 _by_way: dict[str, Counter] = {
     way: RECIPIENTS.labels(state=way) for way in ("born_leased", "due", "held", "released_later")
 }
@@ -187,6 +223,16 @@ def count_attempts(outcomes: Iterable[int]) -> None:
     for outcome, count in Tally(outcomes).items():
         if outcome in _by_outcome:
             _by_outcome[outcome].inc(count)
+
+
+def count_tls(taken: Iterable[tuple[int, int]], kept: Iterable[tuple[int, int]]) -> None:
+    """Recipients that next hops took: (TlsRequirement, TlsProof, or CLEAR); and those with REQUIRETLS that TLS kept
+    from them: (TlsCause, Outcome)."""
+    for (requirement, proof), count in Tally(taken).items():
+        labels = (_REQUIREMENTS.get(requirement, "required"), _PROOFS.get(proof, "none"))
+        TLS_RECIPIENTS.labels(*labels).inc(count)
+    for (cause, outcome), count in Tally(kept).items():
+        REQUIRETLS_ERRORS.labels(_CAUSES.get(cause, "other"), _FAILURES[outcome]).inc(count)
 
 
 def count_accepted(origins: Iterable[int]) -> None:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import pytest
 
 from mailrail.core.revision.revision import TransportKind
+from mailrail.core.tlspolicy.decision import Cause
 from mailrail.core.tlspolicy.facts import Requirement
 from mailrail.sink import Options, Sink
 from mailrail_outbound.ports import RecipientReport, Result
@@ -139,6 +140,7 @@ async def test_mail_that_requires_tls_goes_to_no_mx_whose_name_nothing_proves(mx
     one = await mx.scripted("one.example.org", tls=certificate.server_context(), extensions_after_tls=["REQUIRETLS"])
     (result,) = await mx.deliver(requirement=Requirement.REQUIRED)
     assert (result.result, str(result.status)) == (Result.FAILED, "5.7.30")
+    assert result.tls_cause is Cause.MX_UNPROVEN
     assert one.sessions == []
 
 

@@ -12,10 +12,10 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from mailrail.core.outbound.envelope import Envelope
-from mailrail.core.revision.revision import TlsMode, Transport, TransportKind
+from mailrail.core.revision.revision import TlsMode, TlsProof, Transport, TransportKind
 from mailrail.core.sasl.client import Hashing
 from mailrail.core.smtp.answer import Stage, Trouble
-from mailrail.core.tlspolicy.decision import Requirement
+from mailrail.core.tlspolicy.decision import Cause, Requirement
 from mailrail.sink import Options, Sink
 from mailrail.sink.options import Mechanism
 from mailrail_outbound.ports import RecipientReport, Result
@@ -411,6 +411,8 @@ async def test_a_smarthost_that_offers_requiretls_inside_tls_gets_the_message_wi
         assert result.result is Result.RELAYED
         assert peer.messages[0].mail == f"MAIL FROM:<{sender}> REQUIRETLS"
         assert peer.messages[0].session.tls == "TLSv1.3"
+        assert result.tls is not None
+        assert (result.tls.proof, result.tls.requiretls, result.tls_cause) == (TlsProof.PKIX, True, None)
 
 
 @pytest.mark.parametrize("clear", [[], ["REQUIRETLS"]], ids=["nowhere", "in clear"])
@@ -423,6 +425,7 @@ async def test_a_smarthost_that_offers_no_requiretls_inside_tls_does_not_get_the
     ) as peer:
         result = await send_required(peer, authority, "a@ours.example")
         assert (result.result, str(result.status)) == (Result.FAILED, "5.7.30")
+        assert result.tls_cause is Cause.NO_REQUIRETLS
         assert peer.messages == []
         assert [line.split()[0] for line in peer.commands[:3]] == ["EHLO", "STARTTLS", "EHLO"]
         assert not any(line.startswith("MAIL") for line in peer.commands)

@@ -102,7 +102,7 @@ async def test_the_session_of_an_earlier_connection_is_resumed_and_said_to_be_TL
     full = told[0]
     assert full.version == version.name.replace("_", ".")
     assert full.verified is (mode is TlsMode.VERIFIED)
-    again = TlsReport(full.version, full.cipher, full.verified, full.verdict, offered=True, resumed=True)
+    again = TlsReport(full.version, full.cipher, full.proof, full.verdict, offered=True, resumed=True)
     assert told == [full, full, again, again, again]
     assert more_than(before) == {"full": 2, "resumed": 3}
 

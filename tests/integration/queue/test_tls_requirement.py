@@ -9,6 +9,7 @@ from uuid import UUID
 
 import grpc
 import pytest
+from prometheus_client import REGISTRY
 
 from mailrail.core.revision import revision as rev
 from mailrail.kit import postgres
@@ -419,3 +420,72 @@ async def test_mail_whose_policy_is_not_met_waits_is_told_of_and_goes_once_the_p
         assert words in " ".join(text.decode().split())
         outbound.finish(outbound.deliveries[-1])
         await q.until("SELECT count(*) = 1 FROM history WHERE address LIKE 'user@%%' AND outcome = 2")
+
+
+# --- what is counted ---
+
+
+def counted(metric: str, **labels: str) -> float:
+    value = REGISTRY.get_sample_value(f"mailrail_queue_{metric}_total", labels)
+    return value or 0.0
+
+
+@pytest.mark.parametrize(
+    ("requirement", "facts", "labels"),
+    [
+        (DEFAULT, None, ("default", "clear")),
+        (DEFAULT, types_pb2.TlsFacts(verdict="offered by nobody"), ("default", "clear")),
+        (DEFAULT, types_pb2.TlsFacts(version="TLSv1.3"), ("default", "none")),
+        (NO, types_pb2.TlsFacts(version="TLSv1.3", proof=types_pb2.TLS_PROOF_PKIX), ("no", "pkix")),
+        (REQUIRED, types_pb2.TlsFacts(version="TLSv1.3", proof=types_pb2.TLS_PROOF_DANE), ("required", "dane")),
+        (REQUIRED, types_pb2.TlsFacts(version="TLSv1.3", proof=types_pb2.TLS_PROOF_MTA_STS), ("required", "mta_sts")),
+    ],
+)
+async def test_mail_that_went_is_counted_by_what_it_demanded_and_what_proved_the_server(
+    database: str, requirement: Any, facts: types_pb2.TlsFacts | None, labels: tuple[str, str]
+) -> None:
+    names = {"requirement": labels[0], "proof": labels[1]}
+    before = counted("tls_recipients", **names)
+    async with running_queue(database) as q:
+        ingress, outbound = await q.ingress(), await q.outbound()
+        await ingress.accept("user@d.example", "alice@home.example", tls_requirement=requirement)
+        await eventually(outbound.has(1))
+        result = result_of(outbound.deliveries[0])
+        if facts is not None:
+            result.recipients[0].attempt.tls.CopyFrom(facts)
+        outbound.send(results=[result], credit=1)
+        await eventually(lambda: counted("tls_recipients", **names) == before + 1)
+        await q.until("SELECT count(*) = 2 FROM history")  # the built-in mailbox is no next hop
+        assert counted("tls_recipients", **names) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("requirement", "status", "cause", "outcome", "reason"),
+    [
+        (REQUIRED, "5.7.30", types_pb2.TLS_CAUSE_MX_UNPROVEN, types_pb2.OUTCOME_FAILED, "mx_unproven"),
+        (REQUIRED, "5.7.10", types_pb2.TLS_CAUSE_CERTIFICATE, types_pb2.OUTCOME_FAILED, "certificate"),
+        (REQUIRED, "4.7.5", types_pb2.TLS_CAUSE_TLSA_UNANSWERED, types_pb2.OUTCOME_DEFERRED, "tlsa_unanswered"),
+        (REQUIRED, "5.7.30", types_pb2.TLS_CAUSE_UNSPECIFIED, types_pb2.OUTCOME_FAILED, "other"),
+        (REQUIRED, "5.1.1", types_pb2.TLS_CAUSE_UNSPECIFIED, types_pb2.OUTCOME_FAILED, None),
+        (DEFAULT, "4.7.5", types_pb2.TLS_CAUSE_STS_MX, types_pb2.OUTCOME_DEFERRED, None),
+    ],
+)
+async def test_errors_of_mail_with_requiretls_are_counted_by_reason(
+    database: str, requirement: Any, status: str, cause: Any, outcome: Any, reason: str | None
+) -> None:
+    def errors() -> dict[tuple[str, ...], float]:
+        found = (f for f in REGISTRY.collect() if f.name == "mailrail_queue_requiretls_errors")
+        return {tuple(s.labels.values()): s.value for f in found for s in f.samples if s.name.endswith("_total")}
+
+    before = errors()
+    async with running_queue(database) as q:
+        ingress, outbound = await q.ingress(), await q.outbound()
+        await ingress.accept("user@d.example", tls_requirement=requirement)
+        await eventually(outbound.has(1))
+        result = refused(outbound.deliveries[0], status, "in words", outcome=outcome)
+        result.recipients[0].attempt.tls_cause = cause
+        outbound.send(results=[result], credit=1)
+        await eventually(lambda: outbound.deliveries[0].token in outbound.committed)
+        changed = {labels for labels, value in errors().items() if value > before.get(labels, 0.0)}
+    word = "failed" if outcome == types_pb2.OUTCOME_FAILED else "deferred"
+    assert changed == (set() if reason is None else {(reason, word)})

@@ -449,11 +449,34 @@ def test_why_mail_is_held_stands_in_the_list() -> None:
 
 def test_whether_a_connection_was_encrypted_is_said_not_only_what_was_demanded() -> None:
     verdict = "tls.mode opportunistic"
-    assert queue._tls(types_pb2.TlsFacts(verdict=verdict)) == f"none; {verdict}"
+    assert queue.tls_of(types_pb2.Attempt(tls=types_pb2.TlsFacts(verdict=verdict))) == f"none; {verdict}"
     facts = types_pb2.TlsFacts(version="TLSv1.3", cipher="TLS_AES_256_GCM_SHA384", verdict=verdict)
-    assert queue._tls(facts) == f"TLSv1.3 TLS_AES_256_GCM_SHA384; {verdict}"
+    assert queue.tls_of(types_pb2.Attempt(tls=facts)) == f"TLSv1.3 TLS_AES_256_GCM_SHA384; {verdict}"
     facts.resumed = True
-    assert queue._tls(facts) == f"TLSv1.3 TLS_AES_256_GCM_SHA384; session resumed; {verdict}"
+    told = queue.tls_of(types_pb2.Attempt(tls=facts))
+    assert told == f"TLSv1.3 TLS_AES_256_GCM_SHA384; session resumed; {verdict}"
+    facts.proof, facts.requiretls = types_pb2.TLS_PROOF_DANE, True
+    told = queue.tls_of(types_pb2.Attempt(tls=facts))
+    assert told.endswith(f"; session resumed; proven by DANE; REQUIRETLS offered; {verdict}")
+
+
+def test_why_tls_kept_a_message_is_said_also_where_nothing_was_dialled() -> None:
+    attempt = types_pb2.Attempt(tls_cause=types_pb2.TLS_CAUSE_MX_UNPROVEN)
+    assert queue.tls_of(attempt) == "kept from the host (mx_unproven)"
+    assert queue.tls_of(types_pb2.Attempt()) == ""
+
+
+def test_an_explanation_says_what_tls_did_at_the_last_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kept(_Queue):
+        async def ListRecipients(
+            self, request: admin_pb2.ListRecipientsRequest, timeout: float
+        ) -> admin_pb2.ListRecipientsResponse:
+            last = types_pb2.Attempt(tls_cause=types_pb2.TLS_CAUSE_STS_MX)
+            return admin_pb2.ListRecipientsResponse(recipients=[admin_pb2.Recipient(id=7, last=last)])
+
+    monkeypatch.setattr(explain_module.admin_pb2_grpc, "QueueAdminServiceStub", lambda _: Kept())
+    monkeypatch.setattr(explain_module, "ask", lambda _, question: asyncio.run(question(None)))
+    assert "kept from the host (sts_mx)" in CliRunner().invoke(app, ["explain", "7"]).stdout
 
 
 def test_an_explanation_for_an_account_without_a_sender_says_whom_it_is_about(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 
 from mailrail.core.delivery.outcome import HopKind
 from mailrail.core.outbound.host_failover import verdict_on
+from mailrail.core.revision.revision import TlsProof
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.reply import Reply, ReplyParser
+from mailrail.core.tlspolicy.decision import Cause
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_outbound.clients import fill_result
 from mailrail_outbound.ports import ConnectionFacts, DeliveryReport, RecipientReport, Result, TlsReport
@@ -90,9 +92,32 @@ def test_an_attempt_that_dialled_nothing_quotes_the_last_reply_and_claims_no_new
 def test_the_history_says_of_a_verified_server_whether_its_session_was_resumed_TLS_10e(resumed: bool) -> None:
     (reply,) = ReplyParser().feed(b"250 2.0.0 taken\r\n")
     verdict = verdict_on(Answer(Stage.END, reply), hop=HopKind.FOREIGN)
-    seen = ConnectionFacts("mx", "192.0.2.1", "", TlsReport("TLSv1.3", "AES", True, "because", True, resumed))
+    seen = ConnectionFacts("mx", "192.0.2.1", "", TlsReport("TLSv1.3", "AES", TlsProof.PKIX, "because", True, resumed))
     result = lease_pb2.DeliveryResult()
     report = RecipientReport(1, Result.DELIVERED, verdict, seen, remote=True)
     fill_result(DeliveryReport(1, b"m", 0, 0, [report], {}, ()), result, "node")
     tls = types_pb2.Attempt.FromString(result.recipients[0].attempt.SerializeToString()).tls
     assert (tls.proof, tls.resumed) == (types_pb2.TLS_PROOF_PKIX, resumed)
+
+
+@pytest.mark.parametrize("proof", [None, *TlsProof])
+def test_the_queue_hears_what_proved_the_server_and_what_it_offered(proof: TlsProof | None) -> None:
+    verdict = verdict_on(Answer(Stage.END, Reply.of(250, None, "taken")), hop=HopKind.FOREIGN)
+    tls = TlsReport("TLSv1.3", "AES", proof, "because", True, requiretls=proof is not None)
+    report = RecipientReport(1, Result.RELAYED, verdict, ConnectionFacts("mx", "192.0.2.1", "", tls), remote=True)
+    result = lease_pb2.DeliveryResult()
+    fill_result(DeliveryReport(1, b"m", 0, 0, [report], {}, ()), result, "node")
+    found = result.recipients[0].attempt.tls
+    assert types_pb2.TlsProof.Name(found.proof) == f"TLS_PROOF_{proof.name if proof is not None else 'UNSPECIFIED'}"
+    assert found.requiretls is (proof is not None)
+
+
+@pytest.mark.parametrize("cause", Cause)
+def test_the_queue_hears_why_tls_kept_a_message_from_a_host_that_was_not_dialled(cause: Cause) -> None:
+    verdict = verdict_on(Answer(Stage.PLAN, None, Trouble.TLS_DEMAND, "words"), hop=HopKind.FOREIGN)
+    report = RecipientReport(1, Result.FAILED, verdict, tls_cause=cause)
+    result = lease_pb2.DeliveryResult()
+    fill_result(DeliveryReport(1, b"m", 0, 0, [report], {}, ()), result, "node")
+    attempt = result.recipients[0].attempt
+    assert types_pb2.TlsCause.Name(attempt.tls_cause) == f"TLS_CAUSE_{cause.name}"
+    assert not attempt.dialled

@@ -19,7 +19,7 @@ from mailrail.core.dane.demand import DaneDemand
 from mailrail.core.dane.names import is_named
 from mailrail.core.dane.reading import Link, public_key
 from mailrail.core.dane.tlsa import Matching, Selector, TlsaRecord, Usage
-from mailrail.core.tlsrpt.result_type import NOT_YET_VALID, ResultType, TlsFault
+from mailrail.core.tlsrpt.result_type import NOT_YET_VALID, TLSA_MISMATCH, ResultType, TlsFault
 
 MOST_CERTIFICATES: Final = 20
 """Certificates of a chain that are looked at; real ones have up to five."""
@@ -277,7 +277,7 @@ def _mismatch(demand: DaneDemand, what: str) -> DaneVerdict:
     said = ", ".join(map(str, demand.records[:_MOST_NAMES]))
     more = f" and {len(demand.records) - _MOST_NAMES} more" if len(demand.records) > _MOST_NAMES else ""
     words = f"no TLSA record of {demand.base} names {what}: {said}{more}"
-    return _none(ResultType.VALIDATION_FAILURE, "tlsa-mismatch", words)
+    return _none(ResultType.VALIDATION_FAILURE, TLSA_MISMATCH, words)
 
 
 def _none(type: ResultType, reason: str, detail: str) -> DaneVerdict:

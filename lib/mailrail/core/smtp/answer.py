@@ -98,6 +98,8 @@ class Answer:
     """The final dot was sent whole and nothing came back: the server may have the message (LSE-08 a)."""
     fault: TlsFault | None = None
     """Of `Trouble.TLS`: what a report on TLS says of it (RFC 8460); None: nothing."""
+    cause: str = ""
+    """Of a host that was refused by a decision on TLS: a `Cause` of core/tlspolicy."""
 
     @property
     def accepted(self) -> bool:

@@ -40,6 +40,8 @@ class TlsFault:
 
 NOT_YET_VALID: Final = "certificate-not-yet-valid"
 """The reason of a certificate that is valid only later, which RFC 8460 has no type for."""
+TLSA_MISMATCH: Final = "tlsa-mismatch"
+"""The reason of certificates that no TLSA record names, which RFC 8460 has no type for either."""
 _OF_CERTIFICATE: Final = frozenset(
     {
         ResultType.CERTIFICATE_HOST_MISMATCH,

@@ -90,6 +90,18 @@ class _Work:
     lost: list[tuple[int, bytes, int]] = field(default_factory=list)
     outcomes: list[int] = field(default_factory=list)
     first_attempt_seconds: list[float] = field(default_factory=list)
+    taken: list[tuple[int, int]] = field(default_factory=list)
+    """See metrics.count_tls."""
+    kept: list[tuple[int, int]] = field(default_factory=list)
+
+    def note_tls(self, attempt: types_pb2.Attempt, requirement: int) -> None:
+        """Count what TLS did for a recipient, or kept it from."""
+        outcome = attempt.outcome
+        if outcome == types_pb2.OUTCOME_RELAYED or outcome == types_pb2.OUTCOME_DELIVERED:
+            tls = attempt.tls
+            self.taken.append((requirement, tls.proof if tls.version else metrics.CLEAR))
+        elif requirement == types_pb2.TLS_REQUIREMENT_REQUIRED and _kept_by_tls(attempt):
+            self.kept.append((attempt.tls_cause, outcome))
 
     def add(self, found: lease_pb2.RecipientResult, one: Sorted, *, counted: bool = True) -> None:
         """Take a result that was sorted. Endings without a DSN or an arrival, most of them, share one statement.
@@ -109,6 +121,13 @@ class _Work:
             self.notices[change.id] = one.notice
         if one.arrival is not None:
             self.arrivals[change.id] = one.arrival
+
+
+def _kept_by_tls(attempt: types_pb2.Attempt) -> bool:
+    """An outbound that does not say the cause has the status that only TLS gives (RTLS-17b)."""
+    if attempt.outcome not in (types_pb2.OUTCOME_DEFERRED, types_pb2.OUTCOME_FAILED):
+        return False
+    return bool(attempt.tls_cause) or (not attempt.reply.remote and attempt.status in ("5.7.10", "5.7.30"))
 
 
 def _set_time(stamp: Timestamp, moment: float) -> None:
@@ -331,6 +350,7 @@ class Finisher:
             async with lane.use() as connection:
                 await settle(connection)
         metrics.count_attempts(work.outcomes)
+        metrics.count_tls(work.taken, work.kept)
         for seconds in work.first_attempt_seconds:
             metrics.FIRST_ATTEMPT_SECONDS.observe(seconds)
 
@@ -371,6 +391,8 @@ class Finisher:
                 work.first_attempt_seconds.append(max(0.0, started - recipient.accepted - recipient.uncounted_seconds))
             change = sort(found, recipient, delivery.token, delivery.plan, result.message, self.judge, self.next_route)
             work.add(found, change, counted=not probe)
+            if not delivery.plan.here:
+                work.note_tls(found.attempt, recipient.tls_requirement)
             delivery.answered.add(found.id)
         if result.message.done:
             work.lost += [

@@ -252,6 +252,10 @@ class _TlsProofEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TlsProof.Val
     """nothing"""
     TLS_PROOF_PKIX: _TlsProof.ValueType  # 1
     """a certificate for its name, under an authority that is trusted (RFC 5280, RFC 9525)"""
+    TLS_PROOF_DANE: _TlsProof.ValueType  # 2
+    """its certificates match TLSA records, over a chain of DNSSEC (RFC 7672); perhaps PKIX besides"""
+    TLS_PROOF_MTA_STS: _TlsProof.ValueType  # 3
+    """as PKIX, and the domain's policy, in mode enforce, names the host (RFC 8461)"""
 
 class TlsProof(_TlsProof, metaclass=_TlsProofEnumTypeWrapper):
     """What proved that the server is the one that was meant."""
@@ -260,7 +264,67 @@ TLS_PROOF_UNSPECIFIED: TlsProof.ValueType  # 0
 """nothing"""
 TLS_PROOF_PKIX: TlsProof.ValueType  # 1
 """a certificate for its name, under an authority that is trusted (RFC 5280, RFC 9525)"""
+TLS_PROOF_DANE: TlsProof.ValueType  # 2
+"""its certificates match TLSA records, over a chain of DNSSEC (RFC 7672); perhaps PKIX besides"""
+TLS_PROOF_MTA_STS: TlsProof.ValueType  # 3
+"""as PKIX, and the domain's policy, in mode enforce, names the host (RFC 8461)"""
 Global___TlsProof: _TypeAlias = TlsProof  # noqa: Y015
+
+class _TlsCause:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TlsCauseEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TlsCause.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TLS_CAUSE_UNSPECIFIED: _TlsCause.ValueType  # 0
+    """it did not"""
+    TLS_CAUSE_STS_UNANSWERED: _TlsCause.ValueType  # 1
+    """the DNS did not say whether the domain has an MTA-STS policy"""
+    TLS_CAUSE_STS_MX: _TlsCause.ValueType  # 2
+    """the domain's policy does not name the host"""
+    TLS_CAUSE_TLSA_UNANSWERED: _TlsCause.ValueType  # 3
+    """the DNS did not say whether the host has TLSA records"""
+    TLS_CAUSE_MX_UNPROVEN: _TlsCause.ValueType  # 4
+    """neither DNSSEC nor a policy proves the name of the host"""
+    TLS_CAUSE_NO_PROOF: _TlsCause.ValueType  # 5
+    """nothing that we demand could ever prove the server"""
+    TLS_CAUSE_TLS_DISABLED: _TlsCause.ValueType  # 6
+    """the transport makes no TLS"""
+    TLS_CAUSE_NO_TLS: _TlsCause.ValueType  # 7
+    """STARTTLS is not offered, or the handshake failed"""
+    TLS_CAUSE_CERTIFICATE: _TlsCause.ValueType  # 8
+    """its certificate is not valid for its name"""
+    TLS_CAUSE_TLSA: _TlsCause.ValueType  # 9
+    """its certificates match no TLSA record"""
+    TLS_CAUSE_NO_REQUIRETLS: _TlsCause.ValueType  # 10
+    """it does not offer REQUIRETLS inside TLS"""
+
+class TlsCause(_TlsCause, metaclass=_TlsCauseEnumTypeWrapper):
+    """Why TLS kept a message from a host (docs/reference/tls-decision.md)."""
+
+TLS_CAUSE_UNSPECIFIED: TlsCause.ValueType  # 0
+"""it did not"""
+TLS_CAUSE_STS_UNANSWERED: TlsCause.ValueType  # 1
+"""the DNS did not say whether the domain has an MTA-STS policy"""
+TLS_CAUSE_STS_MX: TlsCause.ValueType  # 2
+"""the domain's policy does not name the host"""
+TLS_CAUSE_TLSA_UNANSWERED: TlsCause.ValueType  # 3
+"""the DNS did not say whether the host has TLSA records"""
+TLS_CAUSE_MX_UNPROVEN: TlsCause.ValueType  # 4
+"""neither DNSSEC nor a policy proves the name of the host"""
+TLS_CAUSE_NO_PROOF: TlsCause.ValueType  # 5
+"""nothing that we demand could ever prove the server"""
+TLS_CAUSE_TLS_DISABLED: TlsCause.ValueType  # 6
+"""the transport makes no TLS"""
+TLS_CAUSE_NO_TLS: TlsCause.ValueType  # 7
+"""STARTTLS is not offered, or the handshake failed"""
+TLS_CAUSE_CERTIFICATE: TlsCause.ValueType  # 8
+"""its certificate is not valid for its name"""
+TLS_CAUSE_TLSA: TlsCause.ValueType  # 9
+"""its certificates match no TLSA record"""
+TLS_CAUSE_NO_REQUIRETLS: TlsCause.ValueType  # 10
+"""it does not offer REQUIRETLS inside TLS"""
+Global___TlsCause: _TypeAlias = TlsCause  # noqa: Y015
 
 class _RecipientState:
     ValueType = _typing.NewType("ValueType", _builtins.int)
@@ -590,6 +654,7 @@ class TlsFacts(_message.Message):
     VERDICT_FIELD_NUMBER: _builtins.int
     OFFERED_FIELD_NUMBER: _builtins.int
     RESUMED_FIELD_NUMBER: _builtins.int
+    REQUIRETLS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """"TLSv1.3" """
     cipher: _builtins.str
@@ -600,6 +665,8 @@ class TlsFacts(_message.Message):
     """STARTTLS was in EHLO"""
     resumed: _builtins.bool
     """the TLS session of an earlier connection went on; `proof` is of its handshake"""
+    requiretls: _builtins.bool
+    """REQUIRETLS was in EHLO inside TLS (RFC 8689)"""
     def __init__(
         self,
         *,
@@ -609,10 +676,11 @@ class TlsFacts(_message.Message):
         verdict: _builtins.str = ...,
         offered: _builtins.bool = ...,
         resumed: _builtins.bool = ...,
+        requiretls: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cipher", b"cipher", "offered", b"offered", "proof", b"proof", "resumed", b"resumed", "verdict", b"verdict", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cipher", b"cipher", "offered", b"offered", "proof", b"proof", "requiretls", b"requiretls", "resumed", b"resumed", "verdict", b"verdict", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -698,6 +766,7 @@ class Attempt(_message.Message):
     DIALLED_FIELD_NUMBER: _builtins.int
     OUTBOUND_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
+    TLS_CAUSE_FIELD_NUMBER: _builtins.int
     number: _builtins.int
     """from 1"""
     outcome: Global___Outcome.ValueType
@@ -715,6 +784,8 @@ class Attempt(_message.Message):
     """the outbound process that made it"""
     status: _builtins.str
     """"4.2.2": what we judge, whose class agrees with `outcome`; empty = reply.enhanced"""
+    tls_cause: Global___TlsCause.ValueType
+    """why TLS kept it from the host that decided; `reply` says it in words"""
     @_builtins.property
     def started(self) -> _timestamp_pb2.Timestamp: ...
     @_builtins.property
@@ -750,10 +821,11 @@ class Attempt(_message.Message):
         dialled: _builtins.bool = ...,
         outbound: _builtins.str = ...,
         status: _builtins.str = ...,
+        tls_cause: Global___TlsCause.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_ended", b"_ended", "_route", b"_route", "_rule_index", b"_rule_index", "_tls", b"_tls", "_transport", b"_transport", "ended", b"ended", "reply", b"reply", "route", b"route", "rule_index", b"rule_index", "started", b"started", "tls", b"tls", "transport", b"transport"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended", b"_ended", "_route", b"_route", "_rule_index", b"_rule_index", "_tls", b"_tls", "_transport", b"_transport", "config_revision", b"config_revision", "dialled", b"dialled", "ended", b"ended", "local_ip", b"local_ip", "mx_host", b"mx_host", "number", b"number", "outbound", b"outbound", "outcome", b"outcome", "reason", b"reason", "remote_ip", b"remote_ip", "reply", b"reply", "route", b"route", "rule", b"rule", "rule_index", b"rule_index", "started", b"started", "status", b"status", "tls", b"tls", "transport", b"transport"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ended", b"_ended", "_route", b"_route", "_rule_index", b"_rule_index", "_tls", b"_tls", "_transport", b"_transport", "config_revision", b"config_revision", "dialled", b"dialled", "ended", b"ended", "local_ip", b"local_ip", "mx_host", b"mx_host", "number", b"number", "outbound", b"outbound", "outcome", b"outcome", "reason", b"reason", "remote_ip", b"remote_ip", "reply", b"reply", "route", b"route", "rule", b"rule", "rule_index", b"rule_index", "started", b"started", "status", b"status", "tls", b"tls", "tls_cause", b"tls_cause", "transport", b"transport"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ended: _TypeAlias = _typing.Literal["ended"]  # noqa: Y015
     _WhichOneofArgType__ended: _TypeAlias = _typing.Literal["_ended", b"_ended"]  # noqa: Y015
