@@ -63,7 +63,7 @@ class Dialler:
                 decide(
                     TlsHop(
                         host=host.name,
-                        configured=None if by_mx else transport.tls,
+                        configured=None if by_mx else transport.tls,  # by a SOCKS proxy as without (RTLS-25b)
                         implicit=transport.kind is TransportKind.SUBMISSIONS,
                         carries_credentials=transport.username is not None and not by_mx,
                         requirement=delivery.requirement,

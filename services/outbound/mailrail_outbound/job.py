@@ -307,7 +307,7 @@ def tls_refused(refusal: Refusal) -> Answer:
 
 def tls_failed(decision: TlsDecision, answer: Answer) -> Answer:
     """What a host without TLS that does means for a message that needs it: at once final where the message requires
-    TLS or our word is to fail (RTLS-13b, RTLS-16), and no trouble of the site where other mail may do with less."""
+    TLS or our word is to fail (RTLS-13b, RTLS-16b), and no trouble of the site where other mail may do with less."""
     if answer.trouble is not Trouble.TLS or not decision.particular:
         return answer
     return Answer(answer.stage, None, _trouble_of(decision.on_failure), answer.detail, fault=answer.fault)

@@ -4,14 +4,18 @@ The DNS is a small server whose word on DNSSEC is believed; what MTA-STS says of
 """
 
 import contextlib
+import datetime
 import hashlib
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from mailrail.core.outbound.envelope import Envelope
+from mailrail.core.revision.revision import Transport, TransportKind
 from mailrail.core.tlspolicy.decision import Requirement
 from mailrail.core.tlspolicy.facts import NO_STS, StsFacts, StsPolicy
 from mailrail_outbound.dialling import Dialler, Host
@@ -22,9 +26,10 @@ from mailrail_outbound.tls import client_context
 from testkit.ca import Authority, speaking_only
 from testkit.chains import Issued, issue
 from testkit.dns import DnsServer, Failure
-from testkit.outbound import OutboundBench
+from testkit.outbound import OutboundBench, transport
 from testkit.ports import free_port, loopback_address
 from testkit.smtp_peer import SmtpPeer
+from testkit.socks import SocksProxy
 
 HOST, OTHER = "mx.example.org", "mx2.example.org"
 ROOT = issue("Public", ca=True)
@@ -62,6 +67,8 @@ class Sts:
     """What MTA-STS says of the hosts."""
 
     policy = NO_STS
+    unlisted: Collection[str] = ()
+    """Hosts that the policy does not list."""
 
 
 @pytest.fixture
@@ -70,7 +77,8 @@ def sts(monkeypatch: pytest.MonkeyPatch) -> Sts:
     plan_for = Dialler.plan_for
 
     def with_facts(dialler: Dialler, hop: NextHop, delivery: Delivery, host: Host) -> DialPlan:
-        return plan_for(dialler, hop, delivery, host._replace(sts=said.policy))
+        policy = replace(said.policy, listed=False) if host.name in said.unlisted else said.policy
+        return plan_for(dialler, hop, delivery, host._replace(sts=policy))
 
     monkeypatch.setattr(Dialler, "plan_for", with_facts)
     return said
@@ -88,18 +96,27 @@ async def serving(
     preference: int = 10,
     inside: tuple[str, ...] = INSIDE,
     context: ssl.SSLContext | None = None,
+    **script: Any,
 ) -> AsyncIterator[SmtpPeer]:
     """An MX host of example.org with this certificate; None: without STARTTLS."""
     if context is None and server is not None:
         context = server.server_context()
-    async with SmtpPeer(host=loopback_address(), port=PORT, tls=context, extensions_after_tls=inside) as peer:
+    address = loopback_address()
+    async with SmtpPeer(host=address, port=PORT, tls=context, extensions_after_tls=inside, **script) as peer:
         dns.add("example.org", "MX", f"{preference} {host}.")
         dns.add(host, "A", peer.host)
         yield peer
 
 
+def running(
+    dns: DnsServer, *transports: Transport, **settings: Any
+) -> contextlib.AbstractAsyncContextManager[OutboundBench]:
+    settings = {"resolver_trust_ad": True, "direct_port": PORT} | settings
+    return OutboundBench.running(*transports, resolver=dns.endpoint, **settings)
+
+
 async def send(dns: DnsServer, requirement: Requirement = Requirement.REQUIRED) -> RecipientReport:
-    async with OutboundBench.running(resolver=dns.endpoint, resolver_trust_ad=True, direct_port=PORT) as bench:
+    async with running(dns) as bench:
         delivery = bench.delivery(None, requirement=requirement, envelope=Envelope("a@sender.example"))
         return (await bench.deliver(delivery)).recipients[0]
 
@@ -200,6 +217,98 @@ async def test_the_next_mx_host_that_conforms_gets_the_message_RTLS_15b(dns: Dns
         for peer in (bad, lacking):
             assert len(peer.sessions) == 1
             assert not any(line.startswith("MAIL") for line in peer.commands)
+
+
+async def test_a_host_without_requiretls_hears_no_mail_and_then_quit_RTLS_15b(dns: DnsServer) -> None:
+    """Case rtls-01."""
+    dns.secure_zone("example.org")
+    second = issue(OTHER, OTHER, by=ROOT)
+    async with (
+        serving(dns, GOOD, inside=("SIZE",)) as lacking,
+        serving(dns, second, host=OTHER, preference=20, inside=("SIZE", "REQUIRETLS")) as good,
+        running(dns, idle_seconds=0.1) as bench,
+    ):
+        delivery = bench.delivery(None, requirement=Requirement.REQUIRED, envelope=Envelope("a@ours.example"))
+        await bench.deliver(delivery)
+        (message,) = good.messages
+        assert message.mail.startswith("MAIL FROM:<a@ours.example> SIZE=")
+        assert message.mail.endswith(" REQUIRETLS")
+        await lacking.until(lambda peer: peer.sessions[0].closed)
+        assert [line.split()[0] for line in lacking.commands] == ["EHLO", "STARTTLS", "EHLO", "QUIT"]
+
+
+async def test_hosts_outside_the_policy_and_with_bad_tls_are_passed_over_RTLS_15b(dns: DnsServer, sts: Sts) -> None:
+    """Case rtls-06."""
+    sts.policy = ENFORCE
+    sts.unlisted = {HOST}
+    expired = issue(OTHER, OTHER, by=ROOT, ends=datetime.datetime(2025, 6, 1, tzinfo=datetime.UTC))
+    third = issue("mx3", "mx3.example.org", by=ROOT)
+    async with (
+        serving(dns, GOOD) as outside,
+        serving(dns, expired, host=OTHER, preference=20) as bad,
+        serving(dns, third, host="mx3.example.org", preference=30) as good,
+    ):
+        result = await send(dns)
+        assert (result.result, result.host) == (Result.DELIVERED, "mx3.example.org")
+        assert outside.sessions == []
+        assert not any(line.startswith("MAIL") for line in bad.commands)
+        assert len(good.messages) == 1
+
+
+@pytest.mark.parametrize(
+    ("server", "inside", "status"),
+    [(None, INSIDE, "5.7.10"), (GOOD, ("DSN",), "5.7.30")],
+    ids=["no STARTTLS", "no REQUIRETLS"],
+)
+async def test_where_no_host_will_do_nothing_is_sent_and_the_message_fails_at_once_RTLS_16b(
+    dns: DnsServer, sts: Sts, server: Issued | None, inside: tuple[str, ...], status: str
+) -> None:
+    """Case rtls-03."""
+    sts.policy = ENFORCE
+    other = issue(OTHER, OTHER, by=ROOT) if server is not None else None
+    async with (
+        serving(dns, server, inside=inside) as one,
+        serving(dns, other, host=OTHER, preference=20, inside=inside) as two,
+    ):
+        result = await send(dns)
+        assert (result.result, str(result.status)) == (Result.FAILED, status), result.text
+        for peer in (one, two):
+            assert len(peer.sessions) == 1
+            assert not any(line.startswith(("MAIL", "DATA", "BDAT")) for line in peer.commands)
+
+
+@pytest.mark.parametrize("later", ["dead", "421 4.3.2 busy", "450 4.2.1 later"])
+async def test_a_host_that_could_not_be_asked_may_be_the_one_that_will_do_RTLS_16b(
+    dns: DnsServer, sts: Sts, later: str
+) -> None:
+    sts.policy = ENFORCE
+    second = issue(OTHER, OTHER, by=ROOT)
+    replies = {"GREETING" if later.startswith("421") else "MAIL": later}
+    async with contextlib.AsyncExitStack() as stack:
+        lacking = await stack.enter_async_context(serving(dns, GOOD, inside=("DSN",)))
+        if later == "dead":
+            dns.add("example.org", "MX", f"20 {OTHER}.")
+            dns.add(OTHER, "A", loopback_address())
+        else:
+            await stack.enter_async_context(serving(dns, second, host=OTHER, preference=20, replies=replies))
+        result = await send(dns)
+        assert result.result is Result.DEFERRED, result.text
+        assert not any(line.startswith("MAIL") for line in lacking.commands)
+
+
+@pytest.mark.parametrize("proven", [True, False])
+async def test_a_socks_proxy_changes_nothing_RTLS_25b(dns: DnsServer, sts: Sts, proven: bool) -> None:
+    sts.policy = ENFORCE if proven else NO_STS
+    with SocksProxy() as proxy:
+        via = transport(TransportKind.SOCKS, proxy_host=proxy.address, proxy_port=proxy.port)
+        async with serving(dns, GOOD) as peer, running(dns, via) as bench:
+            (result,) = (await bench.deliver(bench.delivery(via, requirement=Requirement.REQUIRED))).recipients
+            if proven:
+                assert result.result is Result.DELIVERED, result.text
+                assert peer.messages[0].mail.endswith(" REQUIRETLS")
+            else:
+                assert (result.result, str(result.status)) == (Result.FAILED, "5.7.30")
+                assert peer.sessions == []
 
 
 def _broken() -> ssl.SSLContext:
