@@ -120,7 +120,12 @@ BY_NAME: dict[str, Schema] = {
     "extraIngress": array(KUBERNETES),
     "extraEgress": array(KUBERNETES),
     "smtpFrom": array(KUBERNETES),
+    "policyFrom": array(KUBERNETES),
     "metricsFrom": array(KUBERNETES),
+    "parentRefs": array(KUBERNETES),
+    "hosts": array(HOST_NAME),
+    "hostnames": array(HOST_NAME),
+    "secretName": NAME,
     "postgresTo": array(KUBERNETES),
     "policyHosts": array(KUBERNETES),
     "relabelings": array(KUBERNETES),
@@ -184,6 +189,14 @@ def settings_of(kind: type[ServiceSettings], *others: str) -> Schema:
     return closed(**{f.name: SETTING.get(hints[f.name], STRING) for f in fields(kind) if f.name not in shared})
 
 
+def _policy_settings() -> type[ServiceSettings]:
+    """Of the service in this tree, also where the installation around it is older."""
+    sys.path.append(str(ROOT / "services/policy"))
+    from mailrail_policy.settings import PolicySettings
+
+    return PolicySettings
+
+
 OBJECTIVE: Schema = {"type": "number", "minimum": 50, "exclusiveMaximum": 100}
 """Percent; of 100 no error budget would be left."""
 BY_PATH: dict[str, Schema] = {
@@ -196,6 +209,8 @@ BY_PATH: dict[str, Schema] = {
     "ingress.settings": settings_of(IngressSettings),
     "outbound.settings": settings_of(OutboundSettings),
     "operator.settings": settings_of(OperatorSettings),
+    "policy.settings": settings_of(_policy_settings(), "listen", "certificate_dir"),
+    "policy.service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
     "namespaceOverride": NAME,
     "nameOverride": NAME,
     "fullnameOverride": NAME,
@@ -341,6 +356,7 @@ WORDS = {
     "relabelings": "Relabelings besides the chart's own.",
     "metricRelabelings": "Relabelings of series.",
     "timeoutSeconds": "Seconds for all of it.",
+    "className": "Class.",
     "registry": "Registry.",
     "tag": "Tag.",
     "digest": "Digest; wins over the tag.",

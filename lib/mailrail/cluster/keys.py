@@ -42,7 +42,7 @@ from mailrail.kit.certificates import (
 from mailrail.kit.kubernetes import Api, ApiError, core_path
 from mailrail.kit.rpc import ROLE_SUFFIX
 
-ROLES = ("config", "queue", "ingress", "outbound", "operator", "cli")
+ROLES = ("config", "queue", "ingress", "outbound", "policy", "operator", "cli")
 """Who has a certificate."""
 MADE_BY = ("app.kubernetes.io/managed-by", "mailrail-keys")
 """The label of Secrets that are made here."""

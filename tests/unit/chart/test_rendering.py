@@ -261,7 +261,7 @@ def test_CPU_to_scale_by_is_that_of_a_pod_unless_a_share_of_the_request_is_named
 
 CERT_MANAGER = {"mtls": {"mode": "certManager"}}
 SMTP_TOO = {"smtpCertificate": {"mode": "certManager", "certManager": {"issuerRef": {"name": "ca"}}}}
-ROLES = ("config", "queue", "ingress", "outbound", "operator", "cli")
+ROLES = ("config", "queue", "ingress", "outbound", "policy", "operator", "cli")
 
 
 def issued(objects: Mapping[tuple[str, str], Object]) -> dict[str, Object]:
@@ -642,3 +642,89 @@ def test_who_administers_another_namespace_may_not_write_gateways_there(
 
     assert len(writers({"postgres": EXTERNAL})) == 1
     assert writers({"postgres": EXTERNAL, "operator": elsewhere}) == set()
+
+
+# --- policies of our own domains ---
+
+
+def of_policy(values: Mapping[str, Any], folder: Path) -> dict[str, Object]:
+    """What belongs to the policy service, by kind."""
+    found = rendered(values, folder).items()
+    return {kind: each for (kind, name), each in found if each["metadata"]["labels"].get(COMPONENT) == "policy"}
+
+
+COMPONENT = "app.kubernetes.io/component"
+PATH = "/.well-known/mta-sts.txt"
+HOSTS = ["mta-sts.a.example", "mta-sts.b.example"]
+
+
+def test_policies_are_served_by_two_pods_without_keys_or_database_STS_23a(tmp_path: Path) -> None:
+    made = of_policy({}, tmp_path)
+    assert made.keys() == {"Deployment", "Service", "ServiceAccount", "PodDisruptionBudget", "NetworkPolicy"}
+    assert made["Deployment"]["spec"]["replicas"] == 2
+    pod = made["Deployment"]["spec"]["template"]["spec"]
+    assert {volume["name"] for volume in pod["volumes"]} == {"tls", "cache", "tmp"}
+    (container,) = pod["containers"]
+    assert container["args"] == ["serve", "policy"]
+    assert not [env for env in container["env"] if "DATABASE" in env["name"] or "SEALING" in env["name"]]
+    assert made["Service"]["spec"]["type"] == "ClusterIP"
+
+
+def test_anybody_may_ask_for_a_policy_and_the_pod_may_ask_config_alone(tmp_path: Path) -> None:
+    rules = of_policy({}, tmp_path)[POLICY]["spec"]
+    assert {"ports": [{"port": "http", "protocol": "TCP"}]} in rules["ingress"]
+    assert {port for rule in rules["egress"] for port in (p["port"] for p in rule["ports"])} == {53, 7001}
+    proxies = [{"namespaceSelector": {"matchLabels": {"app": "proxy"}}}]
+    closed = of_policy({"networkPolicy": {"policyFrom": proxies}}, tmp_path)[POLICY]["spec"]["ingress"]
+    assert {"ports": [{"port": "http", "protocol": "TCP"}], "from": proxies} in closed
+    config = rendered({}, tmp_path)[POLICY, "mailrail-config"]["spec"]["ingress"]
+    assert '"app.kubernetes.io/component": "policy"' in json.dumps(config)
+
+
+def test_an_ingress_passes_the_hosts_on_with_that_path_alone(tmp_path: Path) -> None:
+    values = {"policy": {"ingress": {"enabled": True, "className": "edge", "hosts": HOSTS}}}
+    ingress = of_policy(values, tmp_path)["Ingress"]["spec"]
+    assert ingress["tls"] == [{"hosts": HOSTS, "secretName": "mailrail-policy-hosts"}]
+    assert [rule["host"] for rule in ingress["rules"]] == HOSTS
+    for rule in ingress["rules"]:
+        (path,) = rule["http"]["paths"]
+        assert (path["path"], path["pathType"]) == (PATH, "Exact")
+        assert path["backend"]["service"] == {"name": "mailrail-policy", "port": {"name": "http"}}
+
+
+def test_an_http_route_passes_the_hosts_on_with_that_path_alone(tmp_path: Path) -> None:
+    parents = [{"name": "edge", "namespace": "gateways", "sectionName": "https"}]
+    values = {"policy": {"httpRoute": {"enabled": True, "parentRefs": parents, "hostnames": HOSTS}}}
+    route = of_policy(values, tmp_path)["HTTPRoute"]["spec"]
+    assert (route["parentRefs"], route["hostnames"]) == (parents, HOSTS)
+    (rule,) = route["rules"]
+    assert rule["matches"] == [{"path": {"type": "Exact", "value": PATH}}]
+    assert rule["backendRefs"] == [{"name": "mailrail-policy", "port": 80}]
+
+
+def test_with_a_certificate_of_its_own_it_speaks_https_right_behind_a_load_balancer(tmp_path: Path) -> None:
+    service = {"type": "LoadBalancer", "port": 443}
+    values = {"policy": {"certificate": {"secretName": "hosts"}, "service": service}}
+    made = of_policy(values, tmp_path)
+    (container,) = made["Deployment"]["spec"]["template"]["spec"]["containers"]
+    (folder,) = [e["value"] for e in container["env"] if e["name"] == "MAILRAIL_POLICY_CERTIFICATE_DIR"]
+    (mount,) = [m for m in container["volumeMounts"] if m["mountPath"] == folder]
+    volumes = {v["name"]: v for v in made["Deployment"]["spec"]["template"]["spec"]["volumes"]}
+    assert volumes[mount["name"]]["secret"]["secretName"] == "hosts"
+    assert made["Service"]["spec"]["ports"][0]["port"] == 443
+
+
+@pytest.mark.parametrize("way", [{"ingress": {"enabled": True}}, {"httpRoute": {"enabled": True, "hostnames": HOSTS}}])
+def test_a_way_to_no_host_is_refused(way: Mapping[str, Any], tmp_path: Path) -> None:
+    assert helm_template({"policy": way}, tmp_path).returncode != 0
+
+
+def test_who_gave_each_secret_before_there_was_a_policy_service_goes_on_without_one(tmp_path: Path) -> None:
+    given = {role: f"tls-{role}" for role in ("config", "queue", "ingress", "outbound", "operator", "cli")}
+    mtls = {"mode": "existing", "existingSecrets": given}
+    assert of_policy({"mtls": mtls}, tmp_path) == {}
+    mtls = {"mode": "existing", "existingSecrets": given | {"policy": "tls-policy"}}
+    made = of_policy({"mtls": mtls}, tmp_path)
+    volumes = made["Deployment"]["spec"]["template"]["spec"]["volumes"]
+    assert volumes[0]["secret"]["secretName"] == "tls-policy"
+    assert of_policy({"policy": {"enabled": False}}, tmp_path) == {}

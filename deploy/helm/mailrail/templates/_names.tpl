@@ -96,7 +96,14 @@ annotations:
 {{- printf "dns:///%s:%v" (include "mailrail.host" .) (include "mailrail.grpcPort" .component) }}
 {{- end }}
 {{- define "mailrail.grpcPort" -}}
-{{- get (dict "config" "7001" "queue" "7002" "ingress" "7003" "outbound" "7004") . }}
+{{- get (dict "config" "7001" "queue" "7002" "ingress" "7003" "outbound" "7004" "policy" "7005") . }}
+{{- end }}
+
+{{/* Whether policies are served. Who gave Secrets to a release that had no such service yet goes on without it. */}}
+{{- define "mailrail.policyEnabled" -}}
+{{- if and .Values.policy.enabled (or (ne .Values.mtls.mode "existing") .Values.mtls.existingSecrets.policy) -}}
+true
+{{- end }}
 {{- end }}
 
 {{/* Nobody here may open a port below 1024: a gateway's 25 is the pod's 2525. Ingress opens what this says, and the operator

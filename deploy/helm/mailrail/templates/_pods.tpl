@@ -147,7 +147,8 @@ hostUsers: {{ $v.hostUsers }}
 
 {{/* A service as a Deployment.
      (dict "root" $ "component" "queue" "values" .Values.queue "health" "mailrail.queue.v1.EnqueueService"
-           "env" "yaml list" "ports" "yaml list" "sealing" bool "database" bool "cache" bool "api" bool "sidecars" "yaml list") */}}
+           "env" "yaml list" "ports" "yaml list" "sealing" bool "database" bool "cache" bool "api" bool "sidecars" "yaml list"
+           "volumes" "yaml list" "mounts" "yaml list") */}}
 {{- define "mailrail.deployment" -}}
 {{- $root := .root }}
 {{- $v := .values }}
@@ -309,6 +310,9 @@ spec:
             {{- include "mailrail.databaseMount" .root | nindent 12 }}
             {{- end }}
             - {name: tmp, mountPath: /tmp}
+            {{- with .mounts }}
+            {{- . | nindent 12 }}
+            {{- end }}
             {{- with $v.extraVolumeMounts }}
             {{- tpl (toYaml .) $root | nindent 12 }}
             {{- end }}
@@ -365,7 +369,7 @@ metadata:
   {{- include "mailrail.metadata" (dict "root" .root "component" .component "name" (include "mailrail.serviceAccountName" .) "annotations" $v.serviceAccount.annotations) | nindent 2 }}
 automountServiceAccountToken: false
 {{- end }}
-{{- if ne .component "operator" }}
+{{- if not (has .component (list "operator" "policy")) }}
 ---
 apiVersion: v1
 kind: Service
