@@ -88,6 +88,24 @@ TRUSTED_RESOLVER = Gauge(
 LEASES_LOW = Tally(
     "mailrail_outbound_leases_low", "Transactions stopped before the final dot because too little of the lease was left"
 )
+POLICY_READS = Tally(
+    "mailrail_outbound_policy_reads",
+    "Domains whose MTA-STS policy, or that there is none, was looked for, by where: memory, postgres; unread (it is in "
+    "neither, as Postgres cannot be read, and the delivery goes back)",
+    ["source"],
+    known=product(("memory", "postgres", "unread")),
+)
+POLICIES_UNSAVED = Gauge(
+    "mailrail_outbound_policies_unsaved",
+    "MTA-STS policies that this process has in memory alone: Postgres is away or full",
+)
+POLICIES_NOT_KEPT = Tally(
+    "mailrail_outbound_policies_not_kept",
+    "Times that an MTA-STS policy found no room, by where: postgres (it stays in memory), memory (it may be fetched "
+    "again when mail goes there next)",
+    ["room"],
+    known=product(("postgres", "memory")),
+)
 POSTGRES_UP = Gauge(
     "mailrail_outbound_postgres_up",
     "1 while Postgres answers and takes writes, else 0; deliveries then go on as far as memory knows",

@@ -46,13 +46,15 @@ STORE_FAILURE: Final[
         failure = excluded.failure, claimed = '-infinity', forget = greatest(m.forget, excluded.forget),
         refresh = CASE WHEN m.refresh IS NOT NULL THEN greatest(m.refresh, now() + make_interval(secs => %(again)s)) END
     RETURNING m.domain"""
-CLAIM: Final[LiteralString] = f"""WITH mine AS (
+# Whether there is room tells a claim of another process from no room: its row may be younger than what this statement sees.
+CLAIM: Final[LiteralString] = f"""WITH room AS (SELECT {_ROOM} AS there_is), mine AS (
         INSERT INTO mta_sts AS m (domain, zone, claimed, forget)
-        SELECT %(domain)s, %(zone)s, now() + make_interval(secs => %(seconds)s), now() + interval '1 day' WHERE {_ROOM}
+        SELECT %(domain)s, %(zone)s, now() + make_interval(secs => %(seconds)s), now() + interval '1 day' FROM room WHERE there_is
         ON CONFLICT (domain) DO UPDATE SET claimed = excluded.claimed WHERE m.claimed <= now()
         RETURNING m.domain
     )
-    SELECT EXISTS (SELECT FROM mine), EXISTS (SELECT FROM mta_sts o WHERE o.domain = %(domain)s)"""
+    SELECT EXISTS (SELECT FROM mine), there_is FROM room"""
+RELEASE: Final[LiteralString] = "UPDATE mta_sts SET claimed = '-infinity' WHERE domain = %(domain)s"
 # By mta_sts_refresh. What nobody mails any more leaves that index (STS-25), until mail goes there again; so does what has ended.
 CLAIM_DUE: Final[LiteralString] = f"""WITH due AS (
         SELECT domain, mailed > now() - make_interval(secs => %(lately)s) AND ends > now() AS used FROM mta_sts
@@ -134,8 +136,13 @@ async def store_failure(connection: Connection, domain: str, record_id: str, fai
 
 async def claim(connection: Connection, domain: str, seconds: float, room: Room) -> Claim:
     """Say that this process fetches the policy now; for so many seconds no other one does, unless it is done before."""
-    ((ours, there),) = await run(connection, CLAIM, {**_placed(domain, room), "seconds": seconds})
-    return Claim.OURS if ours else Claim.ANOTHERS if there else Claim.NO_ROOM
+    ((ours, room_there_is),) = await run(connection, CLAIM, {**_placed(domain, room), "seconds": seconds})
+    return Claim.OURS if ours else Claim.ANOTHERS if room_there_is else Claim.NO_ROOM
+
+
+async def release(connection: Connection, domain: str) -> None:
+    """Give a claim of ours back: nothing was fetched."""
+    await run(connection, RELEASE, {"domain": domain})
 
 
 async def claim_due(connection: Connection, count: int, seconds: float) -> list[StoredPolicy]:

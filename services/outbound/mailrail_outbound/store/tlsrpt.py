@@ -31,8 +31,9 @@ ADD: Final[LiteralString] = """INSERT INTO tlsrpt AS t (zone, day, fingerprint, 
     ORDER BY x.zone, x.day, x.fingerprint
     ON CONFLICT (zone, day, fingerprint) WHERE NOT given DO UPDATE SET sessions = t.sessions + excluded.sessions
     RETURNING t.fingerprint, t.day"""
+# Who counts locks rows in another order: those it holds now are given another time.
 GIVE: Final[LiteralString] = """WITH next AS (
-        SELECT id FROM tlsrpt WHERE id > %(after)s ORDER BY id LIMIT %(count)s FOR UPDATE
+        SELECT id FROM tlsrpt WHERE id > %(after)s ORDER BY id LIMIT %(count)s FOR UPDATE SKIP LOCKED
     ), marked AS (
         UPDATE tlsrpt t SET given = true FROM next WHERE t.id = next.id RETURNING t.id, t.day, t.facts, t.sessions
     )
@@ -80,7 +81,7 @@ async def add(
 
 async def give(connection: Connection, count: int, after: int = 0) -> list[GivenSessions]:
     """Rows above the id `after`, in order, for the reader. After an empty answer it begins again with 0: what was
-    stored meanwhile may have a lower id than what it has seen."""
+    stored, or counted on, meanwhile may have a lower id than what it has seen."""
     rows = await run(connection, GIVE, {"after": after, "count": count})
     return [GivenSessions(number, day, bytes(facts), sessions) for number, day, facts, sessions in rows]
 
