@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from mailrail.core.outbound.envelope import Envelope
-from mailrail.core.revision.revision import Transport, TransportKind
+from mailrail.core.revision.revision import TlsMode, Transport, TransportKind
 from mailrail.core.tlspolicy.decision import Requirement
 from mailrail.core.tlspolicy.facts import NO_STS, StsFacts, StsPolicy
 from mailrail_outbound.dialling import Dialler, Host
@@ -358,6 +358,22 @@ async def test_mail_that_says_no_goes_whatever_policies_say_and_over_tls_where_t
         assert bool(peer.messages[-1].session.tls) is tls
         assert "REQUIRETLS" not in peer.messages[-1].mail
         assert len(peer.messages) == 1 + well
+
+
+@pytest.mark.parametrize(
+    ("server", "inside", "delivered"),
+    [(GOOD, INSIDE, True), (GOOD, ("DSN",), False), (OTHER_NAME, INSIDE, False), (COMMON_NAME, INSIDE, False)],
+    ids=["well", "no keyword", "other name", "common name"],
+)
+async def test_a_smarthost_is_verified_by_its_configured_name_and_must_know_the_keyword_RTLS_25b(
+    dns: DnsServer, server: Issued, inside: tuple[str, ...], delivered: bool
+) -> None:
+    async with serving(dns, server, inside=inside) as peer:
+        via = transport(TransportKind.SMTP, host=HOST, port=PORT, tls=TlsMode.VERIFIED)
+        async with running(dns, via) as bench:
+            (result,) = (await bench.deliver(bench.delivery(via, requirement=Requirement.REQUIRED))).recipients
+        assert (result.result is Result.DELIVERED) is delivered, result.text
+        assert [line.endswith(" REQUIRETLS") for line in peer.commands if line.startswith("MAIL")] == [True] * delivered
 
 
 async def test_an_mx_host_that_speaks_only_old_tls_gets_no_mail_under_a_policy_STS_22(dns: DnsServer, sts: Sts) -> None:
