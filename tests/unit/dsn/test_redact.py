@@ -2,6 +2,7 @@
 
 import email
 import email.policy
+import time
 from dataclasses import replace
 
 import pytest
@@ -81,6 +82,16 @@ def test_reports_of_others_are_read_too(boundary: str) -> None:
 )
 def test_what_is_no_report_or_cannot_be_read_for_certain_is_left_alone(content: bytes) -> None:
     assert redact(content) is None
+
+
+@pytest.mark.parametrize("line", [b"\r\n--b", b"\r\n--b ", b"\r\n--b--x", b"\r\n--b" + b" " * 500])
+def test_a_report_of_very_many_delimiters_takes_no_longer(line: bytes) -> None:
+    head = b"Content-Type: multipart/report; boundary=b\r\n\r\n"
+    content = head + line * (CONTENT_LIMIT // len(line) - 100)
+    begun = time.process_time()
+    for whole in (content, content + b"\r\n--b--\r\n"):
+        redact(whole)
+    assert time.process_time() - begun < 0.1
 
 
 @given(st.lists(st.sampled_from([b"\r\n--b", b"--b--\r\n", b"--", b"\r\n", b"x", b"--b "]), max_size=12).map(b"".join))

@@ -1,6 +1,7 @@
 """A notification without what it returns of the message that it is about (RFC 8689 5, RFC 6522 3)."""
 
 import re
+from itertools import islice
 
 from mailrail.core.message.content_type import parse_content_type
 from mailrail.core.message.header import Header, header_end
@@ -27,10 +28,18 @@ def redact(content: bytes) -> bytes | None:
     if kind is None or kind.kind != "multipart/report" or len(kind.boundaries) != 1:
         return None
     mark = b"--" + kind.boundaries[0].encode("latin-1")
-    # RFC 2046 5.1.1: a delimiter is at the beginning of a line, and its CRLF before it is part of it.
-    delimiters = list(re.finditer(rb"\r\n%b(--)?[ \t]*(?=\r\n|\Z)" % re.escape(mark), content[end:]))
-    closing = next((at for at, found in enumerate(delimiters) if found[1]), None)
-    if closing is None or closing < 2:  # both parts that a report must have
+    body = content[end:]
+    closing = _delimiter(mark + b"--").search(body)
+    if closing is None:
         return None
-    kept = content[: end + delimiters[2].start()]
-    return kept + b"\r\n" + mark + b"--\r\n"
+    # There may be very many, and three say all.
+    parts = [found.start() for found in islice(_delimiter(mark).finditer(body, 0, closing.start()), 3)]
+    if len(parts) < 2:  # those that a report must have
+        return None
+    kept = body[: parts[2] if len(parts) > 2 else closing.start()]
+    return content[:end] + kept + b"\r\n" + mark + b"--\r\n"
+
+
+def _delimiter(mark: bytes) -> re.Pattern[bytes]:
+    """RFC 2046 5.1.1: it is at the beginning of a line, and the CRLF before it is part of it."""
+    return re.compile(rb"\r\n%b[ \t]*+(?=\r\n|\Z)" % re.escape(mark))
