@@ -71,6 +71,12 @@ DASHBOARD = Dashboard(
                     "mailrail_outbound_tls_handshakes_total",
                     "kind",
                 ),
+                split(
+                    "Demands of destinations that were passed over",
+                    "By mail with TLS-Required: No, and by reports on TLS.",
+                    "mailrail_outbound_tls_demands_passed_over_total",
+                    "demand",
+                ),
                 Panel(
                     "Redacted notifications",
                     "Of mail with REQUIRETLS, tried without what they return of it because no host of the sender's "

@@ -23,8 +23,19 @@ from mailrail.core.smtp.client import ClientTransaction
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.core.smtp.stuffing import Stuffer
 from mailrail.core.smtp.tls import TlsFacts
-from mailrail.core.tlspolicy.decision import NO_REQUIRETLS, NO_TLS, Proven, Refusal, RequireTls, TlsDecision, lacks
+from mailrail.core.tlspolicy.decision import (
+    NO_REQUIRETLS,
+    NO_TLS,
+    Ignored,
+    Proven,
+    Refusal,
+    RequireTls,
+    TlsDecision,
+    ignored_by,
+    lacks,
+)
 from mailrail.kit import clock
+from mailrail_outbound import metrics
 from mailrail_outbound.content import OutgoingContent
 from mailrail_outbound.hops import NextHop, Tables
 from mailrail_outbound.memory_budget import MemoryShare
@@ -64,6 +75,7 @@ class HostJob(PoolJob):
         "_margin",
         "_no_chunks",
         "_on_done",
+        "_passed_over",
         "_pending",
         "_plan",
         "_refused_after",
@@ -111,6 +123,7 @@ class HostJob(PoolJob):
         self._margin = lease_margin
         self._tls_verdict = tls_verdict
         self._connection: ClientConnection | None = None
+        self._passed_over: tuple[Ignored, ...] | None = None
 
     # --- for connections (smtp.Job) ------------------------------------------------------------------------------
 
@@ -166,9 +179,18 @@ class HostJob(PoolJob):
                 self._plan = made
                 transaction = ClientTransaction(made.mail_line, made.rcpt_lines, bdat=made.bdat, octets=facts.size)
                 self._under_way = (connection, transaction)
+                if self._decision.lenient:
+                    self._count_passed_over(connection)
                 return transaction
         self._over()
         return None
+
+    def _count_passed_over(self, connection: ClientConnection) -> None:
+        """RTLS-22b: what the destination demands and this message goes without, once for each host."""
+        if self._passed_over is None:
+            self._passed_over = ignored_by(self._decision, _proven(connection))
+            for demand in self._passed_over:
+                metrics.PASSED_OVER.inc(demand.replace("-", "_"))
 
     def _refuse_all(self, answer: Answer, connection: ClientConnection) -> None:
         self._attempt.failover.record_refusals([(i, answer) for i in self._pending])

@@ -17,7 +17,8 @@ ANSWERS = Tally(
     "Answers that decided about recipients, by stage of the session (dns, connect, proxy, greeting, hello, starttls, "
     "handshake, auth, plan, mail, rcpt, data, content, end) and by answer: 2yz, 4yz, 5yz, or the trouble (dns, "
     "no_address, unreachable, proxy, closed, timeout, protocol, tls, auth, too_large, needs_smtputf8, utf8_header, "
-    "requiretls, tls_demand, needs_8bitmime, needs_binarymime, unconvertible, lease, cancelled, fault)",
+    "requiretls, tls_demand, tls_floor, tls_policy, needs_8bitmime, needs_binarymime, unconvertible, lease, cancelled, "
+    "fault)",
     ["stage", "answer"],
 )
 CONNECTIONS = Tally(
@@ -68,6 +69,15 @@ REENCODED = Tally(
     "Messages re-encoded for a next hop, by the form that it needed (8bit, 7bit)",
     ["form"],
     known=product(("8bit", "7bit")),
+)
+PASSED_OVER = Tally(
+    "mailrail_outbound_tls_demands_passed_over",
+    "Messages with TLS-Required: No, and reports on TLS, that went to a host though it does not meet what the "
+    "destination demands, by the demand: sts_unanswered (the DNS does not say whether there is a policy), sts_mx (the "
+    "policy does not list it), tlsa_unanswered (the DNS does not say which TLSA records it has), certificate, tlsa "
+    "(they do not match), no_tls",
+    ["demand"],
+    known=product(("sts_unanswered", "sts_mx", "tlsa_unanswered", "certificate", "tlsa", "no_tls")),
 )
 REDACTED = Tally(
     "mailrail_outbound_redacted",

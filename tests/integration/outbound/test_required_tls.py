@@ -16,8 +16,9 @@ import pytest
 
 from mailrail.core.outbound.envelope import Envelope
 from mailrail.core.revision.revision import TlsMode, Transport, TransportKind
-from mailrail.core.tlspolicy.decision import Requirement
+from mailrail.core.tlspolicy.decision import Ignored, Requirement
 from mailrail.core.tlspolicy.facts import NO_STS, StsFacts, StsPolicy
+from mailrail_outbound import metrics
 from mailrail_outbound.dialling import Dialler, Host
 from mailrail_outbound.hops import DialPlan, NextHop
 from mailrail_outbound.ports import Delivery, RecipientReport, Result
@@ -311,6 +312,11 @@ async def test_a_socks_proxy_changes_nothing_RTLS_25b(dns: DnsServer, sts: Sts, 
                 assert peer.sessions == []
 
 
+def _passed_over() -> dict[str, float]:
+    """What was counted, by demand."""
+    return {what.replace("-", "_"): metrics.PASSED_OVER.of(what.replace("-", "_")).number for what in Ignored}
+
+
 def _broken() -> ssl.SSLContext:
     context = GOOD.server_context()
     context.set_ciphers("NULL:@SECLEVEL=0")
@@ -319,16 +325,16 @@ def _broken() -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize(
-    ("tlsa", "policy", "context", "tls"),
+    ("tlsa", "policy", "context", "tls", "passed_over"),
     [
-        (named(GOOD), NO_STS, STRANGER.server_context(), True),
-        ("", ENFORCE, STRANGER.server_context(), True),
-        ("", StsFacts(StsPolicy.ENFORCE, False, "example.org"), GOOD.server_context(), True),
-        ("", StsFacts(StsPolicy.UNKNOWN, False, "example.org"), GOOD.server_context(), True),
-        ("SERVFAIL", NO_STS, GOOD.server_context(), True),
-        (named(GOOD), ENFORCE, None, False),
-        (named(GOOD), ENFORCE, _broken(), False),
-        (named(GOOD), ENFORCE, GOOD.server_context(), True),
+        (named(GOOD), NO_STS, STRANGER.server_context(), True, "tlsa"),
+        ("", ENFORCE, STRANGER.server_context(), True, "certificate"),
+        ("", StsFacts(StsPolicy.ENFORCE, False, "example.org"), GOOD.server_context(), True, "sts_mx"),
+        ("", StsFacts(StsPolicy.UNKNOWN, False, "example.org"), GOOD.server_context(), True, "sts_unanswered"),
+        ("SERVFAIL", NO_STS, GOOD.server_context(), True, "tlsa_unanswered"),
+        (named(GOOD), ENFORCE, None, False, "no_tls"),
+        (named(GOOD), ENFORCE, _broken(), False, "no_tls"),
+        (named(GOOD), ENFORCE, GOOD.server_context(), True, ""),
     ],
     ids=[
         "bad TLSA",
@@ -342,7 +348,7 @@ def _broken() -> ssl.SSLContext:
     ],
 )
 async def test_mail_that_says_no_goes_whatever_policies_say_and_over_tls_where_that_works_RTLS_22b(
-    dns: DnsServer, sts: Sts, tlsa: str, policy: StsFacts, context: ssl.SSLContext | None, tls: bool
+    dns: DnsServer, sts: Sts, tlsa: str, policy: StsFacts, context: ssl.SSLContext | None, tls: bool, passed_over: str
 ) -> None:
     sts.policy = policy
     dns.secure_zone("example.org")
@@ -352,12 +358,16 @@ async def test_mail_that_says_no_goes_whatever_policies_say_and_over_tls_where_t
         dns.add(f"_{PORT}._tcp.{HOST}", "TLSA", tlsa)
     async with serving(dns, None, context=context) as peer:
         well = context is not None and tlsa == named(GOOD) and tls and policy is ENFORCE
+        before = _passed_over()
         assert ((await send(dns, Requirement.DEFAULT)).result is Result.DELIVERED) is well
+        assert _passed_over() == before
         result = await send(dns, Requirement.NO)
         assert result.result is Result.DELIVERED, result.text
         assert bool(peer.messages[-1].session.tls) is tls
         assert "REQUIRETLS" not in peer.messages[-1].mail
         assert len(peer.messages) == 1 + well
+        risen = {demand: count - before[demand] for demand, count in _passed_over().items() if count != before[demand]}
+        assert risen == ({passed_over: 1} if passed_over else {})
 
 
 @pytest.mark.parametrize(

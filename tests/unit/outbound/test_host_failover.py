@@ -8,6 +8,17 @@ from mailrail.core.delivery.outcome import HopKind, Outcome, Scope
 from mailrail.core.outbound.host_failover import HostFailover, verdict_on
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.reply import Reply
+from mailrail.core.tlspolicy.decision import (
+    NO_REQUIRETLS,
+    NO_TLS,
+    NOT_SECURE,
+    TRY_LATER,
+    Cause,
+    Refusal,
+    Requirement,
+)
+from mailrail.core.tlspolicy.outcome import After, outcome
+from mailrail_outbound.job import tls_refused
 
 
 def said(stage: Stage, code: int, enhanced: str | None = None) -> Answer:
@@ -212,3 +223,32 @@ def test_everybody_is_settled_once_and_never_delivered_without_a_250(rounds: lis
     for result in settled.values():
         assert result.verdict.outcome in (Outcome.DEFERRED, Outcome.FAILED)
     assert not rounds or set(settled) == {0, 1, 2}
+
+
+TLS_REFUSALS = [
+    Refusal(Cause.MX_UNPROVEN, NO_REQUIRETLS, "the MX name is not proven"),
+    Refusal(Cause.NO_REQUIRETLS, NO_REQUIRETLS, "it is not offered inside TLS"),
+    Refusal(Cause.NO_TLS, NO_TLS, "no TLS"),
+    Refusal(Cause.STS_UNANSWERED, TRY_LATER, "the DNS does not answer"),
+    None,  # nothing to do with TLS
+]
+"""Of a message with REQUIRETLS."""
+FLOOR_REFUSALS = [Refusal(Cause.NO_PROOF, NOT_SECURE, "no proof that the floor allows"), *TLS_REFUSALS[3:]]
+"""Of any other."""
+
+
+@given(
+    st.lists(st.sampled_from(TLS_REFUSALS), min_size=1, max_size=4)
+    | st.lists(st.sampled_from(FLOOR_REFUSALS), min_size=1, max_size=4)
+)
+def test_what_hosts_refused_for_tls_ends_as_the_tls_policy_says(refusals: list[Refusal | None]) -> None:
+    """RTLS-17b; the outcome of core/tlspolicy is what a delivery comes to."""
+    failover = HostFailover(1, hop=HopKind.FOREIGN)
+    for refusal in refusals:
+        unreachable = Answer(Stage.CONNECT, None, Trouble.UNREACHABLE)
+        failover.record_session_failure(unreachable if refusal is None else tls_refused(refusal))
+    policy = outcome(refusals, requirement=Requirement.REQUIRED, null_path=False, sts_checked=True)
+    verdict = failover.conclude()[0].verdict
+    assert (verdict.outcome is Outcome.FAILED) == (policy.after is After.FAIL)
+    if policy.status is not None:
+        assert str(verdict.status) == str(policy.status)

@@ -155,7 +155,9 @@ class HostFailover:
             # before others. Among equals the last one counts, and one that quotes a server before one that does not.
             lacking = [pair for pair in found if pair[1].trouble in LACKING]
             hopeful = [pair for pair in found if pair[0].outcome is Outcome.DEFERRED] or lacking or found
-            quoted = [pair for pair in hopeful if pair[1].remote] or hopeful
+            # RTLS-17b: TLS with such a host was well, or no name is proven; what another lacks says less.
+            keyword = [pair for pair in hopeful if pair[1].trouble is Trouble.REQUIRETLS]
+            quoted = [pair for pair in hopeful if pair[1].remote] or keyword or hopeful
             verdict, answer = quoted[-1]
             self.settled[i] = RecipientVerdict(verdict, answer)
         self._open = {}
