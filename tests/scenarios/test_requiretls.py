@@ -9,6 +9,7 @@ import email
 import email.message
 import re
 import smtplib
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -17,7 +18,7 @@ from testkit.background import background
 from testkit.ca import Authority, trusting_anybody
 from testkit.conditions import wait_until
 from testkit.ports import loopback_address
-from testkit.rail import LOGIN, PASSWORD, Document, Rail, basics, domain, gateway, route, rule, transport
+from testkit.rail import LOGIN, PASSWORD, Document, Rail, basics, domain, gateway, route, rule, secret, transport
 from testkit.smtp_peer import PeerMessage, PeerSession, SmtpPeer
 
 pytestmark = pytest.mark.timeout(300)
@@ -174,6 +175,36 @@ def test_the_bounce_arrives_redacted_where_the_way_back_lacks_requiretls_RTLS_21
     assert "message/delivery-status" in kinds
     assert "text/rfc822-headers" not in kinds
     assert b"secret" not in bounce.content
+
+
+def test_one_mailrail_hands_it_to_another_without_a_word_of_configuration_about_it() -> None:
+    certificate = AUTHORITY.issue("127.0.0.1")
+    key, chain = certificate.key_pem.decode(), certificate.chain_pem.decode()
+    receiving = gateway()
+    for listener in receiving["spec"]["listeners"]:
+        listener["tls"]["certificateSecretRef"]["name"] = "mx-tls"
+    theirs = [
+        receiving,
+        domain("example-org", "other.test"),
+        *(one for one in basics() if one["kind"] not in ("MailGateway", "MailDomain")),
+        secret("mx-tls", tls_crt=chain, tls_key=key),
+    ]
+    with Rail(theirs) as there:
+        onward = {"host": "127.0.0.1", "port": there.mx[1], "tls": {"mode": "Verified", "caFile": "hop-ca.pem"}}
+        ours = [
+            *basics(),
+            transport("onward", smtp=onward),
+            route("all", ("MailGateway", "local"), rule("onward", "onward", to=["other.test"])),
+        ]
+        with Rail(ours, files={"hop-ca.pem": AUTHORITY.pem}) as here:
+            send(here, LOGIN, "alice@other.test", message_id="<both@example.org>")
+            mail = there.wait_for_mail("alice@other.test", lambda one: one["subject"] == "secret")
+            received = email.message_from_bytes(there.read(mail)).get_all("Received", [])
+            assert [" (requiretls)" in field for field in received] == [True, True]
+            assert " with ESMTPS (requiretls)" in received[0]
+            with urllib.request.urlopen(f"http://{there.metrics}/metrics", timeout=60) as scraped:
+                counted = scraped.read().decode()
+            assert re.search(r'tls_requirements_total\{[^}]*origin="mx",requirement="required"[^}]*\} 1\.0', counted)
 
 
 def test_what_was_answered_250_stays_required_whoever_is_killed_RTLS_06(rail: Rail, offers: SmtpPeer) -> None:
