@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 
 from mailrail.core.outbound.envelope import Envelope
-from mailrail.core.revision.revision import TlsMode, Transport, TransportKind
+from mailrail.core.revision.revision import Security, TlsMinimum, TlsMode, TlsProof, Transport, TransportKind
 from mailrail.core.tlspolicy.decision import Ignored, Requirement
+from mailrail.core.tlspolicy.demands import Demand, add_up
 from mailrail.core.tlspolicy.facts import NO_STS, StsFacts, StsPolicy
 from mailrail_outbound import metrics
 from mailrail_outbound.dialling import Dialler, Host
@@ -116,9 +117,9 @@ def running(
     return OutboundBench.running(*transports, resolver=dns.endpoint, **settings)
 
 
-async def send(dns: DnsServer, requirement: Requirement = Requirement.REQUIRED) -> RecipientReport:
+async def send(dns: DnsServer, requirement: Requirement = Requirement.REQUIRED, **fields: Any) -> RecipientReport:
     async with running(dns) as bench:
-        delivery = bench.delivery(None, requirement=requirement, envelope=Envelope("a@sender.example"))
+        delivery = bench.delivery(None, requirement=requirement, envelope=Envelope("a@sender.example"), **fields)
         return (await bench.deliver(delivery)).recipients[0]
 
 
@@ -395,3 +396,63 @@ async def test_an_mx_host_that_speaks_only_old_tls_gets_no_mail_under_a_policy_S
         assert (result.result, str(result.status)) == (Result.DEFERRED, "4.7.5")
         assert peer.messages == []
         assert len(peer.sessions) == 1
+
+
+DANE, MTA_STS, PKIX = TlsProof
+
+
+@pytest.mark.parametrize(
+    ("proofs", "secure", "tlsa", "policy", "server", "dialled", "well"),
+    [
+        ((DANE,), True, named(STRANGER), NO_STS, STRANGER, True, True),
+        ((DANE,), True, named(GOOD), NO_STS, STRANGER, True, False),
+        ((DANE,), False, named(STRANGER), NO_STS, STRANGER, False, False),
+        ((DANE,), True, "", ENFORCE, GOOD, False, False),
+        ((DANE,), True, named(STRANGER, 1), NO_STS, STRANGER, False, False),
+        ((MTA_STS,), False, "", ENFORCE, GOOD, True, True),
+        ((MTA_STS,), False, "", TESTING, GOOD, False, False),
+        ((PKIX,), False, "", NO_STS, GOOD, True, True),
+        ((PKIX,), False, "", NO_STS, STRANGER, True, False),
+        ((PKIX,), True, named(STRANGER), NO_STS, STRANGER, True, False),
+        ((DANE, PKIX), True, named(STRANGER), NO_STS, STRANGER, True, True),
+        ((DANE, PKIX), False, "", NO_STS, GOOD, True, True),
+    ],
+    ids=[
+        "DANE",
+        "DANE, other certificate",
+        "DANE, insecure MX",
+        "DANE, no TLSA",
+        "DANE, TLSA unusable",
+        "MTA-STS",
+        "MTA-STS, testing",
+        "PKIX",
+        "PKIX, stranger",
+        "PKIX, and the domain demands DANE",
+        "DANE or PKIX, by DANE",
+        "DANE or PKIX, by PKIX",
+    ],
+)
+async def test_one_of_the_proofs_that_a_floor_allows_is_enough_and_no_other_DANE_20b(
+    dns: DnsServer,
+    sts: Sts,
+    proofs: tuple[TlsProof, ...],
+    secure: bool,
+    tlsa: str,
+    policy: StsFacts,
+    server: Issued,
+    dialled: bool,
+    well: bool,
+) -> None:
+    sts.policy = policy
+    if secure:
+        dns.secure_zone("example.org")
+    if tlsa:
+        dns.add(f"_{PORT}._tcp.{HOST}", "TLSA", tlsa)
+    floor = add_up([Demand("the gateway", Security(TlsMinimum.AUTHENTICATED, proofs))])
+    async with serving(dns, server) as peer:
+        result = await send(dns, Requirement.DEFAULT, demanded=floor)
+        assert (result.result, str(result.status)) == (
+            (Result.DELIVERED, "2.0.0") if well else (Result.DEFERRED, "4.7.5")
+        ), result.text
+        assert bool(peer.sessions) is dialled
+        assert bool(peer.messages) is well

@@ -343,7 +343,7 @@ class _Decider:
     def _proof(self, allowed: tuple[TlsProof, ...]) -> TlsProof | None:
         """The proof that the server must give; one that it must give anyway comes first."""
         given = {
-            TlsProof.DANE: self._dane is Tlsa.USABLE,  # DANE-20a; unusable records prove nothing (RTLS-13a)
+            TlsProof.DANE: self._dane is Tlsa.USABLE,  # DANE-20a, DANE-20b; unusable records prove nothing (RTLS-13a)
             TlsProof.MTA_STS: self._sts.enforced,
             TlsProof.PKIX: True,
         }
