@@ -55,3 +55,32 @@ def test_mail_of_every_size_passes_a_service_of_the_newest_release_ACC_02_LSE_06
         for recipient, body in sent.items():
             (message,) = hop.received(recipient)
             assert message.content.endswith(body), recipient
+
+
+@pytest.mark.timeout(300)
+def test_what_an_administrator_changed_stays_told_when_the_newest_release_ends_the_mail_ADM_05(
+    release: Older, hop: NextHop, tmp_path: Path
+) -> None:
+    documents = [*basics(), *everything_through(hop.address, hop.port)]
+    with Rail(documents, env={"PYTHONPATH": str(tmp_path)}) as rail:
+        rail.cli("queue", "holds", "add", "--to-domain", "partner.test")
+        with smtplib.SMTP(*rail.mx, timeout=60) as client:
+            client.sendmail("bob@elsewhere.test", ["held@partner.test"], b"Subject: x\r\n\r\nbody\r\n")
+        number = str(rail.wait_for_recipient("held@partner.test", lambda one: one["on_hold"])["id"])
+        rail.cli("queue", "set-tls", "no", number, "--reason", "they asked for it")
+        stand_in = tmp_path / "sitecustomize.py"
+        stand_in.write_text(STAND_IN.format(python=release.python, module="mailrail_queue"))
+        rail.wait_until_back("queue", rail.kill("queue"))
+        wait_until(lambda: release.version in rail.versions(), 60, "the queue is the newest release's")
+        rail.cli("queue", "unhold", number)
+        rail.wait_until_empty(60)
+        assert len(hop.received("held@partner.test")) == 1
+        stand_in.unlink()
+        rail.wait_until_back("queue", rail.kill("queue"))
+        wait_until(lambda: release.version not in rail.versions(), 60, "the queue is this release's")
+        assert "they asked for it" in rail.cli("queue", "show", number)
+        kept = (
+            "SELECT count(*) FROM queue.history WHERE timeline IS NOT NULL AND NOT EXISTS (SELECT FROM queue.timeline)"
+        )
+        wait_until(lambda: rail.sql(kept) == [(1,)], 90, "the sweeper put it into history")
+        assert "they asked for it" in rail.cli("queue", "show", number)

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +11,7 @@ import grpc
 import pytest
 from prometheus_client import REGISTRY
 
+from mailrail.core.dsn.due import DsnKind
 from mailrail.core.revision import revision as rev
 from mailrail.kit import postgres
 from mailrail.kit.postgres import Login
@@ -327,6 +328,20 @@ async def test_a_notification_demands_the_strictest_of_what_was_asked_and_what_h
     assert types_pb2.Envelope.FromString(raw).tls_requirement == demanded
     assert await tls.rig.rows("SELECT tls_requirement FROM recipient") == [(demanded,)]
     assert (b"\r\nTLS-Required: No\r\n" in body) is (demanded == NO)
+
+
+@pytest.mark.parametrize("kind", DsnKind)
+@pytest.mark.parametrize("requirement", [REQUIRED, NO])
+async def test_every_kind_of_notification_has_the_requirement_of_its_message_RTLS_19a_RTLS_19c(
+    tls: Tls, kind: DsnKind, requirement: int
+) -> None:
+    (bob,) = await tls.rig.accept("bob@there.example", tls=requirement, tls_requirement=requirement)
+    refusal = tls.rig.refused(bob)
+    told = replace(refusal, judgement=replace(refusal.judgement, dsn=kind, will_retry_until=1.8e9))
+    async with tls.rig.connection.transaction():
+        await tls.rig.notifier.notify(tls.rig.connection, [told])
+    ((raw,),) = await tls.rig.rows("SELECT envelope FROM message WHERE account = 'mail/postmaster'")
+    assert types_pb2.Envelope.FromString(raw).tls_requirement == requirement
 
 
 def refused(delivery: lease_pb2.Delivery, status: str, words: str, *, outcome: Any) -> lease_pb2.DeliveryResult:
