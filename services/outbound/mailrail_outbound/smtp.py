@@ -444,7 +444,7 @@ class ClientConnection(asyncio.Protocol):
         facts = tls.facts()
         if not facts.resumed:
             self._full_after_all()
-            fault = self._fault_of_name(tls, plan, facts)
+            fault = _fault_of_name(tls, plan)
             if fault is not None:
                 self._fail(_handshake_failed(fault.detail, fault))
                 return
@@ -467,14 +467,6 @@ class ClientConnection(asyncio.Protocol):
             self._wait_for(self._timeouts.hello)
             self._flush()
         self._encrypted(b"")
-
-    def _fault_of_name(self, tls: TlsStream, plan: TlsPlan, facts: TlsFacts) -> TlsFault | None:
-        """What is wrong with the name of a certificate that OpenSSL verified as the one of another name, because SNI
-        must say that (DANE-17)."""
-        if plan.verified_name is None or plan.verified_name == plan.server_name:
-            return None
-        chain = tls.chain()
-        return fault_of_name(chain[0] if chain else b"", plan.verified_name)
 
     def _compare(
         self, tls: TlsStream, plan: TlsPlan, demand: DaneDemand, facts: TlsFacts
@@ -928,6 +920,15 @@ def _result(answer: Answer) -> str:
             return "auth"
         case _:
             return "refused" if answer.remote else "broken"
+
+
+def _fault_of_name(tls: TlsStream, plan: TlsPlan) -> TlsFault | None:
+    """What is wrong with the name of a certificate that OpenSSL verified without looking at it: where SNI must say the
+    base domain (DANE-17), `ssl` cannot compare another name."""
+    if plan.verified_name is None or plan.verified_name == plan.server_name:
+        return None
+    chain = tls.chain()
+    return fault_of_name(chain[0] if chain else b"", plan.verified_name)
 
 
 def _handshake_failed(detail: str, fault: TlsFault) -> Answer:
