@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mailrail.local.options import SMTP, WATCHER, LocalOptions
+from mailrail.local.options import POLICIES, SMTP, WATCHER, LocalOptions
 from mailrail.local.pki import Pki
 
 
@@ -76,4 +76,6 @@ class Environments:
                     "port_offset": str(options.port_offset),
                     "certificate": str(self.keys.smtp_certificate),
                     "certificate_key": str(self.keys.smtp_key),
+                    "policies_listen": options.address(POLICIES),
+                    "policies_tls_dir": str(self.keys.role("policy")),
                 }

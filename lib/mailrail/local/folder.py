@@ -13,8 +13,10 @@ import asyncio
 import math
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import grpc
@@ -48,6 +50,10 @@ class FolderSettings(ServiceSettings):
     """Its key."""
     look_seconds: float = 0.1
     """How often the folder is looked at. A change is taken up after two looks (CFG-06: within 200 ms)."""
+    policies_listen: str = ""
+    """HOST:PORT at which MTA-STS policies are served; empty = nowhere."""
+    policies_tls_dir: Path | None = None
+    """As `tls_dir`, of the policy service."""
     store_seconds: float = 1.0
     """How often what the store holds is compared with what was published last (CFG-09)."""
 
@@ -232,13 +238,43 @@ async def start(settings: FolderSettings, stop: asyncio.Event) -> None:
     watching = asyncio.create_task(Watcher(settings, publisher, FindingReporter(settings.log_format)).run())
     stopping = asyncio.create_task(stop.wait())
     try:
-        await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
+        async with _policies(settings):
+            await asyncio.wait((watching, stopping), return_when=asyncio.FIRST_COMPLETED)
         if watching.done():
             watching.result()
     finally:
         for task in (watching, stopping):
             task.cancel()
         await asyncio.gather(watching, stopping, return_exceptions=True)
+
+
+@asynccontextmanager
+async def _policies(settings: FolderSettings) -> AsyncIterator[None]:
+    """The policy service, here since a process of its own would cost 20 MiB; it knows no more than it would there."""
+    if not settings.policies_listen:
+        yield
+        return
+    if find_spec("mailrail_policy") is None:
+        log.get_logger().error("MTA-STS policies are not served", reason="mailrail_policy is not installed")
+        yield
+        return
+    from mailrail_policy.app import serving  # here, or every child that is forked would export its series
+    from mailrail_policy.settings import PolicySettings
+
+    own = PolicySettings(
+        node_id=f"{settings.node_id}-policy",
+        listen=settings.policies_listen,
+        tls_dir=settings.policies_tls_dir,
+        plaintext=settings.plaintext,
+        config_target=settings.config_target,
+        cache_dir=settings.cache_dir,
+    )
+    async with AsyncExitStack() as stack:
+        try:
+            await stack.enter_async_context(serving(own))
+        except BadSettings as error:  # mail goes on without it
+            log.get_logger().error("MTA-STS policies are not served", reason=str(error))
+        yield
 
 
 def main() -> int:

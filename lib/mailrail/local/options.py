@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mailrail.local.ports import host_port
 
-SMTP, SUBMISSION, SUBMISSIONS, CONSOLE, METRICS = 1025, 1587, 1465, 1080, 1081
+SMTP, SUBMISSION, SUBMISSIONS, CONSOLE, METRICS, POLICIES = 1025, 1587, 1465, 1080, 1081, 1082
 """Ports that people use, before `--port-offset` (design section 10)."""
 
 SERVICES = ("config", "queue", "outbound", "ingress")

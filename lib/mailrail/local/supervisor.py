@@ -37,6 +37,7 @@ from mailrail.local.options import (
     INTERNAL,
     INTERNAL_METRICS,
     METRICS,
+    POLICIES,
     SERVICES,
     SMTP,
     SUBMISSION,
@@ -151,7 +152,8 @@ class Supervisor:
 
     def _require_ports(self) -> None:
         """Refuse to start when another process holds one of our ports, before anything was started."""
-        for planned, what in (*_planned_listeners(self.options.resources), (METRICS, "metrics")):
+        own = ((METRICS, "metrics"), (POLICIES, "MTA-STS policies"))
+        for planned, what in (*_planned_listeners(self.options.resources), *own):
             problem = why_not_free(self.options.listen, self.options.port(planned))
             if problem is not None:
                 taken = (

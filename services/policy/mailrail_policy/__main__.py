@@ -4,11 +4,9 @@ import asyncio
 import sys
 from typing import Any, Final
 
-from mailrail.core.revision.revision import Role
 from mailrail.kit import log, rpc
-from mailrail.kit.config_client import ConfigClient, Configuration
 from mailrail.kit.run import rest_collector, run
-from mailrail_policy.server import PolicyServer
+from mailrail_policy.app import serving
 from mailrail_policy.settings import PolicySettings
 
 SERVICE: Final = "mailrail.policy"
@@ -17,17 +15,7 @@ SERVICE: Final = "mailrail.policy"
 
 async def start(settings: PolicySettings, stop: asyncio.Event) -> None:
     """Serve until `stop` is set. It needs config once; a later revision takes the place of the one before."""
-    policies = PolicyServer(settings)
-
-    def configured(configuration: Configuration) -> None:
-        policies.take(configuration.revision)
-
-    config = ConfigClient(settings, Role.POLICY, configured)
-    async with (
-        policies.running(),
-        config.running(),
-        rpc.serve(settings, {SERVICE: (None, _no_calls)}) as server,
-    ):
+    async with serving(settings) as (policies, config), rpc.serve(settings, {SERVICE: (None, _no_calls)}) as server:
         log.get_logger().info("listening", port=server.port, http=policies.port)
         waiting = asyncio.create_task(config.wait_first())
         stopping = asyncio.create_task(stop.wait())
