@@ -27,6 +27,7 @@ from mailrail.core.route import LackingTransport
 from mailrail.core.smtp.answer import LACKING, Answer, Stage, Trouble
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.core.tlspolicy.cause import cause_of
+from mailrail.core.tlspolicy.demands import NOTHING
 from mailrail.core.tlspolicy.facts import Requirement
 from mailrail.kit import clock, log
 from mailrail.kit.resolver import DnsResolver
@@ -466,6 +467,11 @@ class Outbound(Worker):
                 # What is proven decides about TLS with the host (DANE-14b, DANE-15b, DANE-16b), and whether it is
                 # dialled at all (DANE-03b).
                 proven = yield from self._dane.of_host(delivery.domain, name, transport.families, port)
+                host = host._replace(dns=proven.facts, dane=proven.demand, dns_failure=proven.failure)
+            elif (delivery.requirement is _REQUIRED or delivery.demanded is not NOTHING) and self._dialler.wants_tlsa(
+                hop, delivery, host
+            ):  # RTLS-25c
+                proven = yield from self._dane.of_configured(name, transport.families, port)
                 host = host._replace(dns=proven.facts, dane=proven.demand, dns_failure=proven.failure)
             yield from self._try_host(progress, attempt, host)
         if looped and not failover.tried:

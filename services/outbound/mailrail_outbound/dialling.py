@@ -16,7 +16,7 @@ from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.client import ClientProtocol as Speech
 from mailrail.core.smtp.client import ClientSession, LoginPlan, StartTls
 from mailrail.core.tlspolicy.decision import Hop as TlsHop
-from mailrail.core.tlspolicy.decision import TlsDecision, decide
+from mailrail.core.tlspolicy.decision import TlsDecision, decide, wants_tlsa
 from mailrail.core.tlspolicy.facts import NO_DNSSEC, NO_STS, DnsFacts, StsFacts
 from mailrail.kit.resolver import DnsResolver, LookupFailed
 from mailrail_outbound.hops import DIRECT, DialPlan, NextHop, Tables, Way
@@ -58,32 +58,17 @@ class Dialler:
         )
         plan = hop.dial_plans.get(key)
         if plan is None:
-            transport, by_mx = hop.transport, hop.by_mx
-            plan = DialPlan(
-                decide(
-                    TlsHop(
-                        host=host.name,
-                        configured=None if by_mx else transport.tls,  # by a SOCKS proxy as without (RTLS-25b)
-                        implicit=transport.kind is TransportKind.SUBMISSIONS,
-                        carries_credentials=transport.username is not None and not by_mx,
-                        requirement=delivery.requirement,
-                        redacted=delivery.redacted,
-                        sts=host.sts,
-                        dns=host.dns,
-                        purpose=delivery.purpose,
-                        demanded=delivery.demanded,
-                        final=transport.kind is TransportKind.LMTP,  # RTLS-27b
-                        loopback=all(map(is_loopback, host.addresses)),
-                    )
-                ),
-                host.dane,
-            )
+            plan = DialPlan(decide(_tls_hop(hop, delivery, host)), host.dane)
             if len(hop.dial_plans) >= _MOST_PLANS:
                 hop.dial_plans.clear()
             # The addresses of a proxy may change while the configuration does not.
             if not hop.proxied:
                 hop.dial_plans[key] = plan
         return plan
+
+    def wants_tlsa(self, hop: NextHop, delivery: Delivery, host: Host) -> bool:
+        """Whether the TLSA records of a host that the configuration names are to be asked for."""
+        return wants_tlsa(_tls_hop(hop, delivery, host))
 
     def dial(
         self,
@@ -210,6 +195,25 @@ class Dialler:
             detail = f"the proxy {transport.proxy_host} has no address"
             raise CannotDial(Answer(Stage.PROXY, None, Trouble.PROXY, detail))
         return found[0]
+
+
+def _tls_hop(hop: NextHop, delivery: Delivery, host: Host) -> TlsHop:
+    """Everything that bears on TLS with a host."""
+    transport, by_mx = hop.transport, hop.by_mx
+    return TlsHop(
+        host=host.name,
+        configured=None if by_mx else transport.tls,  # by a SOCKS proxy as without (RTLS-25b)
+        implicit=transport.kind is TransportKind.SUBMISSIONS,
+        carries_credentials=transport.username is not None and not by_mx,
+        requirement=delivery.requirement,
+        redacted=delivery.redacted,
+        sts=host.sts,
+        dns=host.dns,
+        purpose=delivery.purpose,
+        demanded=delivery.demanded,
+        final=transport.kind is TransportKind.LMTP,  # RTLS-27b
+        loopback=all(map(is_loopback, host.addresses)),
+    )
 
 
 def _demanded(decision: TlsDecision, host: str, dane: DaneDemand | None) -> DaneDemand | None:

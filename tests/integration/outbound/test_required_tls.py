@@ -318,6 +318,57 @@ def _passed_over() -> dict[str, float]:
     return {what.replace("-", "_"): metrics.PASSED_OVER.of(what.replace("-", "_")).number for what in Ignored}
 
 
+@pytest.mark.parametrize(
+    ("tlsa", "mode", "status"),
+    [
+        (named(STRANGER), TlsMode.OPPORTUNISTIC, ""),
+        (named(STRANGER), TlsMode.REQUIRED, ""),
+        (named(STRANGER), TlsMode.NONE, "5.7.10"),
+        (named(STRANGER), TlsMode.VERIFIED, "4.3.5"),  # both would have to be, and PKIX is what the transport says
+        (named(GOOD), TlsMode.OPPORTUNISTIC, "4.3.5"),  # TLS of our own hop is our trouble
+        ("", TlsMode.OPPORTUNISTIC, "5.7.10"),
+        ("SERVFAIL", TlsMode.OPPORTUNISTIC, "4.7.5"),
+    ],
+)
+async def test_tlsa_records_prove_a_smarthost_that_its_transport_does_not_verify_RTLS_25c(
+    dns: DnsServer, tlsa: str, mode: TlsMode, status: str
+) -> None:
+    dns.secure_zone("example.org")
+    if tlsa == "SERVFAIL":
+        dns.fail(f"_{PORT}._tcp.{HOST}", Failure.SERVFAIL)
+    elif tlsa:
+        dns.add(f"_{PORT}._tcp.{HOST}", "TLSA", tlsa)
+    async with serving(dns, STRANGER) as peer:
+        via = transport(TransportKind.SMTP, host=HOST, port=PORT, tls=mode)
+        async with running(dns, via) as bench:
+            (other,) = (await bench.deliver(bench.delivery(via))).recipients
+            assert (other.result is Result.DELIVERED) is (mode is not TlsMode.VERIFIED), other.text
+            assert dns.asked(f"_{PORT}._tcp.{HOST}") == 0
+            (result,) = (await bench.deliver(bench.delivery(via, requirement=Requirement.REQUIRED))).recipients
+        if status:
+            assert str(result.status) == status, result.text
+            assert not any(line.endswith(" REQUIRETLS") for line in peer.commands)
+        else:
+            assert result.result is Result.DELIVERED, result.text
+            assert peer.messages[-1].mail.endswith(" REQUIRETLS")
+
+
+@pytest.mark.parametrize(("tlsa", "delivered"), [(named(STRANGER), True), (named(GOOD), False), ("", False)])
+async def test_a_floor_that_allows_dane_alone_is_met_by_a_smarthost_with_tlsa_records_RTLS_25c(
+    dns: DnsServer, tlsa: str, delivered: bool
+) -> None:
+    dns.secure_zone("example.org")
+    if tlsa:
+        dns.add(f"_{PORT}._tcp.{HOST}", "TLSA", tlsa)
+    floor = add_up([Demand("MailGateway default/edge", Security(TlsMinimum.AUTHENTICATED, (TlsProof.DANE,)))])
+    async with serving(dns, STRANGER) as peer:
+        via = transport(TransportKind.SMTP, host=HOST, port=PORT)
+        async with running(dns, via) as bench:
+            (result,) = (await bench.deliver(bench.delivery(via, demanded=floor))).recipients
+        assert result.result is (Result.DELIVERED if delivered else Result.DEFERRED), result.text
+        assert len(peer.messages) == delivered
+
+
 def _broken() -> ssl.SSLContext:
     context = GOOD.server_context()
     context.set_ciphers("NULL:@SECLEVEL=0")

@@ -46,6 +46,7 @@ __all__ = [
     "decide",
     "ignored_by",
     "lacks",
+    "wants_tlsa",
 ]
 
 TRY_LATER: Final = EnhancedCode(4, 7, 5)
@@ -195,6 +196,19 @@ class _Needs:
     @property
     def verified(self) -> bool:
         return self.name or self.matching
+
+
+def wants_tlsa(hop: Hop) -> bool:
+    """Whether TLSA records of a host that the configuration names make mail go that would not go without them
+    (RTLS-25c). For all other mail to it they are not asked for (CHOICE): the transport's own `tls` says what is needed,
+    and look-ups that fail must not stop it."""
+    if hop.configured is None or hop.configured is TlsMode.NONE:
+        return False
+    security = hop.demanded.security
+    if security.minimum is TlsMinimum.AUTHENTICATED:
+        return TlsProof.DANE in security.proofs and TlsProof.PKIX not in security.proofs
+    verified = hop.configured is TlsMode.VERIFIED or hop.carries_credentials
+    return hop.requirement is Requirement.REQUIRED and not hop.redacted and not hop.final and not verified
 
 
 def decide(hop: Hop) -> TlsDecision:

@@ -20,6 +20,7 @@ from mailrail.core.dane.names import (
     TlsaAnswer,
     base_candidates,
     found,
+    is_address,
     next_candidate,
     reference_names,
     tlsa_name,
@@ -71,7 +72,17 @@ class DaneLookup:
             return _UNTRUSTED
         if domain.startswith("["):
             return _NOTHING  # DANE-21
-        question = (domain, host, port)
+        return (yield from self._of((domain, host, port), families))
+
+    def of_configured(self, host: str, families: Sequence[str], port: int) -> Steps[HostDane]:
+        """What is known of a host that the configuration names (RTLS-25c): no MX record needs a proof. Never raises."""
+        if not self._resolver.trusted:
+            return _UNTRUSTED
+        if is_address(host):
+            return _NOTHING  # DANE-21
+        return (yield from self._of(("", host, port), families))
+
+    def _of(self, question: tuple[str, str, int], families: Sequence[str]) -> Steps[HostDane]:
         answers: list[_Answer] = []
         try:
             known = yield from self._looked_up(question, families, answers)
@@ -91,19 +102,21 @@ class DaneLookup:
         self, question: tuple[str, str, int], families: Sequence[str], answers: list[_Answer]
     ) -> Steps[HostDane]:
         """`answers` gets each answer that the conclusion rests on. Raises LookupFailed, and NoSuchDomain where the
-        domain is gone."""
+        domain, or a host without one, is gone."""
         domain, host, port = question
-        mx = self._resolver.kept_mx_answer(domain)
-        if mx is None:
-            mx = yield self._resolver.mx_answer(domain)
-        answers.append(mx)
-        next_hop = NextHopDomain(Expansion(domain, mx.name, mx.secure), implicit=not mx.records)
-        if not mx.secure:
-            # DANE-05b: whoever forged the MX record has TLSA records of his own; none of them proves anything.
-            return _NOTHING
-        if not any(record.host == host for record in mx.records) and not (host == domain and not mx.records):
-            # The host came of an answer before, whatever that was worth; it is not what is proven now.
-            raise LookupFailed(f"{host} is no MX host of {domain} any more")
+        next_hop: NextHopDomain | None = None
+        if domain:
+            mx = self._resolver.kept_mx_answer(domain)
+            if mx is None:
+                mx = yield self._resolver.mx_answer(domain)
+            answers.append(mx)
+            next_hop = NextHopDomain(Expansion(domain, mx.name, mx.secure), implicit=not mx.records)
+            if not mx.secure:
+                # DANE-05b: whoever forged the MX record has TLSA records of his own; none of them proves anything.
+                return _NOTHING
+            if not any(record.host == host for record in mx.records) and not (host == domain and not mx.records):
+                # The host came of an answer before, whatever that was worth; it is not what is proven now.
+                raise LookupFailed(f"{host} is no MX host of {domain} any more")
         addresses = self._resolver.kept_address_answer(host, families)
         if addresses is None:
             addresses = yield self._resolver.address_answer(host, families)
@@ -151,7 +164,7 @@ def _tlsa_answer(base: str, answer: _Answer) -> TlsaAnswer:
 
 
 def _conclusion(
-    host: Expansion, domain: NextHopDomain, asked: Sequence[TlsaAnswer], strength: Sequence[Matching]
+    host: Expansion, domain: NextHopDomain | None, asked: Sequence[TlsaAnswer], strength: Sequence[Matching]
 ) -> HostDane:
     proven = DnsFacts(trusted=True, mx_secure=True, address_secure=bool(base_candidates(host)))
     records = found(asked)
