@@ -258,7 +258,7 @@ def test_configuration_is_shown_rolled_back_and_let_go_again(local: Installation
     )
     wait_until(lambda: local.ask("config", "status")["head"] > head, 60, "the change is in force")
     newest = local.ask("config", "status")["newest"]
-    assert _done(local, "config", "wait", "--revision", str(newest)) == f"revision {newest} runs in all 3 services\n"
+    assert _done(local, "config", "wait", "--revision", str(newest)) == f"revision {newest} runs in all 4 services\n"
     assert "in force and pinned" in _done(local, "config", "rollback", str(head), "--reason", "the relay bounced")
     pinned = local.ask("config", "status")
     assert (pinned["pinned"], pinned["pin_reason"], pinned["newest"]) == (True, "the relay bounced", newest)

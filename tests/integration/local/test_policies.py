@@ -2,6 +2,9 @@
 
 import urllib.error
 import urllib.request
+from typing import Any
+
+from mailrail.core.mtasts.record import StsRecord, read_records
 
 from testkit.conditions import wait_until
 from testkit.local import installation
@@ -30,3 +33,15 @@ def test_the_policy_of_a_domain_is_served_from_the_moment_that_its_document_says
         file.write_text(text.replace("  domainName: example.org\n", "  domainName: example.org\n" + said), "utf-8")
         policy = "version: STSv1\r\nmode: enforce\r\nmx: mx.example.org\r\nmax_age: 86400\r\n"
         wait_until(lambda: served() == policy, what=served)
+
+        def told() -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = local.ask("config", "mta-sts")
+            return found
+
+        # The command knows of the process what it reports, each two seconds and at each change.
+        (row,) = wait_until(lambda: told() if told()[0]["record"] is not None else None)
+        assert (row["domain"], row["mode"], row["policy"]) == ("example.org", "enforce", policy)
+        name, _, record = row["record"].partition(" IN TXT ")
+        assert name == "_mta-sts.example.org."
+        assert isinstance(read_records([[record.strip('"').encode()]]), StsRecord)
+        assert row["record"] in local.run("config", "mta-sts").stdout
