@@ -97,12 +97,24 @@ async def test_a_host_without_the_proof_that_is_asked_for_is_not_dialled(dns: Dn
         assert peer.connections == 0
 
 
-async def test_a_floor_makes_a_smarthosts_opportunistic_tls_a_must() -> None:
+@pytest.mark.parametrize(
+    ("mode", "otherwise", "result", "status", "scope"),
+    [
+        (TlsMode.OPPORTUNISTIC, Otherwise.DEFER, Result.DEFERRED, "4.7.5", Scope.RECIPIENT),
+        (TlsMode.OPPORTUNISTIC, Otherwise.FAIL, Result.FAILED, "5.7.5", Scope.RECIPIENT),
+        (TlsMode.REQUIRED, Otherwise.FAIL, Result.DEFERRED, "4.3.5", Scope.TRANSPORT),
+    ],
+)
+async def test_a_floor_makes_a_smarthosts_opportunistic_tls_a_must_and_no_trouble_of_the_transport(
+    mode: TlsMode, otherwise: Otherwise, result: Result, status: str, scope: Scope
+) -> None:
+    """What the transport demands itself is its own trouble: all its mail waits, and none of it bounces."""
     async with SmtpPeer() as peer:
-        via = transport(TransportKind.SMTP, host="localhost", port=peer.port)
+        via = transport(TransportKind.SMTP, host="localhost", port=peer.port, tls=mode)
+        security = Security(TlsMinimum.ENCRYPTED, otherwise=otherwise)
         async with OutboundBench.running(via) as bench:
-            (found,) = (await bench.deliver(bench.delivery(via, demanded=floor(ENCRYPTED)))).recipients
-        assert found.result is Result.DEFERRED
+            (found,) = (await bench.deliver(bench.delivery(via, demanded=floor(security)))).recipients
+        assert (found.result, str(found.verdict.status), found.verdict.scope) == (result, status, scope)
         assert [session.mail for session in peer.sessions] == [""]
 
 

@@ -416,16 +416,27 @@ class _Decider:
 
     @property
     def _on_failure(self) -> EnhancedCode:
-        if self._configured is not None:
-            return TRY_LATER  # bad TLS of a hop of our own is our fault, and never a bounce (design 4, Attempt)
         if self._strict:
-            return NO_TLS
+            # Bad TLS of a hop of our own is our fault, and never a bounce (design 4, Attempt).
+            return NO_TLS if self._configured is None else TRY_LATER
+        if not self._floor_demands_more:
+            return TRY_LATER
         minimum, needs = self._hop.demanded.security.minimum, self._needs
         by_floor = {TlsProof.DANE: not needs.name, None: False}.get(self._proven_by, not needs.matching)
         if minimum is TlsMinimum.ENCRYPTED:
             by_floor = not needs.verified
         # What the destination demands besides may be met later (STS-14a), whatever our word is.
         return NOT_SECURE if self._fails and by_floor else TRY_LATER
+
+    @property
+    def _floor_demands_more(self) -> bool:
+        """A floor demands more than the transport says itself."""
+        minimum = self._hop.demanded.security.minimum
+        if self._configured is TlsMode.VERIFIED:
+            return False
+        if self._configured is TlsMode.REQUIRED:
+            return minimum is TlsMinimum.AUTHENTICATED
+        return minimum is not TlsMinimum.OPPORTUNISTIC
 
     def _made(self, refusal: Refusal | None) -> TlsDecision:
         hop, needs = self._hop, self._needs
@@ -452,9 +463,8 @@ class _Decider:
             check_matching=hop.dns.matching if needs.check_matching and not needs.matching else None,
             require_tls=RequireTls.MUST if self._strict and not hop.final else RequireTls.NEVER,
             on_failure=self._on_failure,
-            # Of a hop of ours, bad TLS is our fault whatever the message says.
-            particular=self._configured is None
-            and (self._strict or hop.demanded.security.minimum is not TlsMinimum.OPPORTUNISTIC),
+            # What the transport says itself holds for all its mail.
+            particular=self._floor_demands_more or (self._strict and self._configured is None),
             sts=self._sts.enforced,
             ignored=tuple(self._ignored),
             lenient=self._lenient,
