@@ -242,11 +242,14 @@ FLOOR_REFUSALS = [Refusal(Cause.NO_PROOF, NOT_SECURE, "no proof that the floor a
     | st.lists(st.sampled_from(FLOOR_REFUSALS), min_size=1, max_size=4)
 )
 def test_what_hosts_refused_for_tls_ends_as_the_tls_policy_says(refusals: list[Refusal | None]) -> None:
-    """RTLS-17b; the outcome of core/tlspolicy is what a delivery comes to."""
+    """RTLS-16b, RTLS-17b; the outcome of core/tlspolicy is what a delivery comes to."""
     failover = HostFailover(1, hop=HopKind.FOREIGN)
     for refusal in refusals:
         unreachable = Answer(Stage.CONNECT, None, Trouble.UNREACHABLE)
         failover.record_session_failure(unreachable if refusal is None else tls_refused(refusal))
+    if FLOOR_REFUSALS[0] not in refusals:
+        notice = outcome(refusals, requirement=Requirement.REQUIRED, null_path=True, sts_checked=True)
+        assert failover.wants_tls == (notice.after is After.REDACT)
     policy = outcome(refusals, requirement=Requirement.REQUIRED, null_path=False, sts_checked=True)
     verdict = failover.conclude()[0].verdict
     assert (verdict.outcome is Outcome.FAILED) == (policy.after is After.FAIL)

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from mailrail.core.delivery.outcome import GENERAL_REFUSALS, HopKind, Outcome, Scope, Verdict, of_reply, of_trouble
 from mailrail.core.smtp.answer import LACKING, OUR_OWN, Answer, Stage, Trouble
 from mailrail.core.smtp.reply import EnhancedCode
+from mailrail.core.tlspolicy.outcome import decisive
 
 _TOO_MANY = frozenset({452, 552})
 _NO_REQUIRED_TLS = frozenset({Trouble.TLS, Trouble.TLS_DEMAND, Trouble.REQUIRETLS})
@@ -155,9 +156,9 @@ class HostFailover:
             # before others. Among equals the last one counts, and one that quotes a server before one that does not.
             lacking = [pair for pair in found if pair[1].trouble in LACKING]
             hopeful = [pair for pair in found if pair[0].outcome is Outcome.DEFERRED] or lacking or found
-            # RTLS-17b: TLS with such a host was well, or no name is proven; what another lacks says less.
-            keyword = [pair for pair in hopeful if pair[1].trouble is Trouble.REQUIRETLS]
-            quoted = [pair for pair in hopeful if pair[1].remote] or keyword or hopeful
+            status = decisive([verdict.status for verdict, _ in hopeful])
+            said = [pair for pair in hopeful if pair[0].status == status]
+            quoted = [pair for pair in hopeful if pair[1].remote] or said
             verdict, answer = quoted[-1]
             self.settled[i] = RecipientVerdict(verdict, answer)
         self._open = {}

@@ -1,4 +1,9 @@
-"""What becomes of a message in this attempt once no host is left: failed at once, tried later, or sent redacted."""
+"""What becomes of a message in this attempt once no host is left: failed at once, tried later, or sent redacted.
+
+`outcome` says it of what TLS refused alone. A delivery has replies and faults of other kinds, too, and recipients that
+each have answers of their own: core/outbound/host_failover.py weighs them all. For TLS it comes to the same, which a
+property test holds.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -50,15 +55,16 @@ def outcome(
         return TlsOutcome(After.RETRY, TRY_LATER, _all(found), recheck_sts=True)  # STS-13a
     if requirement is Requirement.REQUIRED and null_path:
         return TlsOutcome(After.REDACT, words=_all(found))
-    return TlsOutcome(After.FAIL, _worst(found), _all(found))
+    return TlsOutcome(After.FAIL, decisive([refusal.status for refusal in found]), _all(found))
 
 
-def _worst(found: Sequence[Refusal]) -> EnhancedCode:
-    """RTLS-17a: 5.7.30 where it says why of some host, as TLS with that one was well, or no name is proven."""
-    statuses = {refusal.status for refusal in found}
-    if NO_REQUIRETLS in statuses:
-        return NO_REQUIRETLS
-    return NO_TLS if NO_TLS in statuses else found[-1].status
+def decisive(statuses: Sequence[EnhancedCode]) -> EnhancedCode:
+    """The status that the sender hears, of those of all hosts in order; there is one at least.
+
+    RTLS-17a: 5.7.30 where it says why of some host, as TLS with that one was well, or no name is proven; what another
+    host lacks says less.
+    """
+    return next((status for status in (NO_REQUIRETLS, NO_TLS) if status in statuses), statuses[-1])
 
 
 def _all(found: Sequence[Refusal]) -> str:
