@@ -119,7 +119,7 @@ DATABASE_ERRORS = Counter("mailrail_queue_database_errors_total", "Postgres erro
 SWEPT = Counter("mailrail_queue_swept_total", "Rows removed by the sweepers", ["kind"])
 """kind: message, upload, chunk (without a message; should stay 0), attempt (of a recipient that is gone), bar, usage,
  dsn, event, site, operation (of an administrator), history_partition, probe (that the operator did not ask for),
- timeline (put into history after its recipient)."""
+ timeline (put into history behind its recipient)."""
 
 CORRUPT = Counter(
     "mailrail_queue_corrupt_recipients_total",

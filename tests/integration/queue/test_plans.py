@@ -88,7 +88,6 @@ def full() -> Iterator[Full]:
             connection.execute(
                 "INSERT INTO timeline (recipient_id, message_id, data) SELECT id, message_id, 'x' FROM recipient WHERE id % 2 = 0"
             )
-            connection.execute("UPDATE recipient SET has_timeline = true WHERE id % 2 = 0 AND token IS NOT NULL")
             connection.execute("VACUUM ANALYZE")
             due = connection.execute(
                 "(SELECT id FROM recipient WHERE site <> %(dead)s AND token IS NULL AND held_since IS NULL AND due < now() LIMIT 900)"

@@ -69,7 +69,7 @@ _MESSAGE_SIZES: Final[LiteralString] = (
 _SET_TLS: Final[LiteralString] = f"""WITH found AS MATERIALIZED (
         SELECT r.id, r.tls_requirement AS before FROM recipient r WHERE r.message_id = ANY(%(message_id)s) AND r.id > %(past)s ORDER BY r.id LIMIT {BATCH} FOR UPDATE
     ), stored AS (
-        UPDATE recipient r SET tls_requirement = %(tls)s, version = r.version + 1, has_timeline = r.has_timeline OR f.before <> %(tls)s
+        UPDATE recipient r SET tls_requirement = %(tls)s, version = r.version + 1
         FROM found f WHERE r.id = f.id RETURNING r.id, r.message_id, f.before, r.token IS NOT NULL AS leased, r.shard
     ), told AS (
         INSERT INTO timeline (recipient_id, message_id, data)

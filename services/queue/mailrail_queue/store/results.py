@@ -44,8 +44,7 @@ class Ending:
 
 
 # Final, only if not final yet, and only under its token; `delivered` counts under an old one too and so revokes the newer lease
-# (FIN-01, LSE-03). History takes what it shows (FIN-03). Most mail ends within its first attempt and has no earlier ones (`has_attempts`),
-# and nobody changed it (`has_timeline`).
+# (FIN-01, LSE-03). History takes what it shows (FIN-03). Most mail ends within its first attempt and has no earlier ones (`has_attempts`).
 # What fails while a drop is asked for is dropped (ADM-02).
 FINISH: Final = Statement(
     "finish",
@@ -59,24 +58,19 @@ FINISH: Final = Statement(
                            OR (x.token = 0 AND r.token IS NULL AND r.version = x.version))
     RETURNING r.id, r.message_id, r.attempts, r.interruptions, r.tls_requirement, r.origin, r.queued, r.address, r.account, r.site, r.header_key, r.envelope_recipient,
               CASE WHEN r.request = {EndRequest.DROP:d} AND x.state = {FAILED} THEN {CANCELLED} ELSE x.state END AS state,
-              CASE WHEN r.request = {EndRequest.DROP:d} AND x.state = {FAILED} THEN {_CANCELLED} ELSE x.outcome END AS outcome, x.last_attempt, x.counted, r.has_attempts,
-              r.has_timeline
+              CASE WHEN r.request = {EndRequest.DROP:d} AND x.state = {FAILED} THEN {_CANCELLED} ELSE x.outcome END AS outcome, x.last_attempt, x.counted, r.has_attempts
 ), forgotten AS (
     DELETE FROM attempt a USING gone g WHERE g.has_attempts AND a.recipient_id = g.id
-), taken AS (
-    DELETE FROM timeline t USING gone g WHERE g.has_timeline AND t.recipient_id = g.id AND t.message_id = g.message_id
 ), told AS (
     INSERT INTO event (kind, recipient_id, message_id, data)
     SELECT g.outcome, g.id, g.message_id, coalesce(g.last_attempt, '') FROM gone g WHERE {_HEARD}
 )
 INSERT INTO history (id, message_id, state, outcome, attempts, tls_requirement, origin, queued, size, address, mail_from, account, site, header_key,
-                     envelope, envelope_recipient, last_attempt, earlier_attempts, timeline)
+                     envelope, envelope_recipient, last_attempt, earlier_attempts)
 SELECT g.id, g.message_id, g.state, g.outcome, g.attempts + g.counted, g.tls_requirement, g.origin, g.queued, coalesce(m.size, 0), g.address,
        coalesce(m.mail_from, ''), g.account, g.site, g.header_key, coalesce(m.envelope, ''), g.envelope_recipient, g.last_attempt,
        CASE WHEN g.has_attempts
-            THEN (SELECT array_agg(a.data ORDER BY a.id) FROM attempt a WHERE a.recipient_id = g.id) END,
-       CASE WHEN g.has_timeline
-            THEN (SELECT array_agg(t.data ORDER BY t.id) FROM timeline t WHERE t.recipient_id = g.id AND t.message_id = g.message_id) END
+            THEN (SELECT array_agg(a.data ORDER BY a.id) FROM attempt a WHERE a.recipient_id = g.id) END
 FROM gone g LEFT JOIN message m ON m.id = g.message_id
 RETURNING id, state""",
 )

@@ -11,8 +11,8 @@ from mailrail_queue.store.connection import Connection, run
 MOST_ENTRIES: Final = 200
 """Entries that a live recipient keeps: of more, the first half and the newest half."""
 
-# What came while its recipient became final, and what a release without the timeline left behind: history takes it over. A page of the
-# table at a time. Only rows of a recipient that this snapshot lacks, so its history is there already.
+# History takes over what is of a recipient that is final, a page of the table at a time. Not as it becomes so: that statement is the one
+# that all mail passes through. A recipient that this snapshot lacks is in history already.
 _TAKE_OVER: Final[LiteralString] = """WITH page AS (
     SELECT recipient_id, id FROM timeline WHERE recipient_id > %(past)s ORDER BY recipient_id, id LIMIT %(count)s
 ), gone AS (

@@ -33,6 +33,7 @@ _KEEP_SITE = 7 * 86_400.0
 _STEP: Final = 500
 _CHUNKS_STEP: Final = 1000
 _ATTEMPTS_STEP: Final = 2000
+_TIMELINE_STEPS: Final = 10
 """Rows of large bodies looked at in a round: 250 MiB of mail, so that a terabyte is gone through in two days."""
 
 # How far the content sweeper has come: the row is locked, so that one replica sweeps at a time. A clock that was ahead and was put right
@@ -245,10 +246,13 @@ class Upkeep:
             metrics.SWEPT.labels(kind="attempt").inc(deleted)
 
     async def _sweep_timeline(self) -> None:
-        """The same of the timeline: what is of a recipient that is final belongs into its history (FIN-03, ADM-05)."""
-        async with self._lane.use() as connection:
-            self._timeline_seen, taken = await timeline.take_over(connection, self._timeline_seen, _ATTEMPTS_STEP)
-        metrics.SWEPT.labels(kind="timeline").inc(taken)
+        """Some steps of the way through the timeline: history takes over what is of a final recipient (ADM-05)."""
+        for _ in range(_TIMELINE_STEPS):
+            async with self._lane.use() as connection:
+                self._timeline_seen, taken = await timeline.take_over(connection, self._timeline_seen, _ATTEMPTS_STEP)
+            metrics.SWEPT.labels(kind="timeline").inc(taken)
+            if not self._timeline_seen:
+                return
 
     async def _partitions(self, days: int) -> None:
         """Tomorrow's partitions of history come, old ones go whole (FIN-03)."""

@@ -1,4 +1,5 @@
--- What happened to live recipients beside their attempts, such as the changes of administrators (ADM-05). History takes it over (FIN-03).
+-- What happened to recipients beside their attempts, such as the changes of administrators (ADM-05). The sweeper puts it into history
+-- once they are final: the statement that ends all mail pays nothing for what is rare.
 CREATE TABLE queue.timeline (
     recipient_id bigint NOT NULL,
     id           bigint GENERATED ALWAYS AS IDENTITY,
@@ -6,7 +7,6 @@ CREATE TABLE queue.timeline (
     data         bytea NOT NULL,  -- mailrail.queue.v1.TimelineEntry
     PRIMARY KEY (recipient_id, id)  -- of a recipient, in order; the sweeper's walk
 );
-ALTER TABLE queue.recipient ADD COLUMN has_timeline boolean NOT NULL DEFAULT false;  -- it has rows in queue.timeline
 ALTER TABLE queue.history ADD COLUMN timeline bytea[];  -- mailrail.queue.v1.TimelineEntry, in order; NULL: nothing happened
 
 -- As before, with the ids of the new table.
