@@ -140,6 +140,16 @@ async def test_a_large_message_and_many_small_ones_are_changed_once_each_by_smal
     assert set((await tls.stored()).values()) == {DEFAULT}
 
 
+async def test_a_message_whose_recipients_lie_apart_is_changed_once(tls: Tls, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the block of ids ended within it, and the next one was given after those of others."""
+    monkeypatch.setattr(admin_changes, "BATCH", 2)
+    apart = [one.id for one in await tls.rig.accept(*(f"apart{n}@there.example" for n in range(4)))]
+    others = [one.id for n in range(7) for one in await tls.rig.accept(f"other{n}@there.example")]
+    await tls.rig.connection.execute("UPDATE recipient SET id = id + 1000 WHERE id = ANY(%s)", (apart[2:],))
+    assert await tls.set(NO, all=True) == {*apart[:2], *(identity + 1000 for identity in apart[2:]), *others}
+    assert await tls.rig.rows("SELECT DISTINCT version, tls_requirement FROM recipient") == [(2, NO)]
+
+
 def test_messages_are_changed_together_up_to_so_many_recipients_and_a_larger_one_alone() -> None:
     a, b, c, d, e = (UUID(int=number) for number in range(5))
     assert grouped([(a, 1), (b, 2), (c, 9), (d, 4), (e, 1)], 4) == [[a, b], [c], [d], [e]]

@@ -11,7 +11,7 @@ began are left alone.
 
 import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final, LiteralString, NamedTuple, TypeVar
 from uuid import UUID
 
@@ -64,7 +64,7 @@ _REQUEST: Final[
 
 # By recipient_message; those whose attempt runs are changed for the next one. What was so before is no entry of the timeline.
 _MESSAGE_SIZES: Final[LiteralString] = (
-    "SELECT message_id, count(*) FROM recipient WHERE message_id = ANY(%(message_id)s) GROUP BY message_id ORDER BY message_id"
+    "SELECT message_id, count(*), max(id) FROM recipient WHERE message_id = ANY(%(message_id)s) GROUP BY message_id ORDER BY message_id"
 )
 _SET_TLS: Final[LiteralString] = f"""WITH found AS MATERIALIZED (
         SELECT r.id, r.tls_requirement AS before FROM recipient r WHERE r.message_id = ANY(%(message_id)s) AND r.id > %(past)s ORDER BY r.id LIMIT {BATCH} FOR UPDATE
@@ -135,17 +135,19 @@ class _WholeMessages:
         """The last recipient of the first group that was changed."""
         self.last = 0
         self.exhausted = False
-        self._seen: set[UUID] = set()
+        self._ahead: dict[UUID, int] = {}  # messages with recipients that the walk has not come to: the last of them
 
     def found(self, rows: Sequence[tuple[int, UUID]], past: int) -> list[UUID]:
-        """The filter found these recipients, with their messages, behind `past`. Returns the messages not met before:
-        the recipients of one have ids beside each other, so those of the last batch are enough to know."""
+        """The filter found these recipients, with their messages, behind `past`. Returns the messages not met before."""
         self.last = rows[-1][0] if rows else past
         self.exhausted = len(rows) < BATCH
-        met = {message_id for _, message_id in rows}
-        new = sorted(met - self._seen)
-        self._seen = met
+        new = sorted({message_id for _, message_id in rows} - self._ahead.keys())
+        self._ahead = {message_id: end for message_id, end in self._ahead.items() if end > self.last}
         return new
+
+    def remember(self, ends: Iterable[tuple[UUID, int]]) -> None:
+        """The last recipient of each of them."""
+        self._ahead.update((message_id, end) for message_id, end in ends if end > self.last)
 
     def advance(self, changed: Sequence[int]) -> None:
         """These recipients of the first group were changed, BATCH at most."""
@@ -279,6 +281,7 @@ class RecipientChanges:
                 found = [(row[0], row[1]) for row in await run(connection, find, {**where.parameters, **bounds})]
                 new = messages.found(found, place.past)
                 sizes = await run(connection, _MESSAGE_SIZES, {"message_id": _uuids(new)}) if new else []
+                messages.remember((row[0], row[2]) for row in sizes)
                 messages.groups = grouped([(row[0], row[1]) for row in sizes], BATCH)
             if not messages.groups:
                 return Step(messages.last, messages.exhausted, [])
