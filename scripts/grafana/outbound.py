@@ -122,6 +122,34 @@ DASHBOARD = Dashboard(
                     Unit.BOOLEAN,
                     LESS_IS_BAD,
                 ),
+                split(
+                    "MTA-STS policies looked for",
+                    "By where they were found. unread: in neither, as Postgres cannot be read; the delivery goes back.",
+                    "mailrail_outbound_policy_reads_total",
+                    "source",
+                ),
+                Panel(
+                    "MTA-STS policies in memory alone",
+                    "Postgres is away, or takes no further domain. No room: how often that was so, by where.",
+                    (
+                        Query("sum(mailrail_outbound_policies_unsaved)", "policies"),
+                        Query(
+                            f"sum by (room) ({rate('mailrail_outbound_policies_not_kept_total')})", "no room: {{room}}"
+                        ),
+                    ),
+                ),
+                split(
+                    "Learned of domains",
+                    "Sessions whose STARTTLS and REQUIRETLS were written, or dropped while Postgres was away.",
+                    "mailrail_outbound_learned_total",
+                    "result",
+                ),
+                split(
+                    "Sessions for TLS reports",
+                    "stored, or dropped: there was no room, or nobody read them for days.",
+                    "mailrail_outbound_tlsrpt_sessions_total",
+                    "result",
+                ),
                 Panel(
                     "Stopped because the lease ran low",
                     "Transactions stopped before the final dot because too little of the lease was left: next hops are "

@@ -24,10 +24,13 @@ from mailrail.kit.lookup_turns import LookupTurns
 from mailrail.kit.resolver import DnsResolver
 from mailrail_outbound import metrics
 from mailrail_outbound.app import Outbound
+from mailrail_outbound.domain_recorder import DomainRecorder
 from mailrail_outbound.hops import Tables
 from mailrail_outbound.pool import Pool
 from mailrail_outbound.ports import Body, Delivery, DeliveryReport, Lease
 from mailrail_outbound.settings import OutboundSettings
+from mailrail_outbound.tls_policy.cache import PolicyCache
+from mailrail_outbound.tls_policy.sts import StsLookup
 
 MESSAGE = b"From: a@sender.example\r\nTo: b@example.org\r\nSubject: test\r\n\r\nHello.\r\n"
 GATEWAY = ObjectRef("MailGateway", "default", "edge")
@@ -77,7 +80,14 @@ def submission(host: str, port: int) -> Transport:
 class OutboundBench:
     """The application with what it needs; use `OutboundBench.running(...)`."""
 
-    def __init__(self, settings: OutboundSettings, transports: Sequence[Transport], secrets: dict[str, bytes]) -> None:
+    def __init__(
+        self,
+        settings: OutboundSettings,
+        transports: Sequence[Transport],
+        secrets: dict[str, bytes],
+        policies: PolicyCache | None = None,
+        recorder: DomainRecorder | None = None,
+    ) -> None:
         self.settings = settings
         self.reports: list[DeliveryReport] = []
         self.resolved: dict[int, tuple[str, ...]] = {}
@@ -87,29 +97,39 @@ class OutboundBench:
         self._loop = asyncio.get_running_loop()
         self._secrets = secrets
         self.pool = Pool(settings)
+        resolver = DnsResolver(
+            settings.resolver,
+            timeout=settings.dns_timeout,
+            count=metrics.DNS.inc,
+            turns=LookupTurns(settings.lookups, settings.connection_wait),
+            trust_ad=settings.resolver_trust_ad,
+        )
+        self.sts = StsLookup(resolver, policies) if policies is not None else None
         self.app = Outbound(
             settings,
-            resolver=DnsResolver(
-                settings.resolver,
-                timeout=settings.dns_timeout,
-                count=metrics.DNS.inc,
-                turns=LookupTurns(settings.lookups, settings.connection_wait),
-                trust_ad=settings.resolver_trust_ad,
-            ),
+            resolver=resolver,
             pool=self.pool,
             report=self._report,
             resolved=self.resolved.__setitem__,
             wait_for_revision=self._wait_for_revision,
+            sts=self.sts,
+            recorder=recorder,
         )
         self.configure(1, transports)
 
     @classmethod
     @contextlib.asynccontextmanager
     async def running(
-        cls, *transports: Transport, secrets: dict[str, bytes] | None = None, **settings: object
+        cls,
+        *transports: Transport,
+        secrets: dict[str, bytes] | None = None,
+        policies: PolicyCache | None = None,
+        recorder: DomainRecorder | None = None,
+        **settings: object,
     ) -> AsyncIterator["OutboundBench"]:
-        """An application with these transports and settings, closed in the end."""
-        bench = cls(replace(SETTINGS, **settings), transports, secrets or {})  # type: ignore[arg-type]
+        """An application with these transports and settings, closed in the end. Who has `policies` runs them."""
+        made: OutboundSettings = replace(SETTINGS, **settings)  # type: ignore[arg-type]
+        bench = cls(made, transports, secrets or {}, policies, recorder)
         try:
             yield bench
         finally:

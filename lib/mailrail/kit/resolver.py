@@ -120,6 +120,11 @@ class Cache:
         found = self._failures.get(key)
         return _answer_or_raise(found[1]) if found is not None and found[0] > self._now() else None
 
+    def forget(self, key: Any) -> None:
+        """Ask anew for `key` when it is wanted next."""
+        self._answers.pop(key, None)
+        self._failures.pop(key, None)
+
     def history(self, key: Any) -> NameHistory:
         """What came of `key` when it was asked for last, however long ago, as far as it is still known."""
         if key in self._answers:
@@ -259,6 +264,10 @@ class DnsResolver:
         """See `answer`."""
         found: DnsRecords[dns.rdata.Rdata] | None = self._cache.kept((kind, name))
         return found
+
+    def forget(self, name: str, kind: str) -> None:
+        """What `answer` gives next is asked for anew, past what is kept here."""
+        self._cache.forget((kind, name))
 
     def kept_mx(self, domain: str) -> Sequence[Mx] | None:
         """See `mx`."""

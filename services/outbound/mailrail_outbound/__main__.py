@@ -14,13 +14,20 @@ from mailrail.pb.outbound.v1 import outbound_pb2_grpc
 from mailrail_outbound import metrics
 from mailrail_outbound.app import Outbound
 from mailrail_outbound.clients import LeaseClient
+from mailrail_outbound.domain_recorder import DomainRecorder
 from mailrail_outbound.hops import Tables
 from mailrail_outbound.open_files import fitting
 from mailrail_outbound.pool import Pool
 from mailrail_outbound.rpc import SERVICE, OutboundServicer
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.store.connection import DomainDatabase
+from mailrail_outbound.store.mta_sts import Room
+from mailrail_outbound.tls_policy.cache import PolicyCache
+from mailrail_outbound.tls_policy.fetch import PolicyFetcher
+from mailrail_outbound.tls_policy.sts import StsLookup
 
+POLICY_ROOM = Room(most=50_000, most_of_zone=2_000)
+"""Domains in the shared cache of MTA-STS policies. A policy has 64 KiB at most, and most have 200 octets."""
 _CALLERS = {SERVICE: frozenset({"ingress", "cli"})}
 
 
@@ -41,6 +48,9 @@ async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:
         logger.info("no DNS resolver is declared trusted, so no answer counts as proven by DNSSEC and there is no DANE")
     pool = Pool(settings)
     database = DomainDatabase(postgres.Login(settings), settings.node_id)
+    fetcher = PolicyFetcher(settings, resolver)
+    policies = PolicyCache(database, fetcher, room=POLICY_ROOM, fetch_seconds=settings.fetch_timeout)
+    sts, recorder = StsLookup(resolver, policies), DomainRecorder(database)
     app: Outbound | None = None
 
     def configured(configuration: Configuration) -> None:
@@ -56,11 +66,13 @@ async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:
         report=queue.report,
         resolved=queue.resolved,
         wait_for_revision=config.wait_for,
+        sts=sts,
+        recorder=recorder,
     )
     services = {SERVICE: (OutboundServicer(app, pool), outbound_pb2_grpc.add_OutboundServiceServicer_to_server)}
     async with config.running(), rpc.serve(settings, services, _CALLERS) as server:
         logger.info("listening", port=server.port)
-        looking = asyncio.create_task(database.run())
+        behind = [asyncio.create_task(part) for part in (database.run(), policies.run(sts), recorder.run())]
         waiting = asyncio.create_task(config.wait_first())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((waiting, stopping), return_when=asyncio.FIRST_COMPLETED)
@@ -82,8 +94,10 @@ async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:
             finally:
                 link.cancel()
                 await asyncio.gather(link, return_exceptions=True)
-        await end(waiting, looking)
+        await end(waiting, *behind)
         await app.close()
+        await recorder.flush(2.0)
+        await fetcher.close()
         await database.close()
 
 

@@ -21,6 +21,7 @@ from mailrail.core.delivery.shares import SiteStanding
 from mailrail.core.dsn.redact import redact
 from mailrail.core.outbound.captive import is_loopback, simulated_reply
 from mailrail.core.outbound.host_failover import HostFailover, RecipientVerdict
+from mailrail.core.outbound.learned import Offered
 from mailrail.core.outbound.targets import MAX_SESSIONS, NoHosts, address_order
 from mailrail.core.revision.revision import ObjectRef, TransportKind
 from mailrail.core.route import LackingTransport
@@ -28,12 +29,13 @@ from mailrail.core.smtp.answer import LACKING, Answer, Stage, Trouble
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.core.tlspolicy.cause import cause_of
 from mailrail.core.tlspolicy.demands import NOTHING
-from mailrail.core.tlspolicy.facts import Requirement
+from mailrail.core.tlspolicy.facts import Purpose, Requirement
 from mailrail.kit import clock, log
 from mailrail.kit.resolver import DnsResolver
 from mailrail_outbound import metrics
 from mailrail_outbound.content import OutgoingContent
 from mailrail_outbound.dialling import CannotDial, Dialler, Host
+from mailrail_outbound.domain_recorder import DomainRecorder
 from mailrail_outbound.hops import DIRECT, DialPlan, NextHop, Tables, Way
 from mailrail_outbound.hosts import HostResolver, Steps
 from mailrail_outbound.job import Attempt, HostJob, tls_failed, tls_refused
@@ -52,7 +54,9 @@ from mailrail_outbound.ports import (
 from mailrail_outbound.probes import Prober
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import INTERNAL_ERROR
+from mailrail_outbound.tls_policy.cache import PolicyUnread
 from mailrail_outbound.tls_policy.dane import DaneLookup
+from mailrail_outbound.tls_policy.sts import NO_POLICY, DomainSts, StsLookup, unread
 
 _RESULTS = {
     Outcome.DELIVERED: Result.DELIVERED,
@@ -68,6 +72,7 @@ _LEASE_LOW = Answer(Stage.DNS, None, Trouble.LEASE, "too little of the lease is 
 _CANCELLED = Answer(Stage.DNS, None, Trouble.CANCELLED, "cancelled by an administrator")
 _REQUIRED = Requirement.REQUIRED
 _FAIL = TransportKind.FAIL  # reading a member off its enum costs more than what is asked of it for each message
+_LEARNED_AT_ONCE = 20  # recipients of a message through a transport, of whose domains something is learned
 _LOGGED = 2048  # octets of a server's words in a line of the log
 _CLASSES = {2: "2yz", 3: "3yz", 4: "4yz", 5: "5yz"}
 
@@ -99,7 +104,10 @@ class Outbound(Worker):
         report: Callable[[DeliveryReport], None],
         resolved: Callable[[int, tuple[str, ...]], None],
         wait_for_revision: Callable[[int, float], Awaitable[bool]],
+        sts: StsLookup | None = None,
+        recorder: DomainRecorder | None = None,
     ) -> None:
+        """`sts` None: no domain has a policy. `recorder` None: nobody is told what sessions show."""
         self.tables: Tables | None = None
         self._settings = settings
         self._pool = pool
@@ -109,6 +117,7 @@ class Outbound(Worker):
         self._wait_for_revision = wait_for_revision
         self._loop = asyncio.get_running_loop()
         self._hosts = HostResolver(settings, resolver)
+        self._sts, self._recorder = sts, recorder
         self._dane = DaneLookup(resolver, settings.digest_strength)
         self._dialler = Dialler(settings, resolver)
         self._prober = Prober(settings, resolver, self._dialler, pool)
@@ -432,6 +441,7 @@ class Outbound(Worker):
                 return Captured(f"captive: the proxy {transport.proxy_host} is not on this machine")
         else:
             names, port = hop.hosts, hop.port
+        sts = (yield from self._policy_of(delivery)) if by_mx else NO_POLICY
         looped = False
         for name in names:
             if not failover.open:
@@ -468,6 +478,7 @@ class Outbound(Worker):
                 # dialled at all (DANE-03b).
                 proven = yield from self._dane.of_host(delivery.domain, name, transport.families, port)
                 host = host._replace(dns=proven.facts, dane=proven.demand, dns_failure=proven.failure)
+                host = host._replace(sts=sts.facts(name))  # STS-10b
             elif (delivery.requirement is _REQUIRED or delivery.demanded is not NOTHING) and self._dialler.wants_tlsa(
                 hop, delivery, host
             ):  # RTLS-25c
@@ -476,7 +487,45 @@ class Outbound(Worker):
             yield from self._try_host(progress, attempt, host)
         if looped and not failover.tried:
             return of_trouble(Trouble.LOOP, detail=f"{delivery.domain} leads to our own MX listener")
+        if sts.enforced and failover.open and not progress.policy_asked_again:
+            # STS-13b: the domain may have repaired its policy, which the new id of its record shows. What is kept of
+            # that record must not make mail fail, and the attempt goes on by the new policy.
+            progress.policy_asked_again = True
+            if (yield from self._policy_changed(delivery, sts)):
+                return (yield from self._try_hosts(progress, attempt))
         return None
+
+    def _policy_of(self, delivery: Delivery) -> Steps[DomainSts]:
+        """What MTA-STS says of the recipient domain. Raises NotAttempted where that is not known."""
+        if self._sts is None or self._settings.captive:
+            return NO_POLICY
+        try:
+            return (yield from self._sts.of_domain(delivery.domain))
+        except PolicyUnread as error:
+            lenient = delivery.purpose is Purpose.TLS_REPORT and delivery.requirement is not _REQUIRED
+            if lenient or delivery.requirement is Requirement.NO:  # RTLS-22b, TRPT-15: no policy holds it back
+                return unread(delivery.domain)
+            raise NotAttempted(str(error)) from error
+
+    def _learn(self, recorder: DomainRecorder, attempt: Attempt, offered: Offered) -> None:
+        """A session showed what is worth knowing of the domains that its mail goes to (RTLS-29)."""
+        delivery, hop = attempt.delivery, attempt.hop
+        transport = delivery.transport
+        name = f"{transport.namespace}/{transport.name}" if transport is not None else ""
+        if hop.by_mx:
+            recorder.learn(delivery.domain, name, offered)
+            return
+        domains = {one.address.rpartition("@")[2].lower() for one in delivery.recipients[:_LEARNED_AT_ONCE]}
+        for domain in filter(str.isascii, domains):
+            recorder.learn(domain, name, offered)
+
+    def _policy_changed(self, delivery: Delivery, before: DomainSts) -> Steps[bool]:
+        assert self._sts is not None
+        try:
+            now = yield from self._sts.of_domain(delivery.domain, anew=True)
+        except PolicyUnread:
+            return False
+        return now.policy != before.policy
 
     def _try_host(self, progress: "DeliveryInProgress", attempt: Attempt, host: Host) -> Steps[None]:
         """All open recipients go to one host, and to its next address where one gives no session (SOUT-03)."""
@@ -567,6 +616,8 @@ class Outbound(Worker):
         finally:
             progress.job = None
             progress.had_tls = job.had_tls
+            if job.offered is not None and self._recorder is not None:
+                self._learn(self._recorder, attempt, job.offered)
             if job.dialled:
                 known = progress.dialled.setdefault(host.name, [])
                 known += [ip for ip in job.dialled if ip not in known]
@@ -593,6 +644,7 @@ class DeliveryInProgress:
         "had_tls",
         "job",
         "mx_hosts",
+        "policy_asked_again",
         "resume",
         "started",
         "steps",
@@ -615,6 +667,8 @@ class DeliveryInProgress:
         self.job: HostJob | None = None
         self.had_tls = False
         """The last job was sent from a connection with TLS to a fresh one."""
+        self.policy_asked_again = False
+        """Whether its MTA-STS record was, because no host of the policy took it."""
         self.steps: Steps[list[RecipientReport]] | None = None
         """What is still to do; None once it is over."""
         self.resume = resume

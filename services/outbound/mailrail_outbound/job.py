@@ -17,6 +17,7 @@ from mailrail.core.outbound.envelope import (
     plan,
 )
 from mailrail.core.outbound.host_failover import HostFailover
+from mailrail.core.outbound.learned import Offered
 from mailrail.core.revision.revision import TlsProof
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.client import ClientTransaction
@@ -87,6 +88,7 @@ class HostJob(PoolJob):
         "form",
         "fresh_only",
         "had_tls",
+        "offered",
         "over",
         "waits_since",
     )
@@ -107,6 +109,8 @@ class HostJob(PoolJob):
         self.fresh_only = False
         self.had_tls = False
         """The connection that accepted no further message had TLS: to continue without it would be a downgrade."""
+        self.offered: Offered | None = None
+        """What the server offered in the session of the last transaction; None: there was none."""
         self.waits_since: float | None = None
         self._no_chunks = False  # the host offers CHUNKING and does not know BDAT
         self._refused_after = 0  # messages that the connection had carried that took nothing more
@@ -145,6 +149,8 @@ class HostJob(PoolJob):
             self._over(Answer(Stage.PLAN, None, Trouble.LEASE, "too little of the lease is left to begin"))
             return None
         capabilities = session.capabilities
+        tls = connection.tls_facts is not None
+        self.offered = Offered(tls or session.starttls_offered, tls and capabilities.require_tls)
         if self._no_chunks:
             capabilities = replace(capabilities, chunking=False, binary_mime=False)
         delivery = self._attempt.delivery

@@ -98,6 +98,20 @@ TRUSTED_RESOLVER = Gauge(
 LEASES_LOW = Tally(
     "mailrail_outbound_leases_low", "Transactions stopped before the final dot because too little of the lease was left"
 )
+LEARNED = Tally(
+    "mailrail_outbound_learned",
+    "Sessions whose STARTTLS and REQUIRETLS were written for their domain and transport, or dropped because Postgres "
+    "could not be written for long; not counted are those that showed nothing new within the hour",
+    ["result"],
+    known=product(("written", "dropped")),
+)
+TLSRPT_SESSIONS = Tally(
+    "mailrail_outbound_tlsrpt_sessions",
+    "Sessions counted for TLS reports, by what became of them: stored; no_room (in memory or in Postgres, or too many "
+    "of one zone); too_old (stored, and nobody read them for days)",
+    ["result"],
+    known=product(("stored", "no_room", "too_old")),
+)
 POLICY_READS = Tally(
     "mailrail_outbound_policy_reads",
     "Domains whose MTA-STS policy, or that there is none, was looked for, by where: memory, postgres; unread (it is in "

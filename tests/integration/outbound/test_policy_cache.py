@@ -4,78 +4,37 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 
-from mailrail.core.mtasts.answer import FetchFailed, FetchTrouble
 from mailrail.core.mtasts.cache import DnsTrouble, PolicyStep
 from mailrail.core.mtasts.policy import Mode, Policy
 from mailrail.core.mtasts.record import NoRecord, StsRecord
 from mailrail.kit import migrations
-from mailrail.kit.postgres import Login
 from mailrail.local.postgres.server import EmbeddedPostgres
 from mailrail_outbound import metrics
 from mailrail_outbound.store import mta_sts
-from mailrail_outbound.store.connection import DomainDatabase
 from mailrail_outbound.tls_policy import cache as cache_module
-from mailrail_outbound.tls_policy.cache import PolicyCache, Record, Unread
+from mailrail_outbound.tls_policy.cache import PolicyUnread
 from mailrail_outbound.tls_policy.fetch import FetchPutOff
 
 from testkit.conditions import eventually
 from testkit.faultproxy import FaultProxy
+from testkit.policies import REFUSED, PolicyWorld, policy_process
 
 ENFORCE = Policy(Mode.ENFORCE, 7 * 86_400, ("mx.example.org",))
 TESTING = Policy(Mode.TESTING, 7 * 86_400, ("mx.example.org",))
-REFUSED = FetchFailed(FetchTrouble.WEBPKI, "its certificate does not prove it")
 FIRST, SECOND = StsRecord("id1"), StsRecord("id2")
 NOTHING = NoRecord("there is no TXT record")
 BROKEN = DnsTrouble("SERVFAIL", 0.0)
 
 
-class World:
-    """The DNS and the policy hosts: what they say, and how often they were asked."""
-
-    def __init__(self) -> None:
-        self.policies: dict[str, Policy | FetchFailed | FetchPutOff] = {}
-        self.records: dict[str, Record] = {}
-        self.fetches: Counter[str] = Counter()
-        self.go_on = asyncio.Event()
-        self.go_on.set()
-
-    async def fetch(self, domain: str) -> Policy | FetchFailed:
-        self.fetches[domain] += 1
-        await self.go_on.wait()
-        found = self.policies.get(domain, REFUSED)
-        if isinstance(found, FetchPutOff):
-            raise found
-        return found
-
-    async def record(self, domain: str) -> Record:
-        return self.records.get(domain, NOTHING)
-
-
 @pytest.fixture
-def there() -> World:
-    return World()
-
-
-@contextlib.asynccontextmanager
-async def process(url: str, there: World, **bounds: int) -> AsyncIterator[PolicyCache]:
-    """What one process has."""
-    database = DomainDatabase(Login.of(url), "test")
-    room = mta_sts.Room(most=bounds.pop("most", 1000), most_of_zone=bounds.pop("most_of_zone", 1000))
-    made = PolicyCache(database, there, room=room, **bounds)
-    running = asyncio.create_task(made.run(there))
-    try:
-        yield made
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await database.close()
+def there() -> PolicyWorld:
+    return PolicyWorld()
 
 
 @pytest.fixture
@@ -113,25 +72,25 @@ async def saved(url: str, *expected: tuple[str, str]) -> None:
 
 
 async def test_a_policy_is_fetched_once_for_all_processes_and_after_a_restart_nobody_fetches_STS_17b(
-    database: str, there: World
+    database: str, there: PolicyWorld
 ) -> None:
     there.policies["example.org"] = ENFORCE
-    async with process(database, there) as one, process(database, there) as other:
+    async with policy_process(database, there) as one, policy_process(database, there) as other:
         verdicts = await asyncio.gather(
             *(each.verdict("example.org", FIRST) for each in (one, other) for _ in range(20))
         )
         assert {(verdict.step, verdict.policy) for verdict in verdicts} == {(PolicyStep.USE, ENFORCE)}
         await saved(database, ("example.org", "id1"))
-    async with process(database, there) as anew:
+    async with policy_process(database, there) as anew:
         assert (await anew.verdict("example.org", BROKEN)).policy == ENFORCE, "whoever breaks the DNS changes nothing"
     assert there.fetches == {"example.org": 1}
 
 
 async def test_a_warm_domain_costs_no_statement_and_what_has_no_policy_is_known_too(
-    database: str, there: World
+    database: str, there: PolicyWorld
 ) -> None:
     there.policies["with.example"] = ENFORCE
-    async with process(database, there) as cache:
+    async with policy_process(database, there) as cache:
         assert cache.kept_verdict("with.example", FIRST) is None
         await cache.verdict("with.example", FIRST)
         await cache.verdict("without.example", NOTHING)
@@ -146,8 +105,8 @@ async def test_a_warm_domain_costs_no_statement_and_what_has_no_policy_is_known_
         assert cache.kept_verdict("with.example", SECOND) is None
 
 
-async def test_many_domains_are_read_by_a_few_statements(database: str, there: World) -> None:
-    async with process(database, there) as cache:
+async def test_many_domains_are_read_by_a_few_statements(database: str, there: PolicyWorld) -> None:
+    async with policy_process(database, there) as cache:
         batches: list[int] = []
         read = mta_sts.read
 
@@ -163,9 +122,9 @@ async def test_many_domains_are_read_by_a_few_statements(database: str, there: W
 
 
 async def test_a_failed_fetch_is_told_to_all_processes_which_ask_no_more_for_that_id_and_do_for_another_STS_18a(
-    database: str, there: World
+    database: str, there: PolicyWorld
 ) -> None:
-    async with process(database, there) as one, process(database, there) as other:
+    async with policy_process(database, there) as one, policy_process(database, there) as other:
         assert (await one.verdict("example.org", FIRST)).step is PolicyStep.WITHOUT
         await saved(database, ("example.org", ""))
         assert (await other.verdict("example.org", FIRST)).step is PolicyStep.WITHOUT
@@ -175,9 +134,11 @@ async def test_a_failed_fetch_is_told_to_all_processes_which_ask_no_more_for_tha
         assert there.fetches["example.org"] == 2
 
 
-async def test_who_has_a_policy_uses_it_while_another_process_fetches_the_next_one(database: str, there: World) -> None:
+async def test_who_has_a_policy_uses_it_while_another_process_fetches_the_next_one(
+    database: str, there: PolicyWorld
+) -> None:
     there.policies["example.org"] = ENFORCE
-    async with process(database, there) as one, process(database, there) as other:
+    async with policy_process(database, there) as one, policy_process(database, there) as other:
         await one.verdict("example.org", FIRST)
         await saved(database, ("example.org", "id1"))
         assert (await other.verdict("example.org", FIRST)).policy == ENFORCE
@@ -196,10 +157,10 @@ async def test_who_has_a_policy_uses_it_while_another_process_fetches_the_next_o
 
 
 async def test_a_fetch_that_was_put_off_is_no_word_of_the_domain_and_is_made_by_who_asks_next(
-    database: str, there: World
+    database: str, there: PolicyWorld
 ) -> None:
     there.policies["example.org"] = FetchPutOff("too many others are fetched")
-    async with process(database, there) as one, process(database, there) as other:
+    async with policy_process(database, there) as one, policy_process(database, there) as other:
         assert (await one.verdict("example.org", FIRST)).step is PolicyStep.DEFER
         there.policies["example.org"] = ENFORCE
         assert (await other.verdict("example.org", FIRST)).policy == ENFORCE
@@ -211,18 +172,18 @@ async def test_a_fetch_that_was_put_off_is_no_word_of_the_domain_and_is_made_by_
 
 
 async def test_without_postgres_what_is_in_memory_counts_and_no_other_domain_passes_for_one_without_policy(
-    database: str, there: World, impatient: None
+    database: str, there: PolicyWorld, impatient: None
 ) -> None:
     there.policies["with.example"] = ENFORCE
     with through(database) as (url, proxy):
-        async with process(url, there) as cache:
+        async with policy_process(url, there) as cache:
             await cache.verdict("with.example", FIRST)
             await cache.verdict("without.example", NOTHING)
             await saved(database, ("with.example", "id1"))
             proxy.refuse()
             for record in (FIRST, NOTHING, BROKEN):
                 assert (await cache.verdict("with.example", record)).policy == ENFORCE
-                with pytest.raises(Unread, match=r"whether never\.example has an MTA-STS policy is not known"):
+                with pytest.raises(PolicyUnread, match=r"whether never\.example has an MTA-STS policy is not known"):
                     await cache.verdict("never.example", record)
             assert (await cache.verdict("without.example", NOTHING)).step is PolicyStep.WITHOUT
             assert there.fetches == {"with.example": 1}
@@ -236,7 +197,7 @@ async def test_without_postgres_what_is_in_memory_counts_and_no_other_domain_pas
             await eventually(lambda: metrics.POLICIES_UNSAVED._value.get() == 0)
 
             async def known() -> bool:
-                with contextlib.suppress(Unread):
+                with contextlib.suppress(PolicyUnread):
                     return (await cache.verdict("never.example", NOTHING)).step is PolicyStep.WITHOUT
                 return False
 
@@ -245,28 +206,28 @@ async def test_without_postgres_what_is_in_memory_counts_and_no_other_domain_pas
 
 
 async def test_a_postgres_that_hangs_holds_nobody_up_for_more_than_a_few_seconds_and_takes_nothing_away(
-    database: str, there: World, impatient: None, monkeypatch: pytest.MonkeyPatch
+    database: str, there: PolicyWorld, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_module, "_USABLE", 0.0)
     there.policies["with.example"] = ENFORCE
     with through(database) as (url, proxy):
-        async with process(url, there) as cache:
+        async with policy_process(url, there) as cache:
             await cache.verdict("with.example", FIRST)
             await saved(database, ("with.example", "id1"))
             proxy.stall()
             async with asyncio.timeout(20):
                 assert (await cache.verdict("with.example", BROKEN)).policy == ENFORCE
-                with pytest.raises(Unread):
+                with pytest.raises(PolicyUnread):
                     await cache.verdict("never.example", NOTHING)
             assert cache.kept_verdict("with.example", NOTHING) is not None, "it is known to be away: nobody waits"
             proxy.resume()
 
 
 async def test_a_policy_survives_a_postgres_that_is_set_back_or_made_empty(
-    database: str, there: World, impatient: None
+    database: str, there: PolicyWorld, impatient: None
 ) -> None:
     there.policies["example.org"] = ENFORCE
-    async with process(database, there) as one, process(database, there) as other:
+    async with policy_process(database, there) as one, policy_process(database, there) as other:
         await one.verdict("example.org", FIRST)
         await saved(database, ("example.org", "id1"))
         there.policies["example.org"] = TESTING
@@ -284,24 +245,24 @@ async def test_a_policy_survives_a_postgres_that_is_set_back_or_made_empty(
 
 
 async def test_a_server_that_is_killed_costs_no_policy(
-    disposable_postgres: EmbeddedPostgres, there: World, impatient: None
+    disposable_postgres: EmbeddedPostgres, there: PolicyWorld, impatient: None
 ) -> None:
     url = disposable_postgres.url()
     migrations.migrate(url, migrations.load("outbound"))
     there.policies["example.org"] = ENFORCE
-    async with process(url, there) as cache:
+    async with policy_process(url, there) as cache:
         await cache.verdict("example.org", FIRST)
         await saved(url, ("example.org", "id1"))
         assert disposable_postgres.pid is not None
         os.kill(disposable_postgres.pid, signal.SIGKILL)
         await asyncio.to_thread(disposable_postgres.wait, 30)
         assert (await cache.verdict("example.org", BROKEN)).policy == ENFORCE
-        with pytest.raises(Unread):
+        with pytest.raises(PolicyUnread):
             await cache.verdict("other.example", NOTHING)
         await asyncio.to_thread(disposable_postgres.start)
 
         async def back() -> bool:
-            with contextlib.suppress(Unread):
+            with contextlib.suppress(PolicyUnread):
                 return (await cache.verdict("other.example", NOTHING)).step is PolicyStep.WITHOUT
             return False
 
@@ -314,11 +275,11 @@ async def test_a_server_that_is_killed_costs_no_policy(
 
 
 async def test_a_policy_for_which_postgres_has_no_room_holds_in_memory_and_pushes_nothing_out(
-    database: str, there: World
+    database: str, there: PolicyWorld
 ) -> None:
     names = [f"d{i}.evil.example" for i in range(6)]
     there.policies = dict.fromkeys([*names, "good.test"], ENFORCE)
-    async with process(database, there, most_of_zone=2, most_unsaved=3) as cache:
+    async with policy_process(database, there, most_of_zone=2, most_unsaved=3) as cache:
         await cache.verdict("good.test", FIRST)
         for name in names:
             await cache.verdict(name, FIRST)
@@ -331,11 +292,11 @@ async def test_a_policy_for_which_postgres_has_no_room_holds_in_memory_and_pushe
 
 
 async def test_memory_is_bounded_and_what_was_pushed_out_is_read_again_and_fetched_no_second_time(
-    database: str, there: World
+    database: str, there: PolicyWorld
 ) -> None:
     names = [f"d{i}.example" for i in range(200)]
     there.policies = dict.fromkeys(names, ENFORCE)
-    async with process(database, there, octets=50 * 1200) as cache:
+    async with policy_process(database, there, octets=50 * 1200) as cache:
         for name in names:
             await cache.verdict(name, FIRST)
         await eventually(lambda: len(rows(database)) == 200)
@@ -351,11 +312,11 @@ async def test_memory_is_bounded_and_what_was_pushed_out_is_read_again_and_fetch
 
 
 async def test_a_policy_that_is_mailed_is_refreshed_before_its_end_by_one_process_STS_19a(
-    database: str, there: World, monkeypatch: pytest.MonkeyPatch
+    database: str, there: PolicyWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_module, "_REFRESH_EVERY", 0.05)
     there.policies["example.org"] = ENFORCE
-    async with process(database, there) as one, process(database, there):
+    async with policy_process(database, there) as one, policy_process(database, there):
         await one.verdict("example.org", FIRST)
         await saved(database, ("example.org", "id1"))
         there.policies["example.org"] = TESTING
@@ -367,11 +328,11 @@ async def test_a_policy_that_is_mailed_is_refreshed_before_its_end_by_one_proces
 
 
 async def test_a_refresh_that_fails_takes_no_policy_away_and_is_made_again_later_STS_16a(
-    database: str, there: World, monkeypatch: pytest.MonkeyPatch
+    database: str, there: PolicyWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_module, "_REFRESH_EVERY", 0.05)
     there.policies["example.org"] = ENFORCE
-    async with process(database, there) as one:
+    async with policy_process(database, there) as one:
         await one.verdict("example.org", FIRST)
         await saved(database, ("example.org", "id1"))
         there.policies["example.org"] = REFUSED
@@ -383,11 +344,11 @@ async def test_a_refresh_that_fails_takes_no_policy_away_and_is_made_again_later
 
 
 async def test_that_mail_went_to_a_domain_is_written_now_and_then_and_not_for_each_message_STS_25(
-    database: str, there: World, monkeypatch: pytest.MonkeyPatch
+    database: str, there: PolicyWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_module, "_WRITE_EVERY", 0.05)
     there.policies["example.org"] = ENFORCE
-    async with process(database, there) as one:
+    async with policy_process(database, there) as one:
         await one.verdict("example.org", FIRST)
         await saved(database, ("example.org", "id1"))
         await eventually(lambda: not one._unsaved)

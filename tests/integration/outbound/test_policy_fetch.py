@@ -6,16 +6,22 @@ import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import psycopg
 import pytest
 
 from mailrail.core.mtasts.answer import FetchFailed, FetchTrouble
+from mailrail.core.mtasts.cache import PolicyStep
 from mailrail.core.mtasts.policy import Mode, Policy
+from mailrail.core.mtasts.record import StsRecord
 from mailrail.kit.resolver import DnsResolver
 from mailrail_outbound.settings import OutboundSettings
+from mailrail_outbound.tls_policy import cache as cache_module
 from mailrail_outbound.tls_policy.fetch import FetchPutOff, PolicyFetcher, policy_context
 
 from testkit.ca import Authority, Certificate, speaking_only
+from testkit.conditions import eventually
 from testkit.dns import DnsServer, Failure
+from testkit.policies import policy_process
 from testkit.ports import loopback_address
 from testkit.servers import serve
 
@@ -307,3 +313,38 @@ async def test_a_silent_host_gives_way_to_others_and_that_is_no_fact_about_it(au
         assert await fetcher.fetch(DOMAIN) == POLICY
         with pytest.raises(FetchPutOff):
             await silent
+
+
+# --- by the cache ---
+
+
+async def test_a_policy_host_that_fails_is_asked_once_in_five_minutes_by_all_processes_STS_18b(
+    authority: Authority, database: str
+) -> None:
+    host = PolicyHost(answer(status="503 Service Unavailable"))
+    record = StsRecord("1")
+    async with fetching(authority, host) as fetcher:
+        async with policy_process(database, fetcher) as one, policy_process(database, fetcher) as other:
+            for cache in (one, other, one):
+                assert (await cache.verdict(DOMAIN, record)).step is PolicyStep.WITHOUT
+                await eventually(lambda: not one._failures and not other._failures)
+        async with policy_process(database, fetcher) as later:
+            assert (await later.verdict(DOMAIN, record)).step is PolicyStep.WITHOUT
+        assert len(host.requests) == 1
+
+
+async def test_a_policy_is_fetched_again_before_its_end_without_mail_STS_19b(
+    authority: Authority, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "_REFRESH_EVERY", 0.05)
+    host = PolicyHost(answer())
+    async with fetching(authority, host) as fetcher, policy_process(database, fetcher) as cache:
+        assert (await cache.verdict(DOMAIN, StsRecord("1"))).policy == POLICY
+        with psycopg.connect(database, autocommit=True) as connection:
+            kept = "SELECT count(*) FROM outbound.mta_sts WHERE policy IS NOT NULL"
+            await eventually(lambda: connection.execute(kept).fetchone() == (1,))
+            assert len(host.requests) == 1
+            connection.execute("UPDATE outbound.mta_sts SET fetched = fetched - interval '2 days', refresh = now()")
+            await eventually(lambda: len(host.requests) == 2)
+            fresh = "SELECT fetched > now() - interval '1 hour' FROM outbound.mta_sts"
+            await eventually(lambda: connection.execute(fresh).fetchone() == (True,))

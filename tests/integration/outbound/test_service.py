@@ -274,13 +274,13 @@ async def test_many_stalled_sites_with_large_content_hold_no_more_memory_than_th
         await eventually(lambda: queue.credit_octets == 10 * mib)
 
 
-async def test_MX_hosts_are_told_before_any_of_them_answers_SHD_03(tmp_path: Path) -> None:
+async def test_MX_hosts_are_told_before_any_of_them_answers_SHD_03(tmp_path: Path, database: str) -> None:
     tarpit = Held("220 at last")
     async with SmtpPeer(replies={"GREETING": tarpit}) as peer:
         with DnsServer() as dns:
             dns.add("example.org", "MX", "20 second.test.", "10 first.test.")
             dns.add("first.test", "A", peer.host)
-            async with world(tmp_path, resolver=f"{dns.address}:{dns.port}", direct_port=peer.port) as here:
+            async with world(tmp_path, resolver=dns.endpoint, direct_port=peer.port, database_url=database) as here:
                 delivery = here.delivery(None)
                 here.queue.hand_out(delivery)
                 await eventually(lambda: here.queue.resolved)

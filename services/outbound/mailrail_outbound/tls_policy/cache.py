@@ -1,9 +1,9 @@
-"""MTA-STS policies in memory, before the cache in Postgres that all processes share (STS-16, STS-17, STS-18, STS-19).
+"""MTA-STS policies in memory, before the cache in Postgres that all share (STS-16b, STS-17b, STS-18b, STS-19b).
 
 What is known of a domain ("there is no policy" too) is in memory once Postgres was read for it; deliveries to it then
 cost no statement. Reads of many domains share one. While Postgres is away what is in memory counts on, however old, and
-of any other domain nothing is known: `Unread`, and no delivery may take that for "no policy" (STS-15 holds only where
-the cache was read).
+of any other domain nothing is known: `PolicyUnread`, and no delivery may take that for "no policy" (STS-15 holds only
+where the cache was read).
 
     fetched            in memory at once, in Postgres as soon as it takes it; until then it is not pushed out
     read again         after a minute, beside the delivery; after five, before it
@@ -64,7 +64,7 @@ _POLICY_WEIGHT: Final = 1024  # octets of an entry with a policy, besides 100 fo
 _WEIGHT: Final = 256  # octets of an entry without
 
 
-class Unread(Exception):
+class PolicyUnread(Exception):
     """Nothing is known of a domain, because Postgres could not be read. A delivery goes back undialled."""
 
 
@@ -158,7 +158,7 @@ class PolicyCache:
         return verdict
 
     async def verdict(self, domain: str, record: Record, *, may_defer: bool = True) -> PolicyVerdict:
-        """What a delivery goes by, after what had to be read and fetched; never FETCH. Raises Unread."""
+        """What a delivery goes by, after what had to be read and fetched; never FETCH. Raises PolicyUnread."""
         kept = self.kept_verdict(domain, record, may_defer=may_defer)
         if kept is not None:
             return kept
@@ -199,7 +199,7 @@ class PolicyCache:
         return entry
 
     async def _read(self, domain: str) -> _Entry:
-        """What Postgres has of it now, or memory while Postgres is away. Raises Unread."""
+        """What Postgres has of it now, or memory while Postgres is away. Raises PolicyUnread."""
         waiting = self._wanted.get(domain)
         if waiting is None:
             waiting = self._wanted[domain] = asyncio.get_running_loop().create_future()
@@ -207,7 +207,7 @@ class PolicyCache:
         entry = await asyncio.shield(waiting)
         if entry is None:
             metrics.POLICY_READS.inc("unread")
-            raise Unread(
+            raise PolicyUnread(
                 f"whether {domain} has an MTA-STS policy is not known, as Postgres cannot be read: {self._away}"
             )
         return entry

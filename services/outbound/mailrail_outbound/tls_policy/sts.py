@@ -1,0 +1,111 @@
+"""What MTA-STS says of the hosts of a recipient domain: its record, then its policy (RFC 8461 3, 5; STS-09b).
+
+What both say is in memory for most deliveries, which then wait for nothing. Where Postgres cannot be read and a domain
+is not in memory, nothing is known of it: the delivery goes back undialled.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mailrail.core.mtasts.cache import DnsTrouble, PolicyStep, PolicyVerdict
+from mailrail.core.mtasts.policy import Mode, Policy
+from mailrail.core.mtasts.record import NoRecord, StsRecord, policy_domain, read_records, record_name
+from mailrail.core.tlspolicy.facts import NO_STS, StsFacts, StsPolicy
+from mailrail.kit.resolver import DnsRecords, DnsResolver, LookupFailed, NoSuchDomain
+from mailrail_outbound.hosts import Steps
+from mailrail_outbound.tls_policy.cache import PolicyCache, Record
+
+_TXT: Final = "TXT"
+_MOST_FAILING: Final = 10_000
+"""Domains of which is known since when their look-ups fail."""
+_NONE: Final = NoRecord("there is no TXT record")
+_REFUSALS: Final = frozenset({"REFUSED", "NOTIMP"})
+_MODES: Final = {Mode.ENFORCE: StsPolicy.ENFORCE, Mode.TESTING: StsPolicy.TESTING, Mode.NONE: StsPolicy.NONE}
+
+
+@dataclass(frozen=True, slots=True)
+class DomainSts:
+    """What is known of a domain, for each of its hosts."""
+
+    domain: str
+    """The policy domain; empty: there can be none."""
+    verdict: PolicyVerdict | None = None
+    """Never FETCH; None: there can be no policy."""
+
+    @property
+    def policy(self) -> Policy | None:
+        """What the delivery goes by."""
+        return self.verdict.policy if self.verdict is not None else None
+
+    @property
+    def enforced(self) -> bool:
+        """Mail that no host of the policy takes waits."""
+        return self.policy is not None and self.policy.mode is Mode.ENFORCE
+
+    def facts(self, host: str) -> StsFacts:
+        """For the TLS decision about a host. `host`: as its MX record names it (STS-08b)."""
+        if self.verdict is None:
+            return NO_STS
+        policy = self.verdict.policy
+        if policy is None:
+            unknown = self.verdict.step is PolicyStep.DEFER
+            return StsFacts(StsPolicy.UNKNOWN if unknown else StsPolicy.ABSENT, domain=self.domain)
+        return StsFacts(_MODES[policy.mode], listed=policy.matches(host), domain=self.domain)
+
+
+NO_POLICY: Final = DomainSts("")
+
+
+def unread(domain: str) -> DomainSts:
+    """For mail that no policy may hold back: whether there is one is not known."""
+    return DomainSts(domain, PolicyVerdict(PolicyStep.DEFER, "Postgres cannot be read"))
+
+
+class StsLookup:
+    """Asks for records, and the cache for policies."""
+
+    def __init__(self, resolver: DnsResolver, cache: PolicyCache) -> None:
+        self._resolver, self._cache = resolver, cache
+        self._failing: OrderedDict[str, float] = OrderedDict()
+
+    def of_domain(self, next_hop: str, *, anew: bool = False) -> Steps[DomainSts]:
+        """What is known of the domain that mail goes to. `anew`: its record is asked for past every cache (STS-13b).
+        Raises cache.PolicyUnread."""
+        domain = policy_domain(next_hop)
+        if domain is None:
+            return NO_POLICY
+        record: Record
+        if anew:
+            self._resolver.forget(record_name(domain), _TXT)
+        try:
+            answer = self._resolver.kept_answer(record_name(domain), _TXT)
+            if answer is None:
+                answer = yield self._resolver.answer(record_name(domain), _TXT)
+            record = self._read(domain, answer)
+        except (NoSuchDomain, LookupFailed) as error:
+            record = self._missing(domain, error)
+        verdict = self._cache.kept_verdict(domain, record)
+        if verdict is None:
+            verdict = yield self._cache.verdict(domain, record)
+        return DomainSts(domain, verdict)
+
+    async def record(self, domain: str) -> Record:
+        """The record of a policy domain, for a refresh that no delivery asks for."""
+        try:
+            return self._read(domain, await self._resolver.answer(record_name(domain), _TXT))
+        except (NoSuchDomain, LookupFailed) as error:
+            return self._missing(domain, error)
+
+    def _read(self, domain: str, answer: DnsRecords[Any]) -> StsRecord | NoRecord:
+        self._failing.pop(domain, None)
+        return read_records([record.strings for record in answer.records])
+
+    def _missing(self, domain: str, error: NoSuchDomain | LookupFailed) -> NoRecord | DnsTrouble:
+        if isinstance(error, NoSuchDomain):
+            self._failing.pop(domain, None)
+            return _NONE
+        since = self._failing.setdefault(domain, self._cache.now())
+        while len(self._failing) > _MOST_FAILING:
+            self._failing.popitem(last=False)
+        return DnsTrouble(str(error), since, refused=error.rcode in _REFUSALS)
