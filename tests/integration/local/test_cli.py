@@ -126,6 +126,7 @@ def test_what_a_message_demands_of_tls_is_changed_and_shown_also_when_it_has_end
     _done(local, "queue", "fail", number)
     wait_until(lambda: local.ask("queue", "history", number), 60, "it is in the history")
     (entry,) = local.ask("queue", "show", message)["recipients"][0]["entries"]
+    assert entry["actor"] == "cli"
     assert entry["tls_set"] == {"from": "unspecified", "to": "no", "reason": "their certificate expired"}
     shown = _done(local, "queue", "show", message)
     assert "no (before: default)" in shown
