@@ -128,6 +128,12 @@ DASHBOARD = Dashboard(
                     "mailrail_outbound_policy_reads_total",
                     "source",
                 ),
+                split(
+                    "MTA-STS policies fetched",
+                    "failed: none is cached. not_refreshed: a cached one holds on. left: the cached mode is none.",
+                    "mailrail_outbound_policy_fetches_total",
+                    "result",
+                ),
                 Panel(
                     "MTA-STS policies in memory alone",
                     "Postgres is away, or takes no further domain. No room: how often that was so, by where.",

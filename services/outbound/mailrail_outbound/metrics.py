@@ -119,6 +119,14 @@ POLICY_READS = Tally(
     ["source"],
     known=product(("memory", "postgres", "unread")),
 )
+POLICY_FETCHES = Tally(
+    "mailrail_outbound_policy_fetches",
+    "Fetches of MTA-STS policies by result: fetched; failed (none is cached, and mail goes as if there were none); "
+    "not_refreshed (it failed, and a cached one holds on until its end); left (it failed, and what is cached says that "
+    "the domain has left MTA-STS)",
+    ["result"],
+    known=product(("fetched", "failed", "not_refreshed", "left")),
+)
 POLICIES_UNSAVED = Gauge(
     "mailrail_outbound_policies_unsaved",
     "MTA-STS policies that this process has in memory alone: Postgres is away or full",

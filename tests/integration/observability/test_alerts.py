@@ -69,6 +69,8 @@ READY = of("mailrail_queue_backlog_recipients", state="ready")
 DONE = of("mailrail_queue_attempts_total", outcome="delivered")
 WENT_BACK, CONFIG_WENT_BACK = of("mailrail_queue_new_histories_total"), of("mailrail_config_new_histories_total")
 CORRUPT = of("mailrail_queue_corrupt_recipients_total")
+STALE = of("mailrail_outbound_policy_fetches_total", result="not_refreshed")
+FETCHED = of("mailrail_outbound_policy_fetches_total", result="fetched")
 STEP = of("mailrail_queue_step_failures_total", step="due_work")
 INTERRUPTED = of("mailrail_queue_attempts_total", outcome="interrupted")
 MESSAGES = of("mailrail_ingress_messages_total", origin="mx", result="deferred")
@@ -290,6 +292,7 @@ CASES = (
         (pods("mailrail_outbound_queue_replicas", 2, 1),),
     ),
     Case("MailrailOutboundPostgresDown", *gauge("mailrail_outbound_postgres_up", 0, 1)),
+    Case("MailrailPolicyNotRefreshed", ({STALE: rising(1)},), ({STALE: still(3)}, {FETCHED: rising(1)})),
     Case(
         "MailrailLeasesInterrupted",
         ({INTERRUPTED: rising(5), DONE: rising(50)},),

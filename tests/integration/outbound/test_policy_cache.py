@@ -327,7 +327,7 @@ async def test_a_policy_that_is_mailed_is_refreshed_before_its_end_by_one_proces
         assert rows(database, "SELECT record_id, refresh > now() FROM outbound.mta_sts") == [("id1", True)]
 
 
-async def test_a_refresh_that_fails_takes_no_policy_away_and_is_made_again_later_STS_16a(
+async def test_a_refresh_that_fails_takes_no_policy_away_is_told_and_is_made_again_later_STS_16a_STS_20(
     database: str, there: PolicyWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cache_module, "_REFRESH_EVERY", 0.05)
@@ -336,10 +336,13 @@ async def test_a_refresh_that_fails_takes_no_policy_away_and_is_made_again_later
         await one.verdict("example.org", FIRST)
         await saved(database, ("example.org", "id1"))
         there.policies["example.org"] = REFUSED
+        told = metrics.POLICY_FETCHES.of("not_refreshed")
+        before = told.number
         rows(database, "UPDATE outbound.mta_sts SET fetched = fetched - interval '2 days', refresh = now()")
         await eventually(lambda: rows(database, "SELECT failure <> '' FROM outbound.mta_sts") == [(True,)])
         assert (await one.verdict("example.org", NOTHING)).policy == ENFORCE
         assert rows(database, "SELECT refresh > now() + interval '50 minutes' FROM outbound.mta_sts") == [(True,)]
+        assert told.number == before + 1
         assert there.fetches["example.org"] == 2
 
 

@@ -28,6 +28,7 @@ from mailrail.core.mtasts.cache import (
     PolicyStep,
     PolicyVerdict,
     after_fetch,
+    is_reported,
     next_step,
 )
 from mailrail.core.mtasts.policy import Policy
@@ -358,6 +359,10 @@ class PolicyCache:
         entry = self._entries.get(domain)
         before, now = (entry.cached if entry is not None else None), self.now()
         verdict, cached = after_fetch(before, record, fetched, now)
+        result = _result(before, fetched, now)
+        metrics.POLICY_FETCHES.inc(result)
+        if result == "not_refreshed" and isinstance(fetched, FetchFailed):
+            self._log.warning("cannot refresh an MTA-STS policy", domain=domain, reason=fetched.reason)
         if isinstance(fetched, FetchFailed):
             failure = self._failures[domain] = LastFailure(record.id, now, fetched)
             while len(self._failures) > 10 * _BATCH:
@@ -463,9 +468,16 @@ class PolicyCache:
             fetched = await self._fetcher.fetch(stored.domain)
         except FetchPutOff:
             return
-        if isinstance(fetched, FetchFailed):
-            self._log.warning("cannot refresh an MTA-STS policy", domain=stored.domain, reason=fetched.reason)
         self._keep(stored.domain, record, fetched)
+
+
+def _result(cached: CachedPolicy | None, fetched: Policy | FetchFailed, now: float) -> str:
+    """For the metric, which the operator is alerted by (STS-20)."""
+    if isinstance(fetched, Policy):
+        return "fetched"
+    if cached is None or now >= cached.expires:
+        return "failed"
+    return "not_refreshed" if is_reported(cached, now) else "left"
 
 
 def _use(cached: CachedPolicy, why: str) -> PolicyVerdict:
