@@ -30,6 +30,7 @@ from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.core.tlspolicy.cause import cause_of
 from mailrail.core.tlspolicy.demands import NOTHING
 from mailrail.core.tlspolicy.facts import Purpose, Requirement
+from mailrail.core.tlsrpt.result import Applied, Seen, sessions_of
 from mailrail.kit import clock, log
 from mailrail.kit.resolver import DnsResolver
 from mailrail_outbound import metrics
@@ -53,10 +54,11 @@ from mailrail_outbound.ports import (
 )
 from mailrail_outbound.probes import Prober
 from mailrail_outbound.settings import OutboundSettings
-from mailrail_outbound.smtp import INTERNAL_ERROR
+from mailrail_outbound.smtp import INTERNAL_ERROR, ClientConnection
 from mailrail_outbound.tls_policy.cache import PolicyUnread
 from mailrail_outbound.tls_policy.dane import DaneLookup
 from mailrail_outbound.tls_policy.sts import NO_POLICY, DomainSts, StsLookup, unread
+from mailrail_outbound.tls_reports import applied_to, seen_failing, seen_in
 
 _RESULTS = {
     Outcome.DELIVERED: Result.DELIVERED,
@@ -479,6 +481,8 @@ class Outbound(Worker):
                 proven = yield from self._dane.of_host(delivery.domain, name, transport.families, port)
                 host = host._replace(dns=proven.facts, dane=proven.demand, dns_failure=proven.failure)
                 host = host._replace(sts=sts.facts(name))  # STS-10b
+                if self._recorder is not None:
+                    progress.applied = applied_to(delivery, name, sts, proven)
             elif (delivery.requirement is _REQUIRED or delivery.demanded is not NOTHING) and self._dialler.wants_tlsa(
                 hop, delivery, host
             ):  # RTLS-25c
@@ -506,6 +510,11 @@ class Outbound(Worker):
             if lenient or delivery.requirement is Requirement.NO:  # RTLS-22b, TRPT-15: no policy holds it back
                 return unread(delivery.domain)
             raise NotAttempted(str(error)) from error
+
+    def _tell(self, progress: "DeliveryInProgress", seen: Seen | None) -> None:
+        """A session, or a host that is not dialled for a policy, is told in TLS reports (STS-12b, TRPT-06b)."""
+        if self._recorder is not None and progress.applied is not None:
+            self._recorder.report(sessions_of(progress.applied, seen, purpose=progress.delivery.purpose))
 
     def _learn(self, recorder: DomainRecorder, attempt: Attempt, offered: Offered) -> None:
         """A session showed what is worth knowing of the domains that its mail goes to (RTLS-29)."""
@@ -539,8 +548,17 @@ class Outbound(Worker):
                 if host.dns_failure:
                     refused = replace(refused, detail=f"{refused.detail}: {host.dns_failure}")
                 failover.record_session_failure(refused)
+                self._tell(progress, None)
                 return
             answer = yield from self._run_job(progress, attempt, plan, host, Way.DECIDED)
+            if progress.applied is not None:
+                if answer is None and progress.connection is not None:
+                    self._tell(progress, seen_in(decision, progress.connection, proxied=attempt.hop.proxied))
+                elif answer is not None:
+                    ip = next(reversed(progress.dialled.get(host.name, ())), "")
+                    seen = seen_failing(decision, answer, ip)
+                    if seen is not None:
+                        self._tell(progress, seen)
             if decision.check_name is not None and answer is not None and _certificate_failed(answer):  # RTLS-22b
                 self._log.info("a certificate is not valid, which is only reported", host=host.name, why=answer.detail)
                 answer = yield from self._run_job(progress, attempt, plan, host, Way.UNCHECKED)
@@ -616,6 +634,7 @@ class Outbound(Worker):
         finally:
             progress.job = None
             progress.had_tls = job.had_tls
+            progress.connection = job.connection
             if job.offered is not None and self._recorder is not None:
                 self._learn(self._recorder, attempt, job.offered)
             if job.dialled:
@@ -637,8 +656,10 @@ class DeliveryInProgress:
     """A delivery from its arrival to its report: how far its steps have come, and what they wait for."""
 
     __slots__ = (
+        "applied",
         "attempt",
         "clock",
+        "connection",
         "delivery",
         "dialled",
         "had_tls",
@@ -667,6 +688,10 @@ class DeliveryInProgress:
         self.job: HostJob | None = None
         self.had_tls = False
         """The last job was sent from a connection with TLS to a fresh one."""
+        self.applied: Applied | None = None
+        """What applies to the host that is tried, for TLS reports."""
+        self.connection: ClientConnection | None = None
+        """That of the last job's last transaction, if there was one."""
         self.policy_asked_again = False
         """Whether its MTA-STS record was, because no host of the policy took it."""
         self.steps: Steps[list[RecipientReport]] | None = None

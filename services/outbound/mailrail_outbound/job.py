@@ -83,6 +83,7 @@ class HostJob(PoolJob):
         "_tls_verdict",
         "_under_way",
         "answer",
+        "connection",
         "dial",
         "dialled",
         "form",
@@ -109,6 +110,8 @@ class HostJob(PoolJob):
         self.fresh_only = False
         self.had_tls = False
         """The connection that accepted no further message had TLS: to continue without it would be a downgrade."""
+        self.connection: ClientConnection | None = None
+        """That of the last transaction; None: there was none."""
         self.offered: Offered | None = None
         """What the server offered in the session of the last transaction; None: there was none."""
         self.waits_since: float | None = None
@@ -150,6 +153,7 @@ class HostJob(PoolJob):
             return None
         capabilities = session.capabilities
         tls = connection.tls_facts is not None
+        self.connection = connection
         self.offered = Offered(tls or session.starttls_offered, tls and capabilities.require_tls)
         if self._no_chunks:
             capabilities = replace(capabilities, chunking=False, binary_mime=False)

@@ -14,6 +14,7 @@ Not told: a report on TLS itself (TRPT-15a), and a host that TLS had no part in 
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 from mailrail.core.mtasts.answer import FetchFailed
@@ -48,6 +49,11 @@ class Applied:
     dane_required: bool = False
     """DANE is the only proof that a floor of ours allows (DANE-20)."""
 
+    @property
+    def plain(self) -> bool:
+        """No policy applies."""
+        return self.sts is None and self.fetch_failed is None and self.tlsa is Tlsa.NONE and not self.dane_required
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -79,6 +85,8 @@ def sessions_of(applied: Applied, seen: Seen | None, *, purpose: Purpose = Purpo
     """
     if purpose is Purpose.TLS_REPORT:
         return ()
+    if seen is not None and seen.encrypted and applied.plain:
+        return _well(applied.domain)
     found = [*_of_domain(applied, seen)]
     dane = _of_records(applied, seen)
     if dane is not None:
@@ -86,6 +94,12 @@ def sessions_of(applied: Applied, seen: Seen | None, *, purpose: Purpose = Purpo
         if dane.policy.domain != applied.domain:
             found.append(dane)  # TRPT-02a: its own report
     return tuple(found)
+
+
+@lru_cache(maxsize=10_000)
+def _well(domain: str) -> tuple[ReportedSession, ...]:
+    """What most sessions tell: TLS, with a domain that has no policy."""
+    return (ReportedSession(AppliedPolicy(PolicyType.NONE, domain)),)
 
 
 def _of_domain(applied: Applied, seen: Seen | None) -> Iterator[ReportedSession]:
