@@ -248,3 +248,22 @@ def test_events_go_on_with_the_first_that_a_consumer_has_not_seen(database: str,
             AND e.transaction < pg_snapshot_xmin(pg_current_snapshot()) ORDER BY e.transaction, e.id"""
         ).fetchall()
     assert [row[0] for row in seen] == [3, 4, 5, 6]
+
+
+def test_what_outbound_knows_of_domains_moves_along_and_no_id_of_a_fact_comes_twice(database: str, target: str) -> None:
+    columns = "zone, day, fingerprint, facts, sessions"
+    facts = f"INSERT INTO outbound.tlsrpt ({columns}) SELECT 'z', '2031-01-02', n::text::bytea, '', n"
+    put(
+        database,
+        "INSERT INTO outbound.mta_sts (domain, zone, policy, fetched, ends, forget)"
+        " VALUES ('example.org', 'example.org', 'version: STSv1', now(), now(), now())",
+        "INSERT INTO outbound.learned VALUES ('example.org', '', true, false)",
+        f"{facts} FROM generate_series(1, 5) n",
+        "DELETE FROM outbound.tlsrpt WHERE id > 3",
+    )
+    move.move(database, target)
+    put(target, f"{facts} FROM generate_series(6, 6) n")
+    with psycopg.connect(target) as connection:
+        found = connection.execute("SELECT id, sessions FROM outbound.tlsrpt ORDER BY id").fetchall()
+        assert found == [(1, 1), (2, 2), (3, 3), (6, 6)]
+    assert count(target, "outbound.mta_sts") == count(target, "outbound.learned") == 1
