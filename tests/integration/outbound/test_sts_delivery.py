@@ -13,7 +13,9 @@ from integration.outbound.test_required_tls import GOOD, HOST, OTHER, PORT, ROOT
 from mailrail.core.mtasts.answer import FetchFailed
 from mailrail.core.mtasts.policy import Mode, Policy
 from mailrail.core.outbound.learned import Offered
-from mailrail.core.revision.revision import TlsMode, TransportKind
+from mailrail.core.revision.revision import Security, TlsMode, TransportKind, Unanswered
+from mailrail.core.tlspolicy.decision import Cause
+from mailrail.core.tlspolicy.demands import Demand, add_up
 from mailrail.core.tlspolicy.facts import Purpose, Requirement
 from mailrail.kit.postgres import Login
 from mailrail.sink import Sink
@@ -193,6 +195,22 @@ async def test_a_dns_that_does_not_say_whether_there_is_a_policy_holds_mail_back
         assert "does not say whether example.org has an MTA-STS policy" in report.text
         assert not peer.sessions
         assert (await domain.send(requirement=Requirement.NO)).result is Result.DELIVERED
+
+
+async def test_a_floor_can_say_to_go_on_while_the_dns_does_not_answer_and_another_to_wait_STS_24b(
+    database: str, dns: DnsServer, there: PolicyWorld
+) -> None:
+    """The cause is what explain tells of the attempt."""
+    proceed = Demand("the rule", Security(when_unanswered=Unanswered.PROCEED))
+    wait = Demand("the gateway", Security(when_unanswered=Unanswered.DEFER))
+    async with serving(dns, GOOD), delivering(database, dns, there) as domain:
+        dns.fail(RECORD, Failure.SERVFAIL)
+        waits = await domain.send(demanded=add_up([proceed, wait]))
+        assert (waits.result, waits.tls_cause) == (Result.DEFERRED, Cause.STS_UNANSWERED)
+        goes = await domain.send(demanded=add_up([proceed]))
+        assert goes.result is Result.DELIVERED
+        assert goes.tls is not None
+        assert "whenUnanswered Proceed" in goes.tls.verdict
 
 
 async def test_nothing_is_asked_of_parents_aliases_or_smarthosts_STS_09b(

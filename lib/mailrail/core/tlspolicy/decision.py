@@ -247,7 +247,7 @@ class _Decider:
         sts, hop = self._sts, self._hop
         whose = f"the MTA-STS policy of {sts.domain}" if sts.domain else "the MTA-STS policy"
         match sts.policy:
-            case StsPolicy.UNKNOWN:  # STS-24c
+            case StsPolicy.UNKNOWN:  # STS-24b, STS-24c
                 words = f"the DNS does not say whether {sts.domain or 'the domain'} has an MTA-STS policy"
                 if self._passed_over(words, Ignored.STS_UNANSWERED):
                     return None
