@@ -62,9 +62,10 @@ def pod_ip(kubectl: Kubectl, name: str) -> str:
 
 def test_a_stranger_in_the_same_namespace_reaches_mail_and_metrics_alone(enforcing: Rail) -> None:
     rail = enforcing
-    components = ("config", "queue", "outbound", "ingress")
+    components = ("config", "queue", "outbound", "ingress", "policy")
     shut = [door(rail, one, "grpc") for one in components] + [door(rail, "postgres", "postgres")]
-    wide = [door(rail, "ingress", one) for one in ("smtp", "submission")] + [door(rail, "queue", "metrics")]
+    wide = [door(rail, "ingress", one) for one in ("smtp", "submission")]
+    wide += [door(rail, "queue", "metrics"), door(rail, "policy", "http")]
     assert opens(rail.kubectl, "second", *shut, *wide) == dict.fromkeys(shut, False) | dict.fromkeys(wide, True)
 
 
@@ -76,6 +77,7 @@ def test_pods_of_ours_reach_their_neighbours_and_nobody_else(enforcing: Rail) ->
         "queue": {partner: False, postgres: True},
         "config": {partner: False, postgres: True},
         "outbound": {partner: True, postgres: True},
+        "policy": {partner: False, postgres: False},  # faces strangers, too
         "operator": {partner: False, postgres: False},
     }.items():
         assert opens(rail.kubectl, rail.pod(component), *reaches) == reaches, component
@@ -88,6 +90,7 @@ def test_pods_of_ours_reach_the_services_that_they_work_with(enforcing: Rail) ->
         "ingress": {"config", "queue", "outbound"},
         "queue": {"config", "queue"},
         "outbound": {"config", "queue"},
+        "policy": {"config"},
         "operator": {"config", "queue"},
     }.items():
         reaches = {target: one in neighbours for one, target in doors.items() if one != component or one == "queue"}
