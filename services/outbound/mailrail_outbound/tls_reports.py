@@ -1,8 +1,9 @@
 """What attempts tell in TLS reports: from a host, its decision and its connection to the rows of core/tlsrpt/result.py.
 
 Told is each attempt with an MX host of strangers, as the decision about it went (TRPT-06b), under the policies that
-applied (TRPT-02b), with the fault that came of the DNS, of a policy (TRPT-07c) or of the handshake, and its reason
-(TRPT-08b). A report on TLS is not told (TRPT-15b). A host of our own configuration gets no report of ours (CHOICE).
+applied (TRPT-02b), with the fault that came of the DNS, of a policy (TRPT-07c, STS-15b) or of the handshake, and its
+reason (TRPT-08b). A report on TLS is not told (TRPT-15b). A host of our own configuration gets no report of ours
+(CHOICE).
 """
 
 from typing import Final

@@ -130,7 +130,7 @@ async def test_a_recipient_is_not_verified_in_clear_where_the_transport_demands_
 @pytest.mark.parametrize(
     ("purpose", "result"), [(Purpose.DMARC_REPORT, Result.DEFERRED), (Purpose.TLS_REPORT, Result.DELIVERED)]
 )
-async def test_after_tls_failed_a_report_on_tls_goes_in_clear_and_one_on_dmarc_waits(
+async def test_after_tls_failed_a_report_on_tls_goes_in_clear_and_one_on_dmarc_waits_DAGG_17a(
     dns: DnsServer, purpose: Purpose, result: Result
 ) -> None:
     broken = Authority().issue("mx.example.org").server_context()
@@ -141,7 +141,7 @@ async def test_after_tls_failed_a_report_on_tls_goes_in_clear_and_one_on_dmarc_w
         assert found.result is result
 
 
-async def test_a_report_on_dmarc_goes_in_clear_to_who_offers_no_tls(dns: DnsServer) -> None:
+async def test_a_report_on_dmarc_goes_in_clear_to_who_offers_no_tls_DAGG_17a(dns: DnsServer) -> None:
     async with Sink(host=loopback_address()) as peer:
         assert (await send(dns, peer, purpose=Purpose.DMARC_REPORT)).result is Result.DELIVERED
 

@@ -205,10 +205,13 @@ async def test_records_are_told_of_each_fault_TRPT_07c(dns: DnsServer, records: 
 async def test_a_policy_that_cannot_be_had_is_told_TRPT_07c(
     dns: DnsServer, sts: list[PolicyVerdict], trouble: FetchTrouble
 ) -> None:
-    """TRPT-07c."""
+    """TRPT-07c, STS-15b: and the mail goes as without it."""
     sts.append(PolicyVerdict(PolicyStep.WITHOUT, "", failed=FetchFailed(trouble, "because")))
     async with serving(dns, STRANGER):
-        _, recorder = await send(dns)
+        result, recorder = await send(dns)
+    assert result.result is Result.DELIVERED
+    assert result.tls is not None
+    assert not result.tls.verified
     assert recorder.rows == [
         ("example.org", "sts", trouble.value),
         ("example.org", "no-policy-found", "success"),
@@ -243,3 +246,20 @@ async def test_mail_with_tls_required_no_is_told_as_what_the_policy_saw(
         result, recorder = await send(dns, requirement=Requirement.NO)
     assert result.result is Result.DELIVERED
     assert recorder.rows == [("example.org", "sts", "certificate-not-trusted")]
+
+
+async def test_a_certificate_that_the_policy_likes_does_not_make_up_for_records_that_fail_STS_21b(
+    dns: DnsServer, sts: list[PolicyVerdict]
+) -> None:
+    sts.append(use(POLICY))
+    dns.secure_zone("example.org")
+    dns.add(f"_{PORT}._tcp.{HOST}", "TLSA", named(STRANGER))
+    async with serving(dns, GOOD) as peer:
+        result, recorder = await send(dns)
+        assert (result.result, str(result.status)) == (Result.DEFERRED, "4.7.5")
+        assert peer.messages == []
+    assert recorder.rows == [
+        ("example.org", "sts", "success"),
+        ("example.org", "tlsa", "validation-failure"),
+        (HOST, "tlsa", "validation-failure"),
+    ]

@@ -503,7 +503,7 @@ def lacks(decision: TlsDecision, proven: Proven) -> Refusal | None:
     host = decision.verify_name
     if decision.mode in (TlsMode.REQUIRED, TlsMode.VERIFIED) and not proven.encrypted:
         return _lack(decision, Cause.NO_TLS, "the host offers no TLS, which is needed")
-    # STS-21a: each that is asked for must be there.
+    # STS-21a, STS-21b: each that is asked for must be there.
     if host is not None and proven.verified_name != host:
         return _lack(decision, Cause.CERTIFICATE, f"the certificate is not valid for {host}")
     # An empty text stands for no records: it matches nothing.

@@ -17,7 +17,7 @@ class Purpose(StrEnum):
     """What a message is for: some of our own have rules of their own."""
 
     MAIL = "mail"
-    DMARC_REPORT = "dmarc-report"  # it never goes in clear after TLS failed (DAGG-17)
+    DMARC_REPORT = "dmarc-report"  # it never goes in clear after TLS failed (DAGG-17a)
     TLS_REPORT = "tls-report"  # it tells of broken TLS, and so goes in spite of it (TRPT-15)
 
 
