@@ -3,6 +3,7 @@
 import asyncio
 import sys
 
+from mailrail.core.revision.problem import POSTGRES_UNAVAILABLE, RevisionProblem
 from mailrail.core.revision.revision import Role
 from mailrail.kit import log, postgres, rpc
 from mailrail.kit.config_client import ConfigClient, Configuration
@@ -57,7 +58,14 @@ async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:
         assert app is not None
         app.tables = Tables.of(configuration.number, configuration.revision, configuration.secret)
 
-    config = ConfigClient(settings, Role.OUTBOUND, configured)
+    def problems() -> tuple[RevisionProblem, ...]:
+        """For `mailrail config status`; it makes no object less ready."""
+        gateway = next(iter(app.tables.gateways), None) if app is not None and app.tables is not None else None
+        if not database.problem or gateway is None:
+            return ()
+        return (RevisionProblem(gateway, "postgres", POSTGRES_UNAVAILABLE, database.problem),)
+
+    config = ConfigClient(settings, Role.OUTBOUND, configured, problems)
     queue = LeaseClient(settings, lambda: config.current.number if config.current is not None else 0)
     app = Outbound(
         settings,

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from integration.outbound.test_service import World, world
 
-from mailrail.core.revision.revision import TlsMode, TransportKind
+from mailrail.core.revision.revision import Gateway, ObjectRef, Revision, TlsMode, TransportKind
 from mailrail.kit import migrations, roles
 from mailrail.kit.postgres import CONNECTIONS, Login
 from mailrail.local.postgres.server import EmbeddedPostgres
@@ -20,8 +20,9 @@ from mailrail_outbound.store.connection import DomainDatabase, Unavailable
 
 from testkit.conditions import eventually
 from testkit.faultproxy import FaultProxy
-from testkit.outbound import transport
+from testkit.outbound import GATEWAY, transport
 
+ACCOUNT = ObjectRef("MailAccount", "default", "pm")
 NOWHERE = "postgresql://127.0.0.1:1/nowhere"
 OURS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'mailrail outbound %'"
 BEFORE = ("config", "queue")
@@ -147,3 +148,18 @@ async def test_a_database_that_takes_no_writes_is_said_to_be_one_and_is_read_all
         assert await store.reading.run("SELECT count(*) FROM mta_sts", {}) == [(0,)]
     finally:
         await store.close()
+
+
+async def test_what_is_wrong_with_postgres_is_told_to_config_for_as_long_as_it_is(
+    tmp_path: Path, database_for: Callable[..., str]
+) -> None:
+    """`mailrail config status` has it from there."""
+    url = database_for(*BEFORE)
+    async with delivering(tmp_path, url) as (here, _):
+        await here.config.publish(Revision(gateways=(Gateway(GATEWAY, "mail.sender.example", (), ACCOUNT),)))
+        (problem,) = await eventually(lambda: here.config.reported.problems)
+        assert (problem.kind, problem.namespace, problem.name) == ("MailGateway", "default", "edge")
+        assert (problem.part, problem.reason) == ("postgres", "PostgresUnavailable")
+        assert "schema outbound is at version 0" in problem.message
+        migrations.migrate(url)
+        await eventually(lambda: not here.config.reported.problems)

@@ -38,6 +38,8 @@ class FakeConfig(config_pb2_grpc.ConfigServiceServicer):
     def __init__(self) -> None:
         self.number = 0
         self.body = b""
+        self.reported = config_pb2.ReportRequest()
+        """What the service said of itself last."""
         self.changed = asyncio.Condition()
 
     async def publish(self, revision: Revision) -> int:
@@ -58,6 +60,7 @@ class FakeConfig(config_pb2_grpc.ConfigServiceServicer):
             yield message
 
     async def Report(self, request: config_pb2.ReportRequest, context: Any) -> config_pb2.ReportResponse:
+        self.reported = request
         return config_pb2.ReportResponse(head=self.number)
 
 

@@ -9,6 +9,8 @@ PORT_CONFLICT: Final = "PortConflict"
 """Another listener of the same revision has the port. Only a new revision ends it."""
 PORT_UNAVAILABLE: Final = "PortUnavailable"
 """The system refuses the port: another process has it, or this one may not open it. It is tried again."""
+POSTGRES_UNAVAILABLE: Final = "PostgresUnavailable"
+"""The process works without its database, and mail that needs what is there waits."""
 PENDING: Final = "Pending"
 """It was not tried yet."""
 

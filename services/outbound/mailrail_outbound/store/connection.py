@@ -65,8 +65,8 @@ class DomainDatabase:
         """For what deliveries wait for."""
         self.writing = DomainLane(self, "write", writes=True)
         """For what nobody waits for."""
-        self.problem: str | None = "it was not asked yet"
-        """Why it is of no use now; None: it answers and takes writes."""
+        self.problem: str | None = ""
+        """Why it is of no use now; empty: it was not asked yet; None: it answers and takes writes."""
 
     async def run(self) -> None:
         """Look whether it is there, until cancelled: for the metric, the log, and to be connected when it is needed."""

@@ -311,7 +311,9 @@ class Problem(_message.Message):
     part: _builtins.str
     """of the object: "listeners/mx"; empty: all of it"""
     reason: _builtins.str
-    """One word: "PortConflict" (another listener of the revision has the port), "PortUnavailable", "Pending" (not yet tried)."""
+    """One word: "PortConflict" (another listener of the revision has the port), "PortUnavailable", "Pending" (not yet tried),
+    "PostgresUnavailable" (outbound works without it; the object is any gateway, the part "postgres").
+    """
     message: _builtins.str
     """at most 500 characters"""
     def __init__(
