@@ -102,6 +102,13 @@ DASHBOARD = Dashboard(
                     "result",
                 ),
                 CERTIFICATES,
+                split(
+                    "Requests for our MTA-STS policies, by result",
+                    "What the policy service answered. unknown_host: the domain has no policy. ended: too slow, or too "
+                    "many others.",
+                    "mailrail_policy_requests_total",
+                    "result",
+                ),
             ),
         ),
         Row(

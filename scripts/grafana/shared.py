@@ -7,7 +7,7 @@ ENDED = 'mailrail_queue_attempts_total{outcome=~"delivered|relayed|captured"}'
 DEFERRED_MESSAGES = rate('mailrail_ingress_messages_total{result="deferred"}')
 DEFERRED_SENDERS = rate('mailrail_ingress_senders_total{result="deferred"}')
 CONNECTIONS_READY = rate('mailrail_outbound_connections_total{result="ready"}')
-SERVED = "ingress|queue|outbound"  # the services that run a configuration
+SERVED = "ingress|queue|outbound|policy"  # the services that run a configuration
 
 BACKLOG = Panel(
     "Due mail, by what it waits for",
@@ -57,9 +57,8 @@ CONSUMERS = Panel(
 )
 CERTIFICATES = Panel(
     "Certificates",
-    "Time left until the first certificate of a service expires. services: gRPC between services; smtp: listeners. "
-    "Below "
-    "zero: a certificate has expired or cannot be used.",
+    "Time left until the first certificate of a service expires. services: gRPC between services; smtp: listeners; "
+    "policy: policy hosts of MTA-STS. Below zero: a certificate has expired or cannot be used.",
     (Query("min by (service, use) (mailrail_certificate_expiry_timestamp_seconds) - time()"),),
     Unit.SECONDS,
     PanelKind.TABLE,
