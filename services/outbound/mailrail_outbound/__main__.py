@@ -16,6 +16,7 @@ from mailrail_outbound import metrics
 from mailrail_outbound.app import Outbound
 from mailrail_outbound.clients import LeaseClient
 from mailrail_outbound.domain_recorder import DomainRecorder
+from mailrail_outbound.domain_security import DomainSecurityReader
 from mailrail_outbound.hops import Tables
 from mailrail_outbound.open_files import fitting
 from mailrail_outbound.pool import Pool
@@ -24,6 +25,7 @@ from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.store.connection import DomainDatabase
 from mailrail_outbound.store.mta_sts import Room
 from mailrail_outbound.tls_policy.cache import PolicyCache
+from mailrail_outbound.tls_policy.dane import DaneLookup
 from mailrail_outbound.tls_policy.fetch import PolicyFetcher
 from mailrail_outbound.tls_policy.sts import StsLookup
 
@@ -77,7 +79,10 @@ async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:
         sts=sts,
         recorder=recorder,
     )
-    services = {SERVICE: (OutboundServicer(app, pool), outbound_pb2_grpc.add_OutboundServiceServicer_to_server)}
+    security = DomainSecurityReader(resolver, sts, DaneLookup(resolver, settings.digest_strength), database, settings)
+    services = {
+        SERVICE: (OutboundServicer(app, pool, security), outbound_pb2_grpc.add_OutboundServiceServicer_to_server)
+    }
     async with config.running(), rpc.serve(settings, services, _CALLERS) as server:
         logger.info("listening", port=server.port)
         behind = [asyncio.create_task(part) for part in (database.run(), policies.run(sts), recorder.run())]

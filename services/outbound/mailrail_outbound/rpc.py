@@ -8,10 +8,13 @@ from typing import Any
 import grpc
 
 from mailrail.core.revision.revision import ObjectRef
+from mailrail.core.smtp.address import AddressError, domain_to_ascii
 from mailrail.core.smtp.answer import Answer, Stage
+from mailrail.core.tlspolicy.indicators import Indicator, Light
 from mailrail.kit import clock
 from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
 from mailrail_outbound.app import Outbound
+from mailrail_outbound.domain_security import DomainSecurityReader
 from mailrail_outbound.pool import Pool
 
 SERVICE = "mailrail.outbound.v1.OutboundService"
@@ -28,9 +31,10 @@ _Key = tuple[str, str, str]  # transport, its digest, address
 class OutboundServicer(outbound_pb2_grpc.OutboundServiceServicer):
     """outbound.proto, OutboundService."""
 
-    def __init__(self, app: Outbound, pool: Pool) -> None:
+    def __init__(self, app: Outbound, pool: Pool, security: DomainSecurityReader) -> None:
         self._app = app
         self._pool = pool
+        self._security = security
         self._known: OrderedDict[_Key, tuple[float, outbound_pb2.VerifyRecipientResponse]] = OrderedDict()
         self._asking: dict[_Key, asyncio.Task[outbound_pb2.VerifyRecipientResponse]] = {}
 
@@ -65,6 +69,17 @@ class OutboundServicer(outbound_pb2_grpc.OutboundServiceServicer):
             text=reply.text[:512] if reply is not None else answer.detail[:512],
         )
 
+    async def GetDomainSecurity(  # noqa: N802, RUF100
+        self, request: outbound_pb2.GetDomainSecurityRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> outbound_pb2.GetDomainSecurityResponse:
+        """See the agreement; INVALID_ARGUMENT for what is no domain."""
+        try:
+            domain = domain_to_ascii(request.domain.strip().removesuffix("."))
+        except AddressError as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, f"{request.domain[:100]!r} is no domain: {error}")
+        found = await self._security.of(domain, request.transport)
+        return outbound_pb2.GetDomainSecurityResponse(**{name: _indicator(each) for name, each in found.each()})
+
     async def ListConnections(  # noqa: N802, RUF100
         self, request: outbound_pb2.ListConnectionsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> outbound_pb2.ListConnectionsResponse:
@@ -85,6 +100,21 @@ class OutboundServicer(outbound_pb2_grpc.OutboundServiceServicer):
             )
             entry.opened.FromDatetime(wall - timedelta(seconds=now - connection.opened))
         return response
+
+
+_LIGHTS = {
+    Light.YES: outbound_pb2.SecurityIndicator.LIGHT_YES,
+    Light.NO: outbound_pb2.SecurityIndicator.LIGHT_NO,
+    Light.UNKNOWN: outbound_pb2.SecurityIndicator.LIGHT_UNKNOWN,
+    Light.ERROR: outbound_pb2.SecurityIndicator.LIGHT_ERROR,
+}
+
+
+def _indicator(found: Indicator) -> outbound_pb2.SecurityIndicator:
+    made = outbound_pb2.SecurityIndicator(light=_LIGHTS[found.light], sentence=found.sentence[:500])
+    if found.seen is not None:
+        made.seen.FromNanoseconds(int(found.seen * 1e9))
+    return made
 
 
 def _ref(transport: str) -> ObjectRef:

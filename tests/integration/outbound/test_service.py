@@ -755,8 +755,9 @@ async def test_what_a_transport_said_of_a_recipient_is_forgotten_when_the_transp
             transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE) for peer in (takes, refuses)
         )
         async with OutboundBench.running(before) as bench:
-            servicer = OutboundServicer(bench.app, bench.pool)
+            unused: Any = None
             context: Any = None
+            servicer = OutboundServicer(bench.app, bench.pool, unused)
             assert (await servicer.VerifyRecipient(ask, context)).verdict == verdicts.VERDICT_ACCEPTED
             bench.configure(2, [after])
             assert (await servicer.VerifyRecipient(ask, context)).verdict == verdicts.VERDICT_REFUSED

@@ -21,6 +21,125 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class GetDomainSecurityRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    TRANSPORT_FIELD_NUMBER: _builtins.int
+    domain: _builtins.str
+    """of a recipient"""
+    transport: _builtins.str
+    """namespace/name of the transport that the mail goes by; empty: direct delivery"""
+    def __init__(
+        self,
+        *,
+        domain: _builtins.str = ...,
+        transport: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "transport", b"transport"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDomainSecurityRequest: _TypeAlias = GetDomainSecurityRequest  # noqa: Y015
+
+@_typing.final
+class GetDomainSecurityResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STARTTLS_FIELD_NUMBER: _builtins.int
+    MTA_STS_FIELD_NUMBER: _builtins.int
+    DNSSEC_FIELD_NUMBER: _builtins.int
+    DANE_FIELD_NUMBER: _builtins.int
+    REQUIRE_TLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def starttls(self) -> Global___SecurityIndicator:
+        """of the last session with the domain, by that transport"""
+
+    @_builtins.property
+    def mta_sts(self) -> Global___SecurityIndicator: ...
+    @_builtins.property
+    def dnssec(self) -> Global___SecurityIndicator:
+        """of the MX records"""
+
+    @_builtins.property
+    def dane(self) -> Global___SecurityIndicator:
+        """of the first MX host"""
+
+    @_builtins.property
+    def require_tls(self) -> Global___SecurityIndicator:
+        """as starttls"""
+
+    def __init__(
+        self,
+        *,
+        starttls: Global___SecurityIndicator | None = ...,
+        mta_sts: Global___SecurityIndicator | None = ...,
+        dnssec: Global___SecurityIndicator | None = ...,
+        dane: Global___SecurityIndicator | None = ...,
+        require_tls: Global___SecurityIndicator | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["dane", b"dane", "dnssec", b"dnssec", "mta_sts", b"mta_sts", "require_tls", b"require_tls", "starttls", b"starttls"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dane", b"dane", "dnssec", b"dnssec", "mta_sts", b"mta_sts", "require_tls", b"require_tls", "starttls", b"starttls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDomainSecurityResponse: _TypeAlias = GetDomainSecurityResponse  # noqa: Y015
+
+@_typing.final
+class SecurityIndicator(_message.Message):
+    """One of the five."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Light:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _LightEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[SecurityIndicator._Light.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        LIGHT_UNSPECIFIED: SecurityIndicator._Light.ValueType  # 0
+        LIGHT_YES: SecurityIndicator._Light.ValueType  # 1
+        LIGHT_NO: SecurityIndicator._Light.ValueType  # 2
+        LIGHT_UNKNOWN: SecurityIndicator._Light.ValueType  # 3
+        LIGHT_ERROR: SecurityIndicator._Light.ValueType  # 4
+
+    class Light(_Light, metaclass=_LightEnumTypeWrapper): ...
+    LIGHT_UNSPECIFIED: SecurityIndicator.Light.ValueType  # 0
+    LIGHT_YES: SecurityIndicator.Light.ValueType  # 1
+    LIGHT_NO: SecurityIndicator.Light.ValueType  # 2
+    LIGHT_UNKNOWN: SecurityIndicator.Light.ValueType  # 3
+    LIGHT_ERROR: SecurityIndicator.Light.ValueType  # 4
+
+    LIGHT_FIELD_NUMBER: _builtins.int
+    SENTENCE_FIELD_NUMBER: _builtins.int
+    SEEN_FIELD_NUMBER: _builtins.int
+    light: Global___SecurityIndicator.Light.ValueType
+    sentence: _builtins.str
+    @_builtins.property
+    def seen(self) -> _timestamp_pb2.Timestamp:
+        """when it was so; absent: never"""
+
+    def __init__(
+        self,
+        *,
+        light: Global___SecurityIndicator.Light.ValueType = ...,
+        sentence: _builtins.str = ...,
+        seen: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seen", b"_seen", "seen", b"seen"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seen", b"_seen", "light", b"light", "seen", b"seen", "sentence", b"sentence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__seen: _TypeAlias = _typing.Literal["seen"]  # noqa: Y015
+    _WhichOneofArgType__seen: _TypeAlias = _typing.Literal["_seen", b"_seen"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seen) -> _WhichOneofReturnType__seen | None: ...
+
+Global___SecurityIndicator: _TypeAlias = SecurityIndicator  # noqa: Y015
+
+@_typing.final
 class VerifyRecipientRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -45,6 +45,11 @@ class OutboundServiceStub:
                 request_serializer=mailrail_dot_outbound_dot_v1_dot_outbound__pb2.ListConnectionsRequest.SerializeToString,
                 response_deserializer=mailrail_dot_outbound_dot_v1_dot_outbound__pb2.ListConnectionsResponse.FromString,
                 _registered_method=True)
+        self.GetDomainSecurity = channel.unary_unary(
+                '/mailrail.outbound.v1.OutboundService/GetDomainSecurity',
+                request_serializer=mailrail_dot_outbound_dot_v1_dot_outbound__pb2.GetDomainSecurityRequest.SerializeToString,
+                response_deserializer=mailrail_dot_outbound_dot_v1_dot_outbound__pb2.GetDomainSecurityResponse.FromString,
+                _registered_method=True)
 
 
 class OutboundServiceServicer:
@@ -65,6 +70,13 @@ class OutboundServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDomainSecurity(self, request, context):
+        """How well mail to a domain is protected: five indicators, none of which fails the others (BAR-01). Within 6 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_OutboundServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_OutboundServiceServicer_to_server(servicer, server):
                     servicer.ListConnections,
                     request_deserializer=mailrail_dot_outbound_dot_v1_dot_outbound__pb2.ListConnectionsRequest.FromString,
                     response_serializer=mailrail_dot_outbound_dot_v1_dot_outbound__pb2.ListConnectionsResponse.SerializeToString,
+            ),
+            'GetDomainSecurity': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDomainSecurity,
+                    request_deserializer=mailrail_dot_outbound_dot_v1_dot_outbound__pb2.GetDomainSecurityRequest.FromString,
+                    response_serializer=mailrail_dot_outbound_dot_v1_dot_outbound__pb2.GetDomainSecurityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class OutboundService:
             '/mailrail.outbound.v1.OutboundService/ListConnections',
             mailrail_dot_outbound_dot_v1_dot_outbound__pb2.ListConnectionsRequest.SerializeToString,
             mailrail_dot_outbound_dot_v1_dot_outbound__pb2.ListConnectionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetDomainSecurity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mailrail.outbound.v1.OutboundService/GetDomainSecurity',
+            mailrail_dot_outbound_dot_v1_dot_outbound__pb2.GetDomainSecurityRequest.SerializeToString,
+            mailrail_dot_outbound_dot_v1_dot_outbound__pb2.GetDomainSecurityResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -37,6 +37,8 @@ class OutboundServiceStub:
     """Asks a domain's next hop whether it takes a recipient (recipients: Verify, design 5). Cached."""
     ListConnections: _grpc.UnaryUnaryMultiCallable[_outbound_pb2.ListConnectionsRequest, _outbound_pb2.ListConnectionsResponse]
     """Connections open now, with what they are reused under (design 4, Deliver)."""
+    GetDomainSecurity: _grpc.UnaryUnaryMultiCallable[_outbound_pb2.GetDomainSecurityRequest, _outbound_pb2.GetDomainSecurityResponse]
+    """How well mail to a domain is protected: five indicators, none of which fails the others (BAR-01). Within 6 s."""
 
 @_typing.type_check_only
 class OutboundServiceAsyncStub(OutboundServiceStub):
@@ -47,6 +49,8 @@ class OutboundServiceAsyncStub(OutboundServiceStub):
     """Asks a domain's next hop whether it takes a recipient (recipients: Verify, design 5). Cached."""
     ListConnections: _aio.UnaryUnaryMultiCallable[_outbound_pb2.ListConnectionsRequest, _outbound_pb2.ListConnectionsResponse]  # type: ignore[assignment]
     """Connections open now, with what they are reused under (design 4, Deliver)."""
+    GetDomainSecurity: _aio.UnaryUnaryMultiCallable[_outbound_pb2.GetDomainSecurityRequest, _outbound_pb2.GetDomainSecurityResponse]  # type: ignore[assignment]
+    """How well mail to a domain is protected: five indicators, none of which fails the others (BAR-01). Within 6 s."""
 
 class OutboundServiceServicer(metaclass=_abc_1.ABCMeta):
     """One outbound process."""
@@ -66,5 +70,13 @@ class OutboundServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_outbound_pb2.ListConnectionsResponse, _abc.Awaitable[_outbound_pb2.ListConnectionsResponse]]:
         """Connections open now, with what they are reused under (design 4, Deliver)."""
+
+    @_abc_1.abstractmethod
+    def GetDomainSecurity(
+        self,
+        request: _outbound_pb2.GetDomainSecurityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_outbound_pb2.GetDomainSecurityResponse, _abc.Awaitable[_outbound_pb2.GetDomainSecurityResponse]]:
+        """How well mail to a domain is protected: five indicators, none of which fails the others (BAR-01). Within 6 s."""
 
 def add_OutboundServiceServicer_to_server(servicer: OutboundServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
