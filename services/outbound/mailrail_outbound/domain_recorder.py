@@ -23,8 +23,8 @@ from mailrail_outbound.store.connection import DomainDatabase, Unavailable
 
 MOST_LEARNED: Final = 200_000
 """Rows of `learned`; the oldest go."""
-MOST_FACTS: Final = 100_000
-"""Rows of `tlsrpt`; past it facts that are new are dropped."""
+MOST_FACTS: Final = 50_000
+"""Rows of `tlsrpt`, of 16 KiB at most; past it facts that are new are dropped."""
 MOST_OF_ZONE: Final = 2_000
 """Rows of `tlsrpt` that tell of one zone."""
 _KNOWN: Final = 50_000  # domains of which is known when they were written

@@ -296,13 +296,13 @@ async def test_memory_is_bounded_and_what_was_pushed_out_is_read_again_and_fetch
 ) -> None:
     names = [f"d{i}.example" for i in range(200)]
     there.policies = dict.fromkeys(names, ENFORCE)
-    async with policy_process(database, there, octets=50 * 1200) as cache:
+    async with policy_process(database, there, octets=50 * 1700) as cache:
         for name in names:
             await cache.verdict(name, FIRST)
         await eventually(lambda: len(rows(database)) == 200)
         await eventually(lambda: not cache._unsaved)
         await asyncio.gather(*(cache.verdict(f"n{i}.example", NOTHING) for i in range(300)))
-        assert sum(entry.weight for entry in cache._entries.values()) == cache._weight <= 50 * 1200
+        assert sum(entry.weight for entry in cache._entries.values()) == cache._weight <= 50 * 1700
         for name in names:
             assert (await cache.verdict(name, BROKEN)).policy == ENFORCE
     assert set(there.fetches.values()) == {1}

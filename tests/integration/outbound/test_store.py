@@ -140,6 +140,22 @@ async def test_domains_below_one_zone_take_their_share_and_no_more_and_push_noth
     assert await sql(first, "SELECT count(*) FROM mta_sts") == [(5,)]
 
 
+async def test_long_policies_are_few_also_in_rows_that_are_there(two: tuple[Connection, Connection]) -> None:
+    first, _ = two
+    now, _ = await known(first)
+    room = mta_sts.Room(most=50, most_of_zone=50, most_large=3, most_large_of_zone=2)
+    large = CachedPolicy("id1", Policy(Mode.ENFORCE, 86_400, tuple(f"mx{i}.example.org" for i in range(300))), now)
+    small = CachedPolicy("id1", POLICY, now - 1)
+    names = [f"a{i}.evil.example" for i in range(3)]
+    for name in names:
+        assert await mta_sts.store(first, name, small, room)
+    assert [await mta_sts.store(first, name, large, room) for name in names] == [True, True, False]
+    assert (await known(first, names[2]))[1].cached == small, "what was there holds"
+    assert await mta_sts.store(first, "good.test", large, room)
+    assert not await mta_sts.store(first, "better.test", large, room)
+    assert await mta_sts.store(first, "good.test", CachedPolicy("id2", large.policy, now), room), "it has its place"
+
+
 async def test_what_was_mailed_lately_is_claimed_for_a_refresh_when_it_is_due_and_by_one_process_STS_25(
     two: tuple[Connection, Connection],
 ) -> None:

@@ -34,13 +34,13 @@ ONCE: Final = 60
 """Blocks that it may look at besides."""
 BOUNDS: Final = 1500
 """Blocks for counting a table, or a zone, up to its bound by an index."""
-ROOM: Final = mta_sts.Room(most=POLICIES + 1000, most_of_zone=2000)
+ROOM: Final = mta_sts.Room(most=POLICIES + 1000, most_of_zone=2000, most_large=2000)
 POLICY: Final = Policy(Mode.ENFORCE, 86_400, ("mx.example.org",))
 TODAY: Final = datetime.now(UTC).date()
 
 FILL: Final = f"""
     INSERT INTO outbound.mta_sts (domain, zone, record_id, policy, fetched, ends, refresh, forget)
-    SELECT 'd' || i || '.z' || i % 500 || '.example', 'z' || i % 500 || '.example', 'id', 'version: STSv1', now(), now() + interval '9 days',
+    SELECT 'd' || i || '.z' || i % 500 || '.example', 'z' || i % 500 || '.example', 'id', CASE WHEN i % 30 = 0 THEN repeat(md5(i::text), 200) ELSE 'version: STSv1' END, now(), now() + interval '9 days',
         CASE WHEN i % 2 = 0 THEN now() + make_interval(secs => i - 2000) END, now() + interval '10 days' - make_interval(mins => CASE WHEN i % 50 = 0 THEN 20000 ELSE 0 END)
     FROM generate_series(1, {POLICIES}) i;
     INSERT INTO outbound.learned SELECT 'd' || i || '.example', '', true, false, now() - make_interval(mins => i) FROM generate_series(1, {LEARNED}) i;
@@ -91,6 +91,12 @@ async def _store_new(connection: Connection, _: int) -> None:
     assert await mta_sts.store(connection, "new.z7.example", CachedPolicy("id2", POLICY, now), ROOM)
 
 
+async def _store_large(connection: Connection, _: int) -> None:
+    large = Policy(Mode.ENFORCE, 86_400, tuple(f"mx{i}.example.org" for i in range(300)))
+    now, _found = await mta_sts.read(connection, ["d7.z7.example"])
+    assert await mta_sts.store(connection, "d7.z7.example", CachedPolicy("id2", large, now), ROOM)
+
+
 async def _fail(connection: Connection, _: int) -> None:
     assert await mta_sts.store_failure(connection, "d7.z7.example", "id", FetchFailed(FetchTrouble.FETCH, "no"), ROOM)
 
@@ -139,6 +145,7 @@ async def _acknowledge(connection: Connection, count: int) -> None:
         (lambda connection, count: mta_sts.note_mailed(connection, domains(count)), 200, ONCE),
         (_store, 1, ONCE),
         (_store_new, 1, BOUNDS),
+        (_store_large, 1, 2000 + BOUNDS),
         (_fail, 1, ONCE),
         (_claim, 1, ONCE),
         (_claim_due, 20, ONCE),

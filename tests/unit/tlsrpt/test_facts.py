@@ -46,7 +46,7 @@ def test_facts_are_read_as_they_were_and_equal_ones_alone_have_equal_octets(
 
 
 @pytest.mark.parametrize("text", ["x" * 100_000, "\N{PILE OF POO}" * 100_000, "\ud800" * 70_000, '"\\\0' * 50_000])
-def test_whatever_a_stranger_wrote_the_facts_have_at_most_32_KiB(text: str) -> None:
+def test_whatever_a_stranger_wrote_the_facts_have_at_most_16_KiB(text: str) -> None:
     policy = AppliedPolicy(PolicyType.STS, text, (text,) * 500, tuple(text[i:] for i in range(500)))
     octets = encode(ReportedSession(policy, FailedSession(ResultType.VALIDATION_FAILURE, *[text] * 6)))
     assert len(octets) <= FACTS_LIMIT
@@ -89,6 +89,21 @@ def test_what_strangers_name_takes_its_share_of_the_counts_and_the_rest_is_dropp
     counts.take(6)
     counts.add(DAY, of("a7.evil.example"))
     assert counts.dropped == 11, "what was stored leaves its place"
+
+
+def test_long_policies_take_their_share_of_memory_and_no_more() -> None:
+    counts = SessionCounts(1000, 1000, octets=160_000)
+    long = tuple(f"mx{i:04}.example.org" for i in range(100))
+    for i in range(100):
+        counts.add(DAY, ReportedSession(AppliedPolicy(PolicyType.STS, f"a{i}.evil.example", (), long)))
+    assert len(counts) == 2
+    for i in range(100):
+        counts.add(DAY, ReportedSession(AppliedPolicy(PolicyType.STS, f"a.zone{i}.example", (), long)))
+    assert len(counts) + counts.dropped == 200
+    assert 15 < len(counts) < 20
+    counts.take(100)
+    counts.add(DAY, of("a.evil.example"))
+    assert (len(counts), counts._weight, len(counts._zones)) == (1, 1024, 1)
 
 
 def test_what_could_not_be_stored_is_added_to_what_came_meanwhile() -> None:

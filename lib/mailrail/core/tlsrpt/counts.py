@@ -3,9 +3,13 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date
+from typing import Final
 
 from mailrail.core.outbound.zone import zone_of
 from mailrail.core.tlsrpt.facts import ReportedSession
+
+_WEIGHT: Final = 1024  # octets of facts, besides what the policy says
+_TEXT_WEIGHT: Final = 60  # octets of a text, besides its letters
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,11 +29,14 @@ class CountedSessions:
 class SessionCounts:
     """Bounded: strangers choose domains, and what their servers answer."""
 
-    def __init__(self, most: int, most_of_zone: int) -> None:
-        """`most`: different facts; `most_of_zone`: of them, those of one zone."""
-        self._most, self._most_of_zone = most, most_of_zone
+    def __init__(self, most: int, most_of_zone: int, octets: int = 16 * 1024 * 1024) -> None:
+        """`most`: different facts; `most_of_zone`: of them, those of one zone. `octets`: of memory, about; a
+        zone has an eighth of it."""
+        self._most, self._most_of_zone, self._octets = most, most_of_zone, octets
         self._counts: dict[tuple[date, ReportedSession], int] = {}
-        self._zones: dict[str, int] = {}
+        self._zones: dict[str, list[int]] = {}
+        """Facts of each zone, and their octets."""
+        self._weight = 0
         self.dropped = 0
         """Sessions that found no place."""
 
@@ -44,23 +51,26 @@ class SessionCounts:
         if known is not None:
             self._counts[key] = known + sessions
             return
-        zone = zone_of(facts.reported_to)
-        of_zone = self._zones.get(zone, 0)
-        if len(self._counts) >= self._most or of_zone >= self._most_of_zone:
+        zone, weight = zone_of(facts.reported_to), _weight_of(facts)
+        of_zone, octets = self._zones.get(zone, (0, 0))
+        full = len(self._counts) >= self._most or self._weight + weight > self._octets
+        if full or of_zone >= self._most_of_zone or octets + weight > self._octets // 8:
             self.dropped += sessions
             return
         self._counts[key] = sessions
-        self._zones[zone] = of_zone + 1
+        self._weight += weight
+        self._zones[zone] = [of_zone + 1, octets + weight]
 
     def take(self, most: int) -> list[CountedSessions]:
         """Some of them, to be stored now; they count here no more."""
         taken = []
         for day, facts in list(self._counts)[:most]:
             one = CountedSessions(day, facts, self._counts.pop((day, facts)))
-            left = self._zones[one.zone] - 1
-            if left:
-                self._zones[one.zone] = left
-            else:
+            weight, of_zone = _weight_of(facts), self._zones[one.zone]
+            self._weight -= weight
+            of_zone[0] -= 1
+            of_zone[1] -= weight
+            if not of_zone[0]:
                 del self._zones[one.zone]
             taken.append(one)
         return taken
@@ -69,3 +79,8 @@ class SessionCounts:
         """They could not be stored."""
         for one in batch:
             self.add(one.day, one.facts, one.sessions)
+
+
+def _weight_of(facts: ReportedSession) -> int:
+    policy = facts.policy
+    return _WEIGHT + sum(_TEXT_WEIGHT + len(text) for text in (*policy.strings, *policy.mx))

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 from mailrail.core.tlsrpt.result_type import ResultType
 
-FACTS_LIMIT: Final = 32 * 1024
+FACTS_LIMIT: Final = 16 * 1024
 """Octets of encoded facts. A policy may be longer, and a stranger wrote it: what is over is left out of the report."""
 _TEXT_LIMIT: Final = 512  # characters of one text
-_LISTS_LIMIT: Final = 12 * 1024  # characters of each list, so that all fits whatever JSON makes of it
+_LISTS_LIMIT: Final = 3 * 1024  # characters of each list
 
 
 class PolicyType(StrEnum):
@@ -84,7 +84,15 @@ def encode(facts: ReportedSession) -> bytes:
             if getattr(failure, name)
         }
     octets = _octets(made)
-    return octets if len(octets) <= FACTS_LIMIT else _octets(made | {"strings": [], "mx": []})  # nothing but escapes
+    if len(octets) > FACTS_LIMIT:  # nothing but escapes
+        least: dict[str, Any] = {
+            "type": policy.type.value,
+            "domain": policy.domain[:_TEXT_LIMIT],
+            "strings": [],
+            "mx": [],
+        }
+        octets = _octets(least | ({"failure": {"result": failure.result.value}} if failure is not None else {}))
+    return octets
 
 
 def decode(octets: bytes) -> ReportedSession:

@@ -26,13 +26,18 @@ READ: Final[LiteralString] = f"""SELECT d.domain, extract(epoch FROM clock_times
 _ROOM: Final[LiteralString] = """(EXISTS (SELECT FROM mta_sts o WHERE o.domain = %(domain)s) OR (
         (SELECT count(*) FROM (SELECT FROM mta_sts LIMIT %(most)s) a) < %(most)s
         AND (SELECT count(*) FROM (SELECT FROM mta_sts z WHERE z.zone = %(zone)s LIMIT %(most_of_zone)s) b) < %(most_of_zone)s))"""
+# Policies that are longer than nearly all are few, or strangers would fill the disk with them: also in rows that are there.
+_LARGE: Final[LiteralString] = """(octet_length(%(policy)s) <= 4096 OR (
+        (SELECT count(*) FROM (SELECT FROM mta_sts l WHERE octet_length(l.policy) > 4096 AND l.domain <> %(domain)s LIMIT %(most_large)s) c) < %(most_large)s
+        AND (SELECT count(*) FROM (SELECT FROM mta_sts l WHERE octet_length(l.policy) > 4096 AND l.domain <> %(domain)s AND l.zone = %(zone)s LIMIT %(most_large_of_zone)s) d)
+            < %(most_large_of_zone)s))"""
 # STS-25: a policy that was fetched later replaces another one, a weaker one too.
 STORE: Final[
     LiteralString
 ] = f"""INSERT INTO mta_sts AS m (domain, zone, record_id, policy, fetched, ends, refresh, forget)
     SELECT %(domain)s, %(zone)s, %(id)s, %(policy)s, f.fetched, f.fetched + make_interval(secs => %(life)s),
         f.fetched + make_interval(secs => %(refresh)s::float8), f.fetched + make_interval(secs => %(life)s) + interval '1 day'
-    FROM (SELECT least(to_timestamp(%(fetched)s), now()) AS fetched) AS f WHERE {_ROOM}
+    FROM (SELECT least(to_timestamp(%(fetched)s), now()) AS fetched) AS f WHERE {_ROOM} AND {_LARGE}
     ON CONFLICT (domain) DO UPDATE SET record_id = excluded.record_id, policy = excluded.policy, fetched = excluded.fetched,
         ends = excluded.ends, refresh = excluded.refresh, forget = excluded.forget,
         failed = NULL, failed_id = '', trouble = '', failure = '', claimed = '-infinity'
@@ -80,6 +85,9 @@ class Room:
 
     most: int
     most_of_zone: int
+    most_large: int = 2_000
+    """Of them, those with a policy above 4 KiB: 16 times what the largest providers publish."""
+    most_large_of_zone: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +124,8 @@ async def store(connection: Connection, domain: str, cached: CachedPolicy, room:
         "id": cached.id,
         "policy": str(cached.policy),
         "fetched": cached.fetched,
+        "most_large": room.most_large,
+        "most_large_of_zone": room.most_large_of_zone,
         "life": float(cached.policy.max_age),
         "refresh": None if due is None else due - cached.fetched,
     }

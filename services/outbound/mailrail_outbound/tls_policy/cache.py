@@ -61,8 +61,9 @@ _WRITE_EVERY: Final = 10.0
 """Seconds until it is written which domains were mailed."""
 _REFRESH_EVERY: Final = 60.0
 _REFRESH_AT_ONCE: Final = 10
-_POLICY_WEIGHT: Final = 1024  # octets of an entry with a policy, besides 100 for each mx
-_WEIGHT: Final = 256  # octets of an entry without
+_WEIGHT: Final = 512  # octets of an entry
+_POLICY_WEIGHT: Final = 1024  # octets of its policy, besides its mx
+_MX_WEIGHT: Final = 60  # octets of an mx, besides its letters
 
 
 class PolicyUnread(Exception):
@@ -95,12 +96,8 @@ class _Entry:
     """By kit.clock: no attempt to save it before."""
     mailed: float = -math.inf
     """When it was noted that mail went there, by kit.clock."""
-
-    @property
-    def weight(self) -> int:
-        if self.cached is None:
-            return _WEIGHT
-        return _POLICY_WEIGHT + 100 * len(self.cached.policy.mx)
+    weight: int = 0
+    """Octets of memory, about."""
 
 
 class PolicyCache:
@@ -126,6 +123,7 @@ class PolicyCache:
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self._weight = 0
         self._unsaved: dict[str, None] = {}
+        self._unsaved_weight = 0
         self._failures: dict[str, LastFailure] = {}
         """To be written."""
         self._mailed: dict[str, None] = {}
@@ -272,7 +270,8 @@ class PolicyCache:
         before = self._entries.pop(domain, None)
         if before is not None:
             self._weight -= before.weight
-        entry = _Entry(cached, failure, read, unsaved)
+            self._unsaved_weight -= before.weight if before.unsaved else 0
+        entry = _Entry(cached, failure, read, unsaved, weight=_weight_of(cached))
         if before is not None:
             entry.mailed = before.mailed
             entry.not_before = before.not_before if before.unsaved else 0.0
@@ -280,6 +279,7 @@ class PolicyCache:
         self._weight += entry.weight
         if unsaved:
             self._unsaved[domain] = None
+            self._unsaved_weight += entry.weight
             self._to_write.set()
         else:
             self._unsaved.pop(domain, None)
@@ -288,10 +288,11 @@ class PolicyCache:
 
     def _make_room(self) -> None:
         """Push out what was not used for long, but nothing that only this process knows, as far as its bound goes."""
-        while len(self._unsaved) > self._most_unsaved:
+        while len(self._unsaved) > self._most_unsaved or self._unsaved_weight > self._octets // 2:
             domain = next(iter(self._unsaved))
             del self._unsaved[domain]
             self._entries[domain].unsaved = False
+            self._unsaved_weight -= self._entries[domain].weight
             metrics.POLICIES_NOT_KEPT.inc("memory")
         metrics.POLICIES_UNSAVED.set(len(self._unsaved))
         kept = 0
@@ -469,6 +470,12 @@ class PolicyCache:
         except FetchPutOff:
             return
         self._keep(stored.domain, record, fetched)
+
+
+def _weight_of(cached: CachedPolicy | None) -> int:
+    if cached is None:
+        return _WEIGHT
+    return _WEIGHT + _POLICY_WEIGHT + sum(_MX_WEIGHT + len(name) for name in cached.policy.mx)
 
 
 def _result(cached: CachedPolicy | None, fetched: Policy | FetchFailed, now: float) -> str:

@@ -25,6 +25,8 @@ CREATE TABLE outbound.mta_sts (
 );
 -- How many domains of a zone are here.
 CREATE INDEX mta_sts_zone ON outbound.mta_sts (zone);
+-- How many policies of a zone, and of all, are long ones.
+CREATE INDEX mta_sts_large ON outbound.mta_sts (zone) WHERE octet_length(policy) > 4096;
 -- What is to be fetched again.
 CREATE INDEX mta_sts_refresh ON outbound.mta_sts (refresh) WHERE refresh IS NOT NULL;
 -- The sweeper.
