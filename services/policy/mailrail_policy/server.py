@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -109,7 +110,7 @@ class PolicyServer:
             head = (await reader.readuntil(b"\r\n\r\n"))[:-4]
         except asyncio.LimitOverrunError:
             head = b""  # longer than any request is: answered as none
-        made = answer(head, self._policies)
+        made = answer(head, self._policies, time.time())
         REQUESTS.inc(made.result)
         writer.write(made.octets)
         writer.close()

@@ -9,6 +9,7 @@ from mailrail.core.mtasts.policy import Mode, Policy
 from mailrail_policy.answers import PolicyAnswer, answer
 
 PATH = "/.well-known/mta-sts.txt"
+NOW = 1_767_225_600.0
 POLICY = Policy(Mode.ENFORCE, 604_800, ("mx.example.org",))
 POLICIES = {"example.org": POLICY, "other.example": Policy(Mode.TESTING, 86_400, ("*.other.example",))}
 
@@ -17,7 +18,7 @@ def ask(
     target: str = PATH, host: str | None = "mta-sts.example.org", method: str = "GET", *fields: str
 ) -> PolicyAnswer:
     lines = [f"{method} {target} HTTP/1.1", *([] if host is None else [f"Host: {host}"]), *fields]
-    return answer("\r\n".join(lines).encode("latin-1"), POLICIES)
+    return answer("\r\n".join(lines).encode("latin-1"), POLICIES, NOW)
 
 
 def parts(made: PolicyAnswer) -> tuple[int, dict[str, str], bytes]:
@@ -35,13 +36,16 @@ def test_a_policy_is_text_with_crlf_at_the_name_of_its_domain_STS_23a(host: str)
     assert body.count(b"\r\n") == body.count(b"\n") == 4
     assert fields["Content-Length"] == str(len(body))
     assert fields["Cache-Control"] == "no-store"
+    assert fields["Date"] == "Thu, 01 Jan 2026 00:00:00 GMT"
     # Our own fetcher takes what we serve.
     assert judge_answer(status, fields["Content-Type"], body) == POLICY
 
 
 def test_the_host_alone_says_whose_policy_it_is() -> None:
     assert parts(ask(host="mta-sts.other.example"))[2] == str(POLICIES["other.example"]).encode()
-    assert ask(f"https://mta-sts.other.example{PATH}", "mta-sts.example.org").octets == ask().octets
+    whole = f"https://mta-sts.other.example{PATH}"
+    assert ask(whole, "mta-sts.example.org").octets == ask(host="mta-sts.other.example").octets
+    assert ask(whole, None).result == ask(f"http://a b{PATH}").result == "bad_request"
 
 
 def test_a_head_is_answered_without_the_text() -> None:
@@ -79,7 +83,7 @@ def test_a_query_changes_nothing() -> None:
 
 
 def test_before_the_first_configuration_nobody_is_told_that_there_is_no_policy() -> None:
-    made = answer(f"GET {PATH} HTTP/1.1\r\nHost: mta-sts.example.org".encode(), None)
+    made = answer(f"GET {PATH} HTTP/1.1\r\nHost: mta-sts.example.org".encode(), None, NOW)
     assert (parts(made)[0], made.result) == (503, "not_ready")
 
 
@@ -90,7 +94,7 @@ def test_no_request_raises_anything_and_none_says_what_it_was_not_told(octets: b
         f"GET {PATH} HTTP/1.1\r\n".encode() + octets,
         f"GET {PATH} HTTP/1.1\r\nHost: ".encode() + value,
     ):
-        made = answer(head, POLICIES)
+        made = answer(head, POLICIES, NOW)
         status, fields, body = parts(made)
         assert (status == 200) is (made.result == "served")
         assert fields["Connection"] == "close"

@@ -72,9 +72,14 @@ class PolicyFetcher:
         if task is None:
             task = asyncio.create_task(self._in_turn(domain))
             self._under_way[domain] = task
-            task.add_done_callback(lambda _: self._under_way.pop(domain))
+            task.add_done_callback(lambda done: self._ended(domain, done))
         # Who stops waiting must not take it from the others.
         return await asyncio.shield(task)
+
+    def _ended(self, domain: str, done: "asyncio.Task[Policy | FetchFailed]") -> None:
+        del self._under_way[domain]
+        if not done.cancelled():
+            done.exception()  # or asyncio complains where nobody waits any more
 
     async def close(self) -> None:
         """End what is under way."""
