@@ -17,7 +17,7 @@ from mailrail.core.revision.revision import (
 from mailrail.core.route import RouteDecision, Via
 from mailrail.core.route.decision import DIRECT, DecisionLevel
 from mailrail.core.tlspolicy.demands import NOTHING, Demand, add_up
-from mailrail_queue.admin.explain import security_notes
+from mailrail_queue.admin.explain import requiretls_obstacle, security_notes
 
 RELAY = Transport(ObjectRef("MailTransport", "default", "relay"), TransportKind.SMTP, host="relay.example")
 
@@ -32,6 +32,7 @@ def test_a_route_that_cannot_honour_requiretls_says_so_with_its_code(mode: TlsMo
     (note,) = security_notes(way(tls=mode), NOTHING)
     assert note.startswith("mail with REQUIRETLS fails this way, 5.7.10: the message requires TLS")
     assert f"tls.mode {mode.capitalize()}" in note
+    assert note.endswith("unless its TLSA records prove it") is (mode is not TlsMode.NONE)
 
 
 @pytest.mark.parametrize("decision", [way(tls=TlsMode.VERIFIED), way(username="u"), DIRECT])
@@ -44,3 +45,22 @@ def test_the_floors_of_a_way_are_told_and_who_set_them() -> None:
     assert list(security_notes(DIRECT, demanded)) == [
         "MailGateway default/edge demands TLS; mail that finds none fails"
     ]
+
+
+@pytest.mark.parametrize(
+    ("host", "mode", "able"),
+    [
+        ("127.0.0.1", TlsMode.NONE, True),
+        ("localhost", TlsMode.NONE, True),
+        ("store.example", TlsMode.REQUIRED, False),
+        ("store.example", TlsMode.VERIFIED, True),
+    ],
+)
+def test_a_mail_store_takes_it_on_this_machine_or_over_verified_tls(host: str, mode: TlsMode, able: bool) -> None:
+    found = requiretls_obstacle(way(kind=TransportKind.LMTP, host=host, tls=mode), NOTHING)
+    assert (found == "") is able
+
+
+@pytest.mark.parametrize("kind", [TransportKind.DIRECT, TransportKind.SOCKS, TransportKind.FAIL])
+def test_of_mx_hosts_only_the_attempt_knows(kind: TransportKind) -> None:
+    assert requiretls_obstacle(way(kind=kind), NOTHING) == ""

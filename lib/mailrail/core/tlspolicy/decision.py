@@ -45,6 +45,7 @@ __all__ = [
     "accepts",
     "decide",
     "ignored_by",
+    "is_address",
     "lacks",
     "wants_tlsa",
 ]
@@ -227,7 +228,7 @@ class _Decider:
         self._strict = hop.requirement is Requirement.REQUIRED and not hop.redacted
         # RTLS-22a, TRPT-15. Who requires TLS gets it, whatever the message is for.
         self._lenient = not self._strict and (hop.requirement is Requirement.NO or hop.purpose is Purpose.TLS_REPORT)
-        named = not _is_address(hop.host)
+        named = not is_address(hop.host)
         self._sts = hop.sts if named else StsFacts(domain=hop.sts.domain)  # STS-09
         self._dane = hop.dns.dane if named else Tlsa.NONE  # DANE-21
         self._mx_proven = hop.dns.mx_proven and named
@@ -485,7 +486,8 @@ _OURS: Final = frozenset({Cause.NO_PROOF, Cause.TLS_DISABLED})
 
 
 @lru_cache(maxsize=4096)
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Whether a host is an IP address, as an address literal too, and not a name."""
     try:
         ip_address(host.strip("[]").removeprefix("IPv6:"))
     except ValueError:

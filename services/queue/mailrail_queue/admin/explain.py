@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from mailrail.core.delivery.schedule import base_delay, expires_at
+from mailrail.core.outbound.captive import is_loopback
 from mailrail.core.revision.revision import TransportKind
-from mailrail.core.route import Explanation, RouteDecision, explain
+from mailrail.core.route import Explanation, RouteDecision, Via, explain
 from mailrail.core.route.site import Site, shard
-from mailrail.core.tlspolicy.decision import Hop, Requirement, decide
+from mailrail.core.tlspolicy.decision import Hop, Requirement, decide, is_address, wants_tlsa
 from mailrail.core.tlspolicy.demands import Demanded
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 from mailrail_queue.admin.base import AdminContext, backoff_names
@@ -52,8 +53,11 @@ class Explainer:
             answer.tried.add(level="recipient", matched=False, reason=note)
         if subject.unknown is None:
             _add_tried(answer, explanation)
-            for words in security_notes(explanation.decision, router.table.demanded(envelope, explanation.decision)):
+            demanded = router.table.demanded(envelope, explanation.decision)
+            for words in security_notes(explanation.decision, demanded):
                 answer.tried.add(level="security", matched=False, reason=words)
+            answer.requiretls_obstacle = requiretls_obstacle(explanation.decision, demanded)
+            answer.by_mx, answer.final = _ends(explanation.decision)
             self._plan(answer, subject, attempt)
         await self._add_pause(connection, answer, site)
         return answer
@@ -150,28 +154,45 @@ class Explainer:
             answer.site_backoff_until.FromDatetime(rows[0][0])
 
 
-_HOSTS_OF_OURS: Final = frozenset({TransportKind.SMTP, TransportKind.SUBMISSION, TransportKind.SUBMISSIONS})
+_BY_MX: Final = frozenset({TransportKind.DIRECT, TransportKind.SOCKS})
 
 
 def security_notes(decision: RouteDecision, demanded: Demanded) -> Iterator[str]:
-    """What is demanded of the way, and whether mail with REQUIRETLS can go by it at all (RTLS-02). Of an MX host only
-    the attempt knows."""
+    """What is demanded of the way, and whether mail with REQUIRETLS can go by it at all (RTLS-02)."""
     if words := str(demanded):
         yield words
+    if words := requiretls_obstacle(decision, demanded):
+        yield f"mail with REQUIRETLS fails this way, {words}"
+
+
+def requiretls_obstacle(decision: RouteDecision, demanded: Demanded) -> str:
+    """Why mail with REQUIRETLS fails by a host that the configuration names, with the status that its sender hears;
+    empty: nothing is known against it. Of an MX host only the attempt knows."""
     transport = decision.transport
-    if transport is None or transport.kind not in _HOSTS_OF_OURS:
-        return
-    refusal = decide(
-        Hop(
-            transport.host or "",
-            transport.tls,
-            carries_credentials=transport.username is not None,
-            requirement=Requirement.REQUIRED,
-            demanded=demanded,
-        )
-    ).refusal
-    if refusal is not None:
-        yield f"mail with REQUIRETLS fails this way, {refusal.status}: {refusal.words}"
+    if transport is None or transport.kind in _BY_MX or transport.kind is TransportKind.FAIL:
+        return ""
+    host = transport.host or ""
+    hop = Hop(
+        host,
+        transport.tls,
+        carries_credentials=transport.username is not None,
+        requirement=Requirement.REQUIRED,
+        demanded=demanded,
+        final=transport.kind is TransportKind.LMTP,
+        loopback=host == "localhost" or (is_address(host) and is_loopback(host)),
+    )
+    refusal = decide(hop).refusal
+    if refusal is None:
+        return ""
+    unless = "; unless its TLSA records prove it" if wants_tlsa(hop) else ""
+    return f"{refusal.status}: {refusal.words}{unless}"
+
+
+def _ends(decision: RouteDecision) -> tuple[bool, bool]:
+    """Whether it goes to MX hosts, and whether it is delivered here."""
+    kind = decision.transport.kind if decision.transport is not None else None
+    by_mx = decision.via is Via.DIRECT or kind in _BY_MX
+    return by_mx, decision.via is Via.MAILBOX or kind is TransportKind.LMTP
 
 
 @dataclass(frozen=True, slots=True)

@@ -1344,10 +1344,19 @@ class ExplainResponse(_message.Message):
     SHARD_FIELD_NUMBER: _builtins.int
     SITE_BACKOFF_UNTIL_FIELD_NUMBER: _builtins.int
     PLANNED_FIELD_NUMBER: _builtins.int
+    REQUIRETLS_OBSTACLE_FIELD_NUMBER: _builtins.int
+    BY_MX_FIELD_NUMBER: _builtins.int
+    FINAL_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     config_revision: _builtins.int
     site: _builtins.str
     shard: _builtins.int
+    requiretls_obstacle: _builtins.str
+    """Why mail with REQUIRETLS fails by this way, whatever its next hop offers; empty: nothing is known against it."""
+    by_mx: _builtins.bool
+    """it goes to the MX hosts of the domain, whatever transport leads there"""
+    final: _builtins.bool
+    """it is delivered here: into a mailbox, or to a mail store by LMTP"""
     @_builtins.property
     def decision(self) -> Global___RouteDecision: ...
     @_builtins.property
@@ -1373,10 +1382,13 @@ class ExplainResponse(_message.Message):
         shard: _builtins.int = ...,
         site_backoff_until: _timestamp_pb2.Timestamp | None = ...,
         planned: _abc.Iterable[Global___PlannedAttempt] | None = ...,
+        requiretls_obstacle: _builtins.str = ...,
+        by_mx: _builtins.bool = ...,
+        final: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_site_backoff_until", b"_site_backoff_until", "decision", b"decision", "site_backoff_until", b"site_backoff_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_site_backoff_until", b"_site_backoff_until", "attempt", b"attempt", "config_revision", b"config_revision", "decision", b"decision", "planned", b"planned", "shard", b"shard", "site", b"site", "site_backoff_until", b"site_backoff_until", "tried", b"tried"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_site_backoff_until", b"_site_backoff_until", "attempt", b"attempt", "by_mx", b"by_mx", "config_revision", b"config_revision", "decision", b"decision", "final", b"final", "planned", b"planned", "requiretls_obstacle", b"requiretls_obstacle", "shard", b"shard", "site", b"site", "site_backoff_until", b"site_backoff_until", "tried", b"tried"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__site_backoff_until: _TypeAlias = _typing.Literal["site_backoff_until"]  # noqa: Y015
     _WhichOneofArgType__site_backoff_until: _TypeAlias = _typing.Literal["_site_backoff_until", b"_site_backoff_until"]  # noqa: Y015
