@@ -54,6 +54,7 @@ def test_outbound_reaches_policy_hosts_on_the_Internet_and_none_inside_unless_va
     for values, cidrs in (
         ({}, ["0.0.0.0/0", "::/0"]),
         ({"networkPolicy": {"policyHosts": [inside], "deliveryPorts": [2500]}}, ["10.9.0.0/16"]),
+        ({"outbound": {"fetchNetworks": ["10.8.0.0/16"]}}, ["0.0.0.0/0", "::/0", "10.8.0.0/16"]),
     ):
         policy = rendered(values, tmp_path)["NetworkPolicy", "mailrail-outbound"]
         (rule,) = [r for r in policy["spec"]["egress"] if {"port": 443, "protocol": "TCP"} in r.get("ports", ())]
@@ -642,6 +643,13 @@ def test_who_administers_another_namespace_may_not_write_gateways_there(
 
     assert len(writers({"postgres": EXTERNAL})) == 1
     assert writers({"postgres": EXTERNAL, "operator": elsewhere}) == set()
+
+
+def test_outbound_is_told_which_networks_of_ours_policies_may_be_fetched_from(tmp_path: Path) -> None:
+    for networks, told in (([], []), (["10.8.0.0/16", "fd00::/8"], ["10.8.0.0/16,fd00::/8"])):
+        deployment = rendered({"outbound": {"fetchNetworks": networks}}, tmp_path)["Deployment", "mailrail-outbound"]
+        environment = deployment["spec"]["template"]["spec"]["containers"][0]["env"]
+        assert [e["value"] for e in environment if e["name"] == "MAILRAIL_OUTBOUND_FETCH_NETWORKS"] == told
 
 
 # --- policies of our own domains ---

@@ -133,7 +133,8 @@ class PolicyFetcher:
         dialled = [address for address in addresses if may_be_dialled(address, self._networks)]
         if not dialled:
             # STS-26a
-            reason = f"{host} is at {addresses[0]}, which is no address of the Internet; fetch_networks may name it"
+            reason = f"{host} is at {addresses[0]}, which is no address of the Internet"
+            reason = f"{reason}; MAILRAIL_OUTBOUND_FETCH_NETWORKS may name its network"
             return FetchFailed(FetchTrouble.FETCH, reason)
         failures = []
         for address in dialled[:_MOST_ADDRESSES]:
