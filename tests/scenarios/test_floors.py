@@ -55,8 +55,15 @@ def test_mail_waits_while_its_floor_is_not_kept_and_goes_once_nobody_demands_it(
         explained = " ".join(rail.cli("explain", waiting["id"]).split())
         assert "MailGateway default/local demands TLS; mail that finds none waits" in explained
         assert not any(line.startswith("MAIL") for line in clear.commands)
+        checked = " ".join(rail.cli("tls", "check", "--required", LOGIN, "friend@there.test", status=1).split())
+        assert "5.7.10: the message requires TLS, and the transport says tls.mode Opportunistic" in checked
         rail.write("all.yaml", documents(clear))
         wait_until(lambda: len(clear.messages) == 1, 60, "the mail, which nobody holds back any more")
+        wait_until(
+            lambda: "the last session was without TLS" in rail.cli("tls", "there.test", "--transport", "relay"),
+            60,
+            lambda: f"what the session showed; {rail.cli('tls', 'there.test', '--transport', 'relay')}",
+        )
 
 
 def test_a_rule_that_says_fail_tells_the_sender_at_once_and_its_host_is_not_dialled(clear: SmtpPeer) -> None:
