@@ -18,7 +18,7 @@ from mailrail.local.postgres.server import EmbeddedPostgres
 from mailrail_outbound import metrics
 from mailrail_outbound.store import mta_sts
 from mailrail_outbound.tls_policy import cache as cache_module
-from mailrail_outbound.tls_policy.cache import PolicyUnread
+from mailrail_outbound.tls_policy.cache import PolicyCache, PolicyUnread
 from mailrail_outbound.tls_policy.fetch import FetchPutOff
 
 from testkit.conditions import eventually
@@ -361,3 +361,32 @@ async def test_that_mail_went_to_a_domain_is_written_now_and_then_and_not_for_ea
         fresh = "SELECT mailed > now() - interval '1 hour', refresh IS NOT NULL FROM outbound.mta_sts"
         await eventually(lambda: rows(database, fresh) == [(True, True)])
         await eventually(lambda: one._mailed == {})
+
+
+async def test_a_mistake_of_ours_leaves_nobody_waiting_and_is_over_with_its_cause(
+    database: str, there: PolicyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "_AGAIN", 0.05)
+    monkeypatch.setattr(cache_module, "_REFRESH_EVERY", 0.05)
+
+    async def broken(*_: object) -> None:
+        raise RuntimeError("a mistake")
+
+    async with policy_process(database, there) as cache:
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("read", "claim_due", "note_mailed"):
+                patch.setattr(mta_sts, name, broken)
+            for _ in range(3):
+                with pytest.raises(PolicyUnread, match="a mistake of ours"):
+                    await cache.verdict("example.org", NOTHING)
+        await eventually_read(cache)
+
+
+async def eventually_read(cache: PolicyCache) -> None:
+    async def known() -> bool:
+        with contextlib.suppress(PolicyUnread):
+            return (await cache.verdict("example.org", NOTHING)).step is PolicyStep.WITHOUT
+        return False
+
+    condition: Callable[[], bool | Awaitable[bool | None] | None] = known
+    await eventually(condition)

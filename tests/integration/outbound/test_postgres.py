@@ -11,16 +11,18 @@ from integration.outbound.test_service import World, world
 
 from mailrail.core.revision.revision import Gateway, ObjectRef, Revision, TlsMode, TransportKind
 from mailrail.kit import migrations, roles
-from mailrail.kit.postgres import CONNECTIONS, Login
+from mailrail.kit.postgres import CONNECTIONS, NEEDED, Login
 from mailrail.local.postgres.server import EmbeddedPostgres
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail.sink import Sink
 from mailrail_outbound import metrics
+from mailrail_outbound.store import connection as connection_module
 from mailrail_outbound.store.connection import DomainDatabase, Unavailable
 
 from testkit.conditions import eventually
 from testkit.faultproxy import FaultProxy
 from testkit.outbound import GATEWAY, transport
+from testkit.peers.pgbouncer import pgbouncer
 
 ACCOUNT = ObjectRef("MailAccount", "default", "pm")
 NOWHERE = "postgresql://127.0.0.1:1/nowhere"
@@ -163,3 +165,37 @@ async def test_what_is_wrong_with_postgres_is_told_to_config_for_as_long_as_it_i
         assert "schema outbound is at version 0" in problem.message
         migrations.migrate(url)
         await eventually(lambda: not here.config.reported.problems)
+
+
+@pytest.mark.peer("pgbouncer")
+@pytest.mark.parametrize(
+    ("mode", "size", "words"),
+    [
+        ("transaction", 10, "a pooler in transaction mode is in between"),
+        ("session", 1, f"it may have too few connections to the server: {NEEDED}"),
+    ],
+)
+async def test_a_pooler_that_will_not_do_is_told_with_a_sentence(
+    database: str, mode: str, size: int, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "ANSWERS_WITHIN", 1.0)
+    with pgbouncer(database, mode, size=size) as url:
+        store = DomainDatabase(Login.of(url), "pooled")
+        try:
+            with pytest.raises(Unavailable) as told:  # noqa: PT012 -- whichever of them finds no room
+                await store.reading.run("SELECT 1", {})
+                await store.writing.run("SELECT 1", {})
+            assert words in str(told.value)
+        finally:
+            await store.close()
+
+
+@pytest.mark.peer("pgbouncer")
+async def test_a_pooler_in_session_mode_is_as_good_as_none(database: str) -> None:
+    with pgbouncer(database, "session") as url:
+        store = DomainDatabase(Login.of(url), "pooled")
+        try:
+            for lane in (store.reading, store.writing):
+                assert await lane.run("SELECT count(*) FROM mta_sts", {}) == [(0,)]
+        finally:
+            await store.close()

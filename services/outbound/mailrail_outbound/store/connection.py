@@ -17,7 +17,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import tuple_row
 
 from mailrail.kit import clock, log, migrations
-from mailrail.kit.postgres import Login, check_connection, ended, enter, refuse_shared_sessions, why_read_only
+from mailrail.kit.postgres import NEEDED, Login, check_connection, ended, enter, refuse_shared_sessions, why_read_only
 from mailrail.kit.server_watch import break_off
 from mailrail_outbound import metrics
 
@@ -173,8 +173,21 @@ class DomainLane:
 @contextlib.contextmanager
 def _broken_off_in_time(connection: Connection) -> Iterator[None]:
     """Whoever waits longer gets psycopg.OperationalError: a server that hangs answers no request to cancel, either."""
-    timer = asyncio.get_running_loop().call_later(ANSWERS_WITHIN, break_off, connection)
+    late = asyncio.Event()
+
+    def on_late() -> None:
+        late.set()
+        break_off(connection)
+
+    timer = asyncio.get_running_loop().call_later(ANSWERS_WITHIN, on_late)
     try:
         yield
+    except psycopg.OperationalError as error:
+        if not late.is_set():
+            raise
+        raise psycopg.errors.ConnectionTimeout(
+            f"Postgres gave no answer in {ANSWERS_WITHIN:g} s. If a pooler stands between, it may have too few"
+            f" connections to the server: {NEEDED}"
+        ) from error
     finally:
         timer.cancel()

@@ -228,16 +228,15 @@ class PolicyCache:
         try:
             async with self._database.reading.use() as connection:
                 now, found = await mta_sts.read(connection, domains)
+            self._set_time(now, asked)
+            merged = {domain: self._merge(found[domain], asked) for domain in domains}
+            self._away = ""
+            metrics.POLICY_READS.inc("postgres", by=len(domains))
         except Unavailable as error:
             self._away = str(error)
         except Exception as error:  # whatever it is: who waits must hear of it
             self._log.exception("cannot read policies")
             self._away = f"a mistake of ours: {error!r}"[:300]
-        else:
-            self._away = ""
-            self._set_time(now, asked)
-            metrics.POLICY_READS.inc("postgres", by=len(domains))
-            merged = {domain: self._merge(found[domain], asked) for domain in domains}
         for domain in domains:
             waiting = self._wanted.pop(domain)
             if waiting is not None and not waiting.done():  # what came of it may be pushed out already
@@ -450,6 +449,9 @@ class PolicyCache:
                 async with self._database.writing.use() as connection:
                     due = await mta_sts.claim_due(connection, _REFRESH_AT_ONCE, self._claim_seconds)
             except Unavailable:
+                due = []
+            except Exception:  # a mistake of ours, and what is in memory holds
+                self._log.exception("cannot refresh policies")
                 due = []
             for result in await asyncio.gather(*(self._refresh(each, records) for each in due), return_exceptions=True):
                 if isinstance(result, Exception):
