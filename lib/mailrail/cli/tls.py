@@ -53,7 +53,8 @@ def show(
 ) -> None:
     """Show five indicators of a domain: what its last session showed, and what the DNS says now.
 
-    `mailrail tls DOMAIN` is the same.
+    `mailrail tls DOMAIN` is the same. Below stands what they rest on: the MTA-STS policy and the TLSA records. What
+    others see of a domain of yours, `mailrail config mta-sts` tells.
     """
 
     async def question(channel: Any) -> outbound_pb2.GetDomainSecurityResponse:
@@ -78,6 +79,11 @@ def show(
         none="",
         prose=1,
     )
+    for name, title in _NAMES.items():
+        if getattr(found, name).details:
+            output.say(f"\n{title}:")
+            for line in getattr(found, name).details:
+                output.say(f"    {line}")
 
 
 @app.command()

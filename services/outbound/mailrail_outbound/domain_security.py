@@ -23,6 +23,7 @@ from mailrail_outbound.store import learned
 from mailrail_outbound.store.connection import DomainDatabase
 from mailrail_outbound.tls_policy.dane import DaneLookup
 from mailrail_outbound.tls_policy.sts import StsLookup
+from mailrail_outbound.tls_reports import written
 
 WITHIN: Final = 5.0
 """Seconds for all of it; what is not known by then is an error."""
@@ -82,7 +83,8 @@ class DomainSecurityReader:
         sts = await awaited(self._sts.of_domain(domain))
         facts, verdict, now = sts.facts(""), sts.verdict, time.time()
         if verdict is None or verdict.policy is not None:
-            return KnownPolicy(facts.policy, now)
+            lines = tuple(str(verdict.policy).splitlines()) if verdict is not None else ()
+            return KnownPolicy(facts.policy, now, lines=lines)
         if verdict.step is PolicyStep.DEFER:
             return KnownPolicy(StsPolicy.UNKNOWN, now, verdict.reason)
         return KnownPolicy(StsPolicy.ABSENT, now, verdict.failed.reason if verdict.failed is not None else "")
@@ -97,10 +99,12 @@ class DomainSecurityReader:
             return KnownHosts(now, trusted=True, secure=mx.secure)
         host = hosts.names[0]
         found: DnsFacts | Failed | None = None
+        records: tuple[str, ...] = ()
         if mx.secure:
             dane = await awaited(self._dane.of_host(domain, host, _FAMILIES, self._port))
             found = Failed(dane.failure, now) if dane.failure else dane.facts
-        return KnownHosts(now, trusted=True, secure=mx.secure, host=host, dns=found)
+            records = written(dane.demand.records) if dane.demand is not None else ()
+        return KnownHosts(now, trusted=True, secure=mx.secure, host=host, dns=found, records=records)
 
 
 async def _or_failed(part: Awaitable[_T]) -> _T | Failed:

@@ -111,7 +111,8 @@ _LIGHTS = {
 
 
 def _indicator(found: Indicator) -> outbound_pb2.SecurityIndicator:
-    made = outbound_pb2.SecurityIndicator(light=_LIGHTS[found.light], sentence=found.sentence[:500])
+    details = [line[:500] for line in found.details[:50]]
+    made = outbound_pb2.SecurityIndicator(light=_LIGHTS[found.light], sentence=found.sentence[:500], details=details)
     if found.seen is not None:
         made.seen.FromNanoseconds(int(found.seen * 1e9))
     return made

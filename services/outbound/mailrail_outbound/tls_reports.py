@@ -6,8 +6,10 @@ reason (TRPT-08b). A report on TLS is not told (TRPT-15b). A host of our own con
 (CHOICE).
 """
 
+from functools import lru_cache
 from typing import Final
 
+from mailrail.core.dane.tlsa import TlsaRecord
 from mailrail.core.outbound.targets import is_public
 from mailrail.core.revision.revision import TlsMinimum, TlsProof
 from mailrail.core.smtp.answer import Answer, Trouble
@@ -32,11 +34,15 @@ def applied_to(delivery: Delivery, host: str, sts: DomainSts, dane: HostDane) ->
         sts.verdict.failed if sts.verdict is not None else None,
         dane.facts.dane,
         dane.base,
-        tuple(f"{r.usage} {r.selector} {r.matching} {r.data.hex()}" for r in dane.demand.records)
-        if dane.demand
-        else (),
+        written(dane.demand.records) if dane.demand is not None else (),
         floor.minimum is TlsMinimum.AUTHENTICATED and floor.proofs == _DANE_ALONE,
     )
+
+
+@lru_cache(maxsize=4096)  # a host has the same ones for each of its messages
+def written(records: tuple[TlsaRecord, ...]) -> tuple[str, ...]:
+    """TLSA records as people and reports have them."""
+    return tuple(f"{each.usage} {each.selector} {each.matching} {each.data.hex()}" for each in records)
 
 
 def seen_in(decision: TlsDecision, connection: ClientConnection, *, proxied: bool) -> Seen:

@@ -93,7 +93,10 @@ async def test_what_the_policy_says_BAR_01b(database: str, dns: DnsServer, mode:
     there.policies["example.org"] = Policy(mode, 604_800, ("mx.example.org",)) if mode is not None else REFUSED
     dns.add(RECORD, "TXT", '"v=STSv1; id=1;"')
     async with reading(database, dns, there) as reader:
-        assert (await reader.of("example.org", "")).mta_sts.light is light
+        found = (await reader.of("example.org", "")).mta_sts
+        assert found.light is light
+        lines = ("version: STSv1", f"mode: {mode}", "mx: mx.example.org", "max_age: 604800")
+        assert found.details == (lines if mode is not None else ())
 
 
 @pytest.mark.parametrize(
@@ -118,6 +121,7 @@ async def test_what_the_dns_says_of_the_first_mx_host_BAR_01b(
         found = await reader.of("example.org", "")
         assert (found.dnssec.light, found.dane.light) == (dnssec, dane), found
         assert found.mta_sts.light in (NO, ERROR)
+        assert found.dane.details == ((USABLE,) if dane is YES else ())
 
 
 async def test_without_a_trusted_resolver_nothing_is_known_of_dnssec_BAR_01b(database: str, dns: DnsServer) -> None:

@@ -27,6 +27,7 @@ def security(mta_sts: int = NO, dane: int = NO, require_tls: int = NO) -> outbou
         getattr(found, name).light = light
         getattr(found, name).sentence = f"{name} is so"
     found.starttls.seen.FromSeconds(1_900_000_000)
+    found.dane.details.append("3 1 1 ab")
     return found
 
 
@@ -91,14 +92,15 @@ def test_the_five_indicators_are_told_with_a_reason_each(services: Services, arg
     done = run(*arguments)
     assert done.exit_code == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert [(line[0], line[1]) for line in lines[1:]] == [
+    assert lines[-3:] == [[], ["DANE:"], ["3", "1", "1", "ab"]]
+    assert [(line[0], line[1]) for line in lines[1:-3]] == [
         ("STARTTLS", "yes"),
         ("MTA-STS", "no"),
         ("DNSSEC", "yes"),
         ("DANE", "yes"),
         ("REQUIRETLS", "unknown"),
     ]
-    assert all(line[-2:] == ["is", "so"] for line in lines[1:])
+    assert all(line[-2:] == ["is", "so"] for line in lines[1:-3])
 
 
 def test_each_recipient_is_told_with_what_is_in_the_way(services: Services) -> None:

@@ -32,6 +32,8 @@ class Indicator:
     sentence: str
     seen: float | None = None
     """When it was so, in seconds since the epoch; None: never."""
+    details: tuple[str, ...] = ()
+    """What it rests on: lines of the policy, the MX host, TLSA records."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,8 @@ class KnownPolicy:
     """When it was looked up, or fetched."""
     words: str = ""
     """Why it is not known (UNKNOWN), or could not be had (ABSENT)."""
+    lines: tuple[str, ...] = ()
+    """Of the policy, where there is one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +86,8 @@ class KnownHosts:
     """The first one that was found; empty: none."""
     dns: DnsFacts | Failed | None = None
     """Of that host; `Failed`: its addresses cannot be had. None: it was not asked for."""
+    records: tuple[str, ...] = ()
+    """TLSA records of that host that can be used, `3 1 1 ab12...`."""
 
 
 def domain_security(
@@ -124,11 +130,12 @@ def _mta_sts(policy: KnownPolicy | Failed) -> Indicator:
         return Indicator(Light.ERROR, f"the MTA-STS policy cannot be read: {policy.reason}", policy.at)
     match policy.policy:
         case StsPolicy.ENFORCE:
-            return Indicator(Light.YES, "an MTA-STS policy in mode enforce", policy.at)
+            return Indicator(Light.YES, "an MTA-STS policy in mode enforce", policy.at, policy.lines)
         case StsPolicy.TESTING:
-            return Indicator(Light.NO, "an MTA-STS policy in mode testing, which holds nothing back", policy.at)
+            words = "an MTA-STS policy in mode testing, which holds nothing back"
+            return Indicator(Light.NO, words, policy.at, policy.lines)
         case StsPolicy.NONE:
-            return Indicator(Light.NO, "an MTA-STS policy in mode none", policy.at)
+            return Indicator(Light.NO, "an MTA-STS policy in mode none", policy.at, policy.lines)
         case StsPolicy.ABSENT if policy.words:
             return Indicator(Light.ERROR, f"the MTA-STS policy cannot be had: {policy.words}", policy.at)
         case StsPolicy.ABSENT:
@@ -171,7 +178,8 @@ def _dane(hosts: KnownHosts | Failed) -> Indicator:
         case Tlsa.UNUSABLE:  # BAR-02: they satisfy nothing
             return Indicator(Light.NO, f"{hosts.host} has TLSA records, none of them usable", hosts.at)
         case Tlsa.USABLE:
-            return Indicator(Light.YES, f"{hosts.host} has TLSA records, and DNSSEC proves them", hosts.at)
+            words = f"{hosts.host} has TLSA records, and DNSSEC proves them"
+            return Indicator(Light.YES, words, hosts.at, hosts.records)
 
 
 # --- whether REQUIRETLS is selected ---------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#mailrail/outbound/v1/outbound.proto\x12\x14mailrail.outbound.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"=\n\x18GetDomainSecurityRequest\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x11\n\ttransport\x18\x02 \x01(\t\"\xbe\x02\n\x19GetDomainSecurityResponse\x12\x39\n\x08starttls\x18\x01 \x01(\x0b\x32\'.mailrail.outbound.v1.SecurityIndicator\x12\x38\n\x07mta_sts\x18\x02 \x01(\x0b\x32\'.mailrail.outbound.v1.SecurityIndicator\x12\x37\n\x06\x64nssec\x18\x03 \x01(\x0b\x32\'.mailrail.outbound.v1.SecurityIndicator\x12\x35\n\x04\x64\x61ne\x18\x04 \x01(\x0b\x32\'.mailrail.outbound.v1.SecurityIndicator\x12<\n\x0brequire_tls\x18\x05 \x01(\x0b\x32\'.mailrail.outbound.v1.SecurityIndicator\"\xfc\x01\n\x11SecurityIndicator\x12<\n\x05light\x18\x01 \x01(\x0e\x32-.mailrail.outbound.v1.SecurityIndicator.Light\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12-\n\x04seen\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\"_\n\x05Light\x12\x15\n\x11LIGHT_UNSPECIFIED\x10\x00\x12\r\n\tLIGHT_YES\x10\x01\x12\x0c\n\x08LIGHT_NO\x10\x02\x12\x11\n\rLIGHT_UNKNOWN\x10\x03\x12\x0f\n\x0bLIGHT_ERROR\x10\x04\x42\x07\n\x05_seen\"<\n\x16VerifyRecipientRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x11\n\ttransport\x18\x02 \x01(\t\"\xf7\x01\n\x17VerifyRecipientResponse\x12\x46\n\x07verdict\x18\x01 \x01(\x0e\x32\x35.mailrail.outbound.v1.VerifyRecipientResponse.Verdict\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x10\n\x08\x65nhanced\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\"f\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_ACCEPTED\x10\x01\x12\x13\n\x0fVERDICT_REFUSED\x10\x02\x12\x17\n\x13VERDICT_UNREACHABLE\x10\x03\"\x18\n\x16ListConnectionsRequest\"P\n\x17ListConnectionsResponse\x12\x35\n\x0b\x63onnections\x18\x01 \x03(\x0b\x32 .mailrail.outbound.v1.Connection\"\xb2\x01\n\nConnection\x12\x11\n\ttransport\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\n\n\x02ip\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\x0b\n\x03tls\x18\x05 \x01(\t\x12\x10\n\x08identity\x18\x06 \x01(\t\x12\x0c\n\x04\x62usy\x18\x07 \x01(\x08\x12\x10\n\x08messages\x18\x08 \x01(\r\x12*\n\x06opened\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xe7\x02\n\x0fOutboundService\x12n\n\x0fVerifyRecipient\x12,.mailrail.outbound.v1.VerifyRecipientRequest\x1a-.mailrail.outbound.v1.VerifyRecipientResponse\x12n\n\x0fListConnections\x12,.mailrail.outbound.v1.ListConnectionsRequest\x1a-.mailrail.outbound.v1.ListConnectionsResponse\x12t\n\x11GetDomainSecurity\x12..mailrail.outbound.v1.GetDomainSecurityRequest\x1a/.mailrail.outbound.v1.GetDomainSecurityResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#mailrail/outbound/v1/outbound.proto\x12\x14mailrail.outbound.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"=\n\x18GetDomainSecurityRequest\x12\x0e\n\x06\x64omain\x18\x01 \x01(\t\x12\x11\n\ttransport\x18\x02 \x01(\t\"\xbe\x02\n\x19GetDomainSecurityResponse\x12\x39\n\x08starttls\x18\x01 \x01(\x0b\x32\'.mailrail.outbound.v1.SecurityIndicator\x12\x38\n\x07mta_sts\x18\x02 \x01(\x0b\x32\'.mailrail.outbound.v1.SecurityIndicator\x12\x37\n\x06\x64nssec\x18\x03 \x01(\x0b\x32\'.mailrail.outbound.v1.SecurityIndicator\x12\x35\n\x04\x64\x61ne\x18\x04 \x01(\x0b\x32\'.mailrail.outbound.v1.SecurityIndicator\x12<\n\x0brequire_tls\x18\x05 \x01(\x0b\x32\'.mailrail.outbound.v1.SecurityIndicator\"\x8d\x02\n\x11SecurityIndicator\x12<\n\x05light\x18\x01 \x01(\x0e\x32-.mailrail.outbound.v1.SecurityIndicator.Light\x12\x10\n\x08sentence\x18\x02 \x01(\t\x12-\n\x04seen\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x0f\n\x07\x64\x65tails\x18\x04 \x03(\t\"_\n\x05Light\x12\x15\n\x11LIGHT_UNSPECIFIED\x10\x00\x12\r\n\tLIGHT_YES\x10\x01\x12\x0c\n\x08LIGHT_NO\x10\x02\x12\x11\n\rLIGHT_UNKNOWN\x10\x03\x12\x0f\n\x0bLIGHT_ERROR\x10\x04\x42\x07\n\x05_seen\"<\n\x16VerifyRecipientRequest\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x11\n\ttransport\x18\x02 \x01(\t\"\xf7\x01\n\x17VerifyRecipientResponse\x12\x46\n\x07verdict\x18\x01 \x01(\x0e\x32\x35.mailrail.outbound.v1.VerifyRecipientResponse.Verdict\x12\x0c\n\x04\x63ode\x18\x02 \x01(\r\x12\x10\n\x08\x65nhanced\x18\x03 \x01(\t\x12\x0c\n\x04text\x18\x04 \x01(\t\"f\n\x07Verdict\x12\x17\n\x13VERDICT_UNSPECIFIED\x10\x00\x12\x14\n\x10VERDICT_ACCEPTED\x10\x01\x12\x13\n\x0fVERDICT_REFUSED\x10\x02\x12\x17\n\x13VERDICT_UNREACHABLE\x10\x03\"\x18\n\x16ListConnectionsRequest\"P\n\x17ListConnectionsResponse\x12\x35\n\x0b\x63onnections\x18\x01 \x03(\x0b\x32 .mailrail.outbound.v1.Connection\"\xb2\x01\n\nConnection\x12\x11\n\ttransport\x18\x01 \x01(\t\x12\x0c\n\x04host\x18\x02 \x01(\t\x12\n\n\x02ip\x18\x03 \x01(\t\x12\x0c\n\x04port\x18\x04 \x01(\r\x12\x0b\n\x03tls\x18\x05 \x01(\t\x12\x10\n\x08identity\x18\x06 \x01(\t\x12\x0c\n\x04\x62usy\x18\x07 \x01(\x08\x12\x10\n\x08messages\x18\x08 \x01(\r\x12*\n\x06opened\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp2\xe7\x02\n\x0fOutboundService\x12n\n\x0fVerifyRecipient\x12,.mailrail.outbound.v1.VerifyRecipientRequest\x1a-.mailrail.outbound.v1.VerifyRecipientResponse\x12n\n\x0fListConnections\x12,.mailrail.outbound.v1.ListConnectionsRequest\x1a-.mailrail.outbound.v1.ListConnectionsResponse\x12t\n\x11GetDomainSecurity\x12..mailrail.outbound.v1.GetDomainSecurityRequest\x1a/.mailrail.outbound.v1.GetDomainSecurityResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,21 +37,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETDOMAINSECURITYRESPONSE']._serialized_start=158
   _globals['_GETDOMAINSECURITYRESPONSE']._serialized_end=476
   _globals['_SECURITYINDICATOR']._serialized_start=479
-  _globals['_SECURITYINDICATOR']._serialized_end=731
-  _globals['_SECURITYINDICATOR_LIGHT']._serialized_start=627
-  _globals['_SECURITYINDICATOR_LIGHT']._serialized_end=722
-  _globals['_VERIFYRECIPIENTREQUEST']._serialized_start=733
-  _globals['_VERIFYRECIPIENTREQUEST']._serialized_end=793
-  _globals['_VERIFYRECIPIENTRESPONSE']._serialized_start=796
-  _globals['_VERIFYRECIPIENTRESPONSE']._serialized_end=1043
-  _globals['_VERIFYRECIPIENTRESPONSE_VERDICT']._serialized_start=941
-  _globals['_VERIFYRECIPIENTRESPONSE_VERDICT']._serialized_end=1043
-  _globals['_LISTCONNECTIONSREQUEST']._serialized_start=1045
-  _globals['_LISTCONNECTIONSREQUEST']._serialized_end=1069
-  _globals['_LISTCONNECTIONSRESPONSE']._serialized_start=1071
-  _globals['_LISTCONNECTIONSRESPONSE']._serialized_end=1151
-  _globals['_CONNECTION']._serialized_start=1154
-  _globals['_CONNECTION']._serialized_end=1332
-  _globals['_OUTBOUNDSERVICE']._serialized_start=1335
-  _globals['_OUTBOUNDSERVICE']._serialized_end=1694
+  _globals['_SECURITYINDICATOR']._serialized_end=748
+  _globals['_SECURITYINDICATOR_LIGHT']._serialized_start=644
+  _globals['_SECURITYINDICATOR_LIGHT']._serialized_end=739
+  _globals['_VERIFYRECIPIENTREQUEST']._serialized_start=750
+  _globals['_VERIFYRECIPIENTREQUEST']._serialized_end=810
+  _globals['_VERIFYRECIPIENTRESPONSE']._serialized_start=813
+  _globals['_VERIFYRECIPIENTRESPONSE']._serialized_end=1060
+  _globals['_VERIFYRECIPIENTRESPONSE_VERDICT']._serialized_start=958
+  _globals['_VERIFYRECIPIENTRESPONSE_VERDICT']._serialized_end=1060
+  _globals['_LISTCONNECTIONSREQUEST']._serialized_start=1062
+  _globals['_LISTCONNECTIONSREQUEST']._serialized_end=1086
+  _globals['_LISTCONNECTIONSRESPONSE']._serialized_start=1088
+  _globals['_LISTCONNECTIONSRESPONSE']._serialized_end=1168
+  _globals['_CONNECTION']._serialized_start=1171
+  _globals['_CONNECTION']._serialized_end=1349
+  _globals['_OUTBOUNDSERVICE']._serialized_start=1352
+  _globals['_OUTBOUNDSERVICE']._serialized_end=1711
 # @@protoc_insertion_point(module_scope)

@@ -116,11 +116,16 @@ class SecurityIndicator(_message.Message):
     LIGHT_FIELD_NUMBER: _builtins.int
     SENTENCE_FIELD_NUMBER: _builtins.int
     SEEN_FIELD_NUMBER: _builtins.int
+    DETAILS_FIELD_NUMBER: _builtins.int
     light: Global___SecurityIndicator.Light.ValueType
     sentence: _builtins.str
     @_builtins.property
     def seen(self) -> _timestamp_pb2.Timestamp:
         """when it was so; absent: never"""
+
+    @_builtins.property
+    def details(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """what it rests on, a line each: of the MTA-STS policy, TLSA records; at most 50"""
 
     def __init__(
         self,
@@ -128,10 +133,11 @@ class SecurityIndicator(_message.Message):
         light: Global___SecurityIndicator.Light.ValueType = ...,
         sentence: _builtins.str = ...,
         seen: _timestamp_pb2.Timestamp | None = ...,
+        details: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_seen", b"_seen", "seen", b"seen"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seen", b"_seen", "light", b"light", "seen", b"seen", "sentence", b"sentence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seen", b"_seen", "details", b"details", "light", b"light", "seen", b"seen", "sentence", b"sentence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__seen: _TypeAlias = _typing.Literal["seen"]  # noqa: Y015
     _WhichOneofArgType__seen: _TypeAlias = _typing.Literal["_seen", b"_seen"]  # noqa: Y015
