@@ -37,6 +37,7 @@ GATEWAY = ObjectRef("MailGateway", "default", "edge")
 SETTINGS = OutboundSettings(
     node_id="outbound-1",
     plaintext=True,
+    database_wait=0.0,
     tick=0.02,
     private_networks=("127.0.0.0/8", "::1/128"),
     idle_seconds=2.0,

@@ -86,7 +86,11 @@ async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:
     async with config.running(), rpc.serve(settings, services, _CALLERS) as server:
         logger.info("listening", port=server.port)
         behind = [asyncio.create_task(part) for part in (database.run(), policies.run(sts), recorder.run())]
-        waiting = asyncio.create_task(config.wait_first())
+
+        async def all_there() -> None:
+            await asyncio.gather(config.wait_first(), database.wait_first(settings.database_wait))
+
+        waiting = asyncio.create_task(all_there())
         stopping = asyncio.create_task(stop.wait())
         await asyncio.wait((waiting, stopping), return_when=asyncio.FIRST_COMPLETED)
         rest_collector()

@@ -41,6 +41,10 @@ class OutboundSettings(DatabaseSettings):
 
     queue_target: str = "127.0.0.1:7002"
     """Target of the queue's replicas: HOST:PORT, several separated by commas, each name with all its addresses."""
+    database_wait: float = 20.0
+    """Seconds for which a process that starts waits for Postgres and its schema before it takes deliveries and is
+    ready, with or without. So a roll-out that also migrates replaces no process that can read policies by one that
+    cannot yet."""
     capacity: int = 20_000
     """Deliveries worked on at once. Most of a large number wait: for DNS, for a connection, for a slow server. What
     they hold in memory is bounded by `held_octets`, sockets by `connections`."""

@@ -1,8 +1,10 @@
 """Outbound beside its Postgres: away, without our schema, hung, and back. Mail goes on through all that."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import psycopg
@@ -36,11 +38,13 @@ def up() -> bool:
 
 
 @contextlib.asynccontextmanager
-async def delivering(tmp_path: Path, url: str) -> AsyncIterator[tuple[World, Callable[[], Awaitable[None]]]]:
+async def delivering(
+    tmp_path: Path, url: str, **settings: Any
+) -> AsyncIterator[tuple[World, Callable[[], Awaitable[None]]]]:
     """Outbound on that database, and a call that sends a message through it and awaits its result."""
     async with Sink() as peer:
         via = transport(TransportKind.SMTP, host=peer.host, port=peer.port, tls=TlsMode.NONE)
-        async with world(tmp_path, via, database_url=url) as here:
+        async with world(tmp_path, via, database_url=url, **settings) as here:
 
             async def deliver() -> None:
                 delivery = here.delivery(via)
@@ -83,6 +87,29 @@ async def test_after_an_upgrade_outbound_serves_before_the_schema_is_there_and_t
         assert not up()
         migrations.migrate(url)
         await eventually(up)
+
+
+async def test_a_process_that_starts_takes_nothing_before_the_schema_is_there_or_has_kept_it_waiting_for_long(
+    tmp_path: Path, database_for: Callable[..., str]
+) -> None:
+    """Else a roll-out would replace processes that know policies by some that cannot read any yet."""
+    url = database_for(*BEFORE)
+    starting = asyncio.create_task(_deliver_once(tmp_path, url, database_wait=300.0))
+    try:
+        with psycopg.connect(url, autocommit=True) as connection:
+            await eventually(lambda: (connection.execute(OURS).fetchone() or (0,))[0] > 0 or starting.done())
+        assert not starting.done()
+        migrations.migrate(url)
+        await asyncio.wait_for(starting, 60)
+    finally:
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+
+
+async def _deliver_once(tmp_path: Path, url: str, **settings: Any) -> None:
+    async with delivering(tmp_path, url, **settings) as (_, deliver):
+        await deliver()
+        assert up()
 
 
 async def test_a_release_before_finds_its_schemas_as_they_were_after_a_rollback(database: str) -> None:

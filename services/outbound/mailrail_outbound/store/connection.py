@@ -65,8 +65,16 @@ class DomainDatabase:
         """For what deliveries wait for."""
         self.writing = DomainLane(self, "write", writes=True)
         """For what nobody waits for."""
+        self._usable = asyncio.Event()
+        """It could be used at least once."""
         self.problem: str | None = ""
         """Why it is of no use now; empty: it was not asked yet; None: it answers and takes writes."""
+
+    async def wait_first(self, within: float) -> None:
+        """Return once it can be used, or after so many seconds."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(within):
+                await self._usable.wait()
 
     async def run(self) -> None:
         """Look whether it is there, until cancelled: for the metric, the log, and to be connected when it is needed."""
@@ -85,6 +93,8 @@ class DomainDatabase:
 
     def _tell(self, problem: str | None) -> None:
         metrics.POSTGRES_UP.set(problem is None)
+        if problem is None:
+            self._usable.set()
         if problem != self.problem:
             if problem is None:
                 self._log.info("Postgres answers")
