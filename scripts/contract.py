@@ -66,6 +66,7 @@ SETTINGS: Final[Mapping[str, str]] = {
     "ingress": "mailrail_ingress.settings.IngressSettings",
     "operator": "mailrail_operator.settings.OperatorSettings",
     "outbound": "mailrail_outbound.settings.OutboundSettings",
+    "policy": "mailrail_policy.settings.PolicySettings",
     "queue": "mailrail_queue.settings.QueueSettings",
 }
 """Service → the class that its environment is read into."""

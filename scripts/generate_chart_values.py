@@ -21,6 +21,7 @@ from mailrail_config.settings import ConfigSettings
 from mailrail_ingress.settings import IngressSettings
 from mailrail_operator.settings import OperatorSettings
 from mailrail_outbound.settings import OutboundSettings
+from mailrail_policy.settings import PolicySettings
 from mailrail_queue.settings import QueueSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -189,14 +190,6 @@ def settings_of(kind: type[ServiceSettings], *others: str) -> Schema:
     return closed(**{f.name: SETTING.get(hints[f.name], STRING) for f in fields(kind) if f.name not in shared})
 
 
-def _policy_settings() -> type[ServiceSettings]:
-    """Of the service in this tree, also where the installation around it is older."""
-    sys.path.append(str(ROOT / "services/policy"))
-    from mailrail_policy.settings import PolicySettings
-
-    return PolicySettings
-
-
 OBJECTIVE: Schema = {"type": "number", "minimum": 50, "exclusiveMaximum": 100}
 """Percent; of 100 no error budget would be left."""
 BY_PATH: dict[str, Schema] = {
@@ -210,7 +203,7 @@ BY_PATH: dict[str, Schema] = {
     "outbound.settings": settings_of(OutboundSettings, "fetch_networks"),
     "outbound.fetchNetworks": array({"type": "string", "pattern": "^[0-9A-Fa-f:.]+/[0-9]+$"}),
     "operator.settings": settings_of(OperatorSettings),
-    "policy.settings": settings_of(_policy_settings(), "listen", "certificate_dir"),
+    "policy.settings": settings_of(PolicySettings, "listen", "certificate_dir"),
     "policy.service.type": {"enum": ["ClusterIP", "NodePort", "LoadBalancer"]},
     "namespaceOverride": NAME,
     "nameOverride": NAME,

@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 from mailrail.cli import arguments as a
 from mailrail.cli import output
 from mailrail.cli.connection import TIMEOUT, ask
-from mailrail.core.tlspolicy.indicators import DomainSecurity, Indicator, Light, Path, RecipientWay, obstacle
+from mailrail.core.tlspolicy.indicators import DomainSecurity, Indicator, Light, RecipientPath, RecipientWay, obstacle
 from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc
 
@@ -114,7 +114,11 @@ def check(
         return found
 
     ways = list(zip(recipients, ask("queue", routes), strict=True))
-    asked = {(_domain(to), _transport(way)): None for to, way in ways if _path(way) in (Path.DIRECT, Path.TRANSPORT)}
+    asked = {
+        (_domain(to), _transport(way)): None
+        for to, way in ways
+        if _path(way) in (RecipientPath.DIRECT, RecipientPath.TRANSPORT)
+    }
 
     async def securities(channel: Any) -> list[DomainSecurity]:
         return [_known(await _security(channel, domain, transport)) for domain, transport in asked]
@@ -134,13 +138,13 @@ def check(
         raise typer.Exit(output.REFUSED)
 
 
-def _path(way: admin_pb2.ExplainResponse) -> Path:
+def _path(way: admin_pb2.ExplainResponse) -> RecipientPath:
     kind = way.decision.kind
     if kind == admin_pb2.RouteDecision.KIND_MAILBOX or (way.final and not way.requiretls_obstacle):
-        return Path.MAILBOX
+        return RecipientPath.MAILBOX
     if way.by_mx:
-        return Path.DIRECT
-    return Path.TRANSPORT if kind == admin_pb2.RouteDecision.KIND_TRANSPORT else Path.OTHER
+        return RecipientPath.DIRECT
+    return RecipientPath.TRANSPORT if kind == admin_pb2.RouteDecision.KIND_TRANSPORT else RecipientPath.OTHER
 
 
 def _obstacle(to: str, way: admin_pb2.ExplainResponse, known: DomainSecurity | None) -> str:

@@ -30,7 +30,7 @@ from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.core.tlspolicy.cause import cause_of
 from mailrail.core.tlspolicy.demands import NOTHING
 from mailrail.core.tlspolicy.facts import Purpose, Requirement
-from mailrail.core.tlsrpt.result import Applied, Seen, sessions_of
+from mailrail.core.tlsrpt.result import HostPolicies, SeenSession, sessions_of
 from mailrail.kit import clock, log
 from mailrail.kit.resolver import DnsResolver
 from mailrail_outbound import metrics
@@ -511,7 +511,7 @@ class Outbound(Worker):
                 return unread(delivery.domain)
             raise NotAttempted(str(error)) from error
 
-    def _tell(self, progress: "DeliveryInProgress", seen: Seen | None) -> None:
+    def _tell(self, progress: "DeliveryInProgress", seen: SeenSession | None) -> None:
         """A session, or a host that is not dialled for a policy, is told in TLS reports (STS-12b, TRPT-06b)."""
         if self._recorder is not None and progress.applied is not None:
             self._recorder.report(sessions_of(progress.applied, seen, purpose=progress.delivery.purpose))
@@ -688,7 +688,7 @@ class DeliveryInProgress:
         self.job: HostJob | None = None
         self.had_tls = False
         """The last job was sent from a connection with TLS to a fresh one."""
-        self.applied: Applied | None = None
+        self.applied: HostPolicies | None = None
         """What applies to the host that is tried, for TLS reports."""
         self.connection: ClientConnection | None = None
         """That of the last job's last transaction, if there was one."""

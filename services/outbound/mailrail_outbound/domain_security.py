@@ -14,7 +14,7 @@ from mailrail.core.mtasts.cache import PolicyStep
 from mailrail.core.outbound.learned import LearnedDomain
 from mailrail.core.outbound.targets import NoHosts, mx_hosts
 from mailrail.core.tlspolicy.facts import DnsFacts, StsPolicy
-from mailrail.core.tlspolicy.indicators import DomainSecurity, Failed, KnownHosts, KnownPolicy, domain_security
+from mailrail.core.tlspolicy.indicators import DomainSecurity, KnownHosts, KnownPolicy, LookupFailure, domain_security
 from mailrail.kit import clock
 from mailrail.kit.resolver import DnsResolver
 from mailrail_outbound.hosts import awaited
@@ -98,21 +98,21 @@ class DomainSecurityReader:
         if isinstance(hosts, NoHosts):
             return KnownHosts(now, trusted=True, secure=mx.secure)
         host = hosts.names[0]
-        found: DnsFacts | Failed | None = None
+        found: DnsFacts | LookupFailure | None = None
         records: tuple[str, ...] = ()
         if mx.secure:
             dane = await awaited(self._dane.of_host(domain, host, _FAMILIES, self._port))
-            found = Failed(dane.failure, now) if dane.failure else dane.facts
+            found = LookupFailure(dane.failure, now) if dane.failure else dane.facts
             records = written(dane.demand.records) if dane.demand is not None else ()
         return KnownHosts(now, trusted=True, secure=mx.secure, host=host, dns=found, records=records)
 
 
-async def _or_failed(part: Awaitable[_T]) -> _T | Failed:
+async def _or_failed(part: Awaitable[_T]) -> _T | LookupFailure:
     """What comes of one look-up, whatever it raises."""
     try:
         async with asyncio.timeout(WITHIN):
             return await part
     except TimeoutError:
-        return Failed(f"no answer within {WITHIN:.0f} s", time.time())
+        return LookupFailure(f"no answer within {WITHIN:.0f} s", time.time())
     except Exception as error:
-        return Failed(str(error) or type(error).__name__, time.time())
+        return LookupFailure(str(error) or type(error).__name__, time.time())

@@ -14,7 +14,7 @@ from mailrail.core.outbound.targets import is_public
 from mailrail.core.revision.revision import TlsMinimum, TlsProof
 from mailrail.core.smtp.answer import Answer, Trouble
 from mailrail.core.tlspolicy.decision import TlsDecision
-from mailrail.core.tlsrpt.result import Applied, Seen
+from mailrail.core.tlsrpt.result import HostPolicies, SeenSession
 from mailrail.core.tlsrpt.result_type import TLSA_MISMATCH, TlsFault
 from mailrail_outbound.ports import Delivery
 from mailrail_outbound.smtp import ClientConnection
@@ -24,10 +24,10 @@ from mailrail_outbound.tls_policy.sts import DomainSts
 _DANE_ALONE: Final = (TlsProof.DANE,)
 
 
-def applied_to(delivery: Delivery, host: str, sts: DomainSts, dane: HostDane) -> Applied:
+def applied_to(delivery: Delivery, host: str, sts: DomainSts, dane: HostDane) -> HostPolicies:
     """What applies to mail for a host that an MX record names."""
     floor = delivery.demanded.security
-    return Applied(
+    return HostPolicies(
         delivery.domain,
         host,
         sts.policy,
@@ -45,16 +45,16 @@ def written(records: tuple[TlsaRecord, ...]) -> tuple[str, ...]:
     return tuple(f"{each.usage} {each.selector} {each.matching} {each.data.hex()}" for each in records)
 
 
-def seen_in(decision: TlsDecision, connection: ClientConnection, *, proxied: bool) -> Seen:
+def seen_in(decision: TlsDecision, connection: ClientConnection, *, proxied: bool) -> SeenSession:
     """What a connection showed that carried the message, or offered to. `proxied`: its local address is not the one
     that the host sees (SOCK-06)."""
     facts = connection.tls_facts
     ip, local_ip = connection.ip, "" if proxied else _public(connection.local_ip)
     if facts is None:
-        return Seen(ip, local_ip)
+        return SeenSession(ip, local_ip)
     name = decision.verify_name or decision.check_name
     matching = decision.verify_matching or decision.check_matching
-    return Seen(
+    return SeenSession(
         ip,
         local_ip,
         encrypted=True,
@@ -64,23 +64,23 @@ def seen_in(decision: TlsDecision, connection: ClientConnection, *, proxied: boo
     )
 
 
-def seen_failing(decision: TlsDecision, answer: Answer, ip: str) -> Seen | None:
+def seen_failing(decision: TlsDecision, answer: Answer, ip: str) -> SeenSession | None:
     """What a host showed that gave no session; None: TLS is not why (TRPT-09b)."""
     fault = answer.fault
     if answer.trouble is not Trouble.TLS or fault is None:
         return None
     if fault.reason == TLSA_MISMATCH:
         # Where a name was verified, too, it was well.
-        return Seen(ip, encrypted=True, valid=_verified(decision), matched=False, records_fault=fault)
+        return SeenSession(ip, encrypted=True, valid=_verified(decision), matched=False, records_fault=fault)
     if not fault.of_certificate:
-        return Seen(ip, fault=fault)
+        return SeenSession(ip, fault=fault)
     return _of_certificate(decision, fault, ip)
 
 
-def _of_certificate(decision: TlsDecision, fault: TlsFault, ip: str) -> Seen:
+def _of_certificate(decision: TlsDecision, fault: TlsFault, ip: str) -> SeenSession:
     if decision.verify_name is None and decision.check_name is None:  # a chain below an issuer that TLSA names
-        return Seen(ip, encrypted=True, matched=False, records_fault=fault)
-    return Seen(ip, encrypted=True, valid=False, name_fault=fault)
+        return SeenSession(ip, encrypted=True, matched=False, records_fault=fault)
+    return SeenSession(ip, encrypted=True, valid=False, name_fault=fault)
 
 
 def _verified(decision: TlsDecision) -> bool | None:

@@ -64,6 +64,8 @@ def _unknown(words: list[str]) -> str:
                 return word
         elif word in getattr(command, "commands", {}):
             command = command.commands[word]
+        elif command.name == "tls" and (word == "DOMAIN" or "." in word):
+            command = command.commands["show"]  # which may be left out there
         elif getattr(command, "commands", {}) and not takes:
             return word
     return ""

@@ -11,12 +11,12 @@ from mailrail.core.outbound.learned import LearnedDomain, Offered
 from mailrail.core.tlspolicy.facts import DnsFacts, StsPolicy, Tlsa
 from mailrail.core.tlspolicy.indicators import (
     DomainSecurity,
-    Failed,
     Indicator,
     KnownHosts,
     KnownPolicy,
     Light,
-    Path,
+    LookupFailure,
+    RecipientPath,
     RecipientWay,
     domain_security,
     obstacle,
@@ -25,7 +25,7 @@ from mailrail.core.tlspolicy.indicators import (
 
 YES, NO, UNKNOWN, ERROR = Light
 THEN, NOW = 1000.0, 2000.0
-BROKEN = Failed("SERVFAIL", NOW)
+BROKEN = LookupFailure("SERVFAIL", NOW)
 NO_POLICY = KnownPolicy(StsPolicy.ABSENT, NOW)
 SECURE = DnsFacts(True, True, True)
 HOSTS = KnownHosts(NOW, trusted=True, secure=True, host="mx.example.org", dns=SECURE)
@@ -46,7 +46,7 @@ def learned(starttls: bool, require_tls: bool) -> LearnedDomain:
     ],
 )
 def test_starttls_and_requiretls_are_those_of_the_last_session(
-    known: LearnedDomain | Failed | None, starttls: Light, require_tls: Light, seen: float | None
+    known: LearnedDomain | LookupFailure | None, starttls: Light, require_tls: Light, seen: float | None
 ) -> None:
     """BAR-01a."""
     found = domain_security(known, NO_POLICY, HOSTS)
@@ -63,10 +63,10 @@ def test_starttls_and_requiretls_are_those_of_the_last_session(
         (KnownPolicy(StsPolicy.ABSENT, THEN), NO),
         (KnownPolicy(StsPolicy.ABSENT, THEN, "it answered with status 404"), ERROR),
         (KnownPolicy(StsPolicy.UNKNOWN, THEN), ERROR),
-        (Failed("the database does not answer", THEN), ERROR),
+        (LookupFailure("the database does not answer", THEN), ERROR),
     ],
 )
-def test_mta_sts_is_yes_for_mode_enforce_alone(policy: KnownPolicy | Failed, light: Light) -> None:
+def test_mta_sts_is_yes_for_mode_enforce_alone(policy: KnownPolicy | LookupFailure, light: Light) -> None:
     """BAR-01a."""
     found = domain_security(None, policy, HOSTS).mta_sts
     assert (found.light, found.seen) == (light, THEN)
@@ -88,7 +88,7 @@ def test_mta_sts_is_yes_for_mode_enforce_alone(policy: KnownPolicy | Failed, lig
     ],
 )
 def test_dnssec_and_dane_are_what_a_trusted_resolver_says(
-    hosts: KnownHosts | Failed, dnssec: Light, dane: Light
+    hosts: KnownHosts | LookupFailure, dnssec: Light, dane: Light
 ) -> None:
     """BAR-01a."""
     found = domain_security(None, NO_POLICY, hosts)
@@ -126,7 +126,7 @@ ALL = [security(*lights) for lights in product(Light, repeat=3)]
 def test_a_direct_recipient_is_able_with_requiretls_and_a_proof(known: DomainSecurity) -> None:
     """BAR-08a, each row of its truth table."""
     able = known.require_tls.light is YES and YES in (known.mta_sts.light, known.dane.light)
-    way = RecipientWay("b@example.org", Path.DIRECT, known)
+    way = RecipientWay("b@example.org", RecipientPath.DIRECT, known)
     assert (obstacle(way) is None) is able
     assert selection([way], answers_list=False).require_tls is able
 
@@ -135,18 +135,18 @@ def test_a_direct_recipient_is_able_with_requiretls_and_a_proof(known: DomainSec
 @pytest.mark.parametrize("verified", [True, False])
 def test_a_transport_needs_a_verified_host_that_offered_it(known: DomainSecurity, verified: bool) -> None:
     """BAR-08a: the MX of the domain is not where the mail goes."""
-    way = RecipientWay("b@example.org", Path.TRANSPORT, known, verified)
+    way = RecipientWay("b@example.org", RecipientPath.TRANSPORT, known, verified)
     assert (obstacle(way) is None) is (verified and known.require_tls.light is YES)
 
 
 @pytest.mark.parametrize(
     ("way", "able"),
     [
-        (RecipientWay("b@here.example", Path.MAILBOX), True),
-        (RecipientWay("b@here.example", Path.MAILBOX, valid=False), False),
-        (RecipientWay("b@example.org", Path.DIRECT), False),
-        (RecipientWay("b@example.org", Path.OTHER, security(YES, YES, YES), verified=True), False),
-        (RecipientWay("b@example.org", Path.DIRECT, security(YES, YES, YES), valid=False), False),
+        (RecipientWay("b@here.example", RecipientPath.MAILBOX), True),
+        (RecipientWay("b@here.example", RecipientPath.MAILBOX, valid=False), False),
+        (RecipientWay("b@example.org", RecipientPath.DIRECT), False),
+        (RecipientWay("b@example.org", RecipientPath.OTHER, security(YES, YES, YES), verified=True), False),
+        (RecipientWay("b@example.org", RecipientPath.DIRECT, security(YES, YES, YES), valid=False), False),
     ],
 )
 def test_what_is_pending_or_refused_is_not_able(way: RecipientWay, able: bool) -> None:
@@ -156,7 +156,7 @@ def test_what_is_pending_or_refused_is_not_able(way: RecipientWay, able: bool) -
 
 def test_without_a_recipient_and_to_a_list_it_is_never_selected() -> None:
     """BAR-08a."""
-    good = RecipientWay("b@example.org", Path.DIRECT, security(YES, NO, YES))
+    good = RecipientWay("b@example.org", RecipientPath.DIRECT, security(YES, NO, YES))
     assert selection([good], answers_list=False).require_tls
     assert not selection([], answers_list=False).require_tls
     assert not selection([good], answers_list=True).require_tls
@@ -165,7 +165,7 @@ def test_without_a_recipient_and_to_a_list_it_is_never_selected() -> None:
 ways = st.builds(
     RecipientWay,
     st.just("b@example.org"),
-    st.sampled_from(Path),
+    st.sampled_from(RecipientPath),
     st.none() | st.sampled_from(ALL),
     *[st.booleans()] * 2,
 )

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mailrail.core.tlspolicy.table import ENDINGS, LEGEND, TABLES, Ending, Table
+from mailrail.core.tlspolicy.table import ENDINGS, LEGEND, TABLES, OutcomeRow, Table
 
 SECTIONS = [
     section.splitlines() for section in Path(__file__).with_name("decision-table.txt").read_text().split("\n== ")[1:]
@@ -70,6 +70,6 @@ def test_each_word_of_the_tables_has_its_meaning_on_the_page() -> None:
         )
     ),
 )
-def test_what_becomes_of_a_message_that_no_host_took(ending: Ending, result: str) -> None:
+def test_what_becomes_of_a_message_that_no_host_took(ending: OutcomeRow, result: str) -> None:
     """RTLS-15a, RTLS-16a, RTLS-17a, RTLS-21a, STS-14a."""
     assert ending.result() == result

@@ -10,7 +10,7 @@ from mailrail.core.mtasts.answer import FetchFailed, FetchTrouble
 from mailrail.core.mtasts.policy import Mode, Policy
 from mailrail.core.tlspolicy.facts import Purpose, Tlsa
 from mailrail.core.tlsrpt.facts import AppliedPolicy, FailedSession, PolicyType, ReportedSession
-from mailrail.core.tlsrpt.result import MX_NOT_LISTED, Applied, Seen, sessions_of
+from mailrail.core.tlsrpt.result import MX_NOT_LISTED, HostPolicies, SeenSession, sessions_of
 from mailrail.core.tlsrpt.result_type import ResultType, TlsFault
 
 ENFORCE = Policy(Mode.ENFORCE, 604800, ("mx.example.com", "*.mx.example.net"))
@@ -22,9 +22,9 @@ LINES = (
     "max_age: 604800",
 )
 RECORDS = ("3 1 1 abab",)
-STS = Applied("example.com", "mx.example.com", sts=ENFORCE)
-DANE = Applied("example.com", "mx.provider.example", tlsa=Tlsa.USABLE, base="mx.provider.example", records=RECORDS)
-PLAIN = Seen("198.51.100.2", "192.0.2.1", "mx.example.com")
+STS = HostPolicies("example.com", "mx.example.com", sts=ENFORCE)
+DANE = HostPolicies("example.com", "mx.provider.example", tlsa=Tlsa.USABLE, base="mx.provider.example", records=RECORDS)
+PLAIN = SeenSession("198.51.100.2", "192.0.2.1", "mx.example.com")
 GOOD = replace(PLAIN, encrypted=True, valid=True, matched=True)
 
 
@@ -62,7 +62,7 @@ def test_a_policy_is_told_as_it_was_applied() -> None:
 
 
 def test_without_a_policy_its_domain_is_named_all_the_same() -> None:
-    assert rows(sessions_of(Applied("example.com", "mx"), GOOD)) == [
+    assert rows(sessions_of(HostPolicies("example.com", "mx"), GOOD)) == [
         ("example.com", "no-policy-found", "example.com", "success")
     ]
 
@@ -90,7 +90,7 @@ def test_records_of_the_domain_itself_are_told_once() -> None:
         ),
     ],
 )
-def test_each_fault_of_a_session_has_its_type_and_says_where_TRPT_08a(seen: Seen, type: ResultType) -> None:
+def test_each_fault_of_a_session_has_its_type_and_says_where_TRPT_08a(seen: SeenSession, type: ResultType) -> None:
     """TRPT-06a, TRPT-07b, TRPT-08a."""
     (row,) = sessions_of(STS, seen)
     assert row.failure is not None
@@ -127,7 +127,9 @@ def test_a_policy_in_mode_testing_is_told_of_what_it_would_have_kept_back() -> N
         ),
     ],
 )
-def test_each_fault_of_dane_has_its_type_TRPT_07b(applied: Applied, seen: Seen | None, type: ResultType) -> None:
+def test_each_fault_of_dane_has_its_type_TRPT_07b(
+    applied: HostPolicies, seen: SeenSession | None, type: ResultType
+) -> None:
     """TRPT-07b."""
     found = [each for each in sessions_of(applied, seen) if each.policy.type is PolicyType.TLSA]
     assert [each.failure.result for each in found if each.failure] == [type, type]
@@ -137,7 +139,7 @@ def test_each_fault_of_dane_has_its_type_TRPT_07b(applied: Applied, seen: Seen |
 @pytest.mark.parametrize("trouble", list(FetchTrouble))
 def test_a_policy_that_cannot_be_had_is_told_beside_what_the_session_was_TRPT_07b(trouble: FetchTrouble) -> None:
     """TRPT-07b: nothing is cached, so the session itself is one without a policy."""
-    applied = Applied("example.com", "mx", fetch_failed=FetchFailed(trouble, "it answered with status 404"))
+    applied = HostPolicies("example.com", "mx", fetch_failed=FetchFailed(trouble, "it answered with status 404"))
     assert rows(sessions_of(applied, GOOD)) == [
         ("example.com", "sts", "example.com", trouble.value),
         ("example.com", "no-policy-found", "example.com", "success"),
@@ -162,12 +164,12 @@ def test_what_was_not_looked_at_is_not_told() -> None:
 
 def test_a_host_that_tls_had_no_part_in_losing_is_not_told_TRPT_09a() -> None:
     """TRPT-09a: neither a policy nor a connection; the caller has none to give."""
-    assert sessions_of(Applied("example.com", "mx"), None) == ()
+    assert sessions_of(HostPolicies("example.com", "mx"), None) == ()
     assert sessions_of(STS, None) == ()
 
 
 applied = st.builds(
-    Applied,
+    HostPolicies,
     st.sampled_from(["example.com", "mx"]),
     st.sampled_from(["mx", "mx.example.com", "evil.example"]),
     st.none() | st.sampled_from(Mode).map(lambda mode: replace(ENFORCE, mode=mode)),
@@ -178,7 +180,7 @@ applied = st.builds(
     st.booleans(),
 )
 seens = st.none() | st.builds(
-    Seen,
+    SeenSession,
     *[st.just("x")] * 3,
     st.booleans(),
     st.none() | st.sampled_from(ResultType).map(fault),
@@ -191,7 +193,7 @@ seens = st.none() | st.builds(
 
 @given(applied, seens)
 def test_no_policy_is_counted_as_kept_without_tls_and_none_twice_in_a_report(
-    applied: Applied, seen: Seen | None
+    applied: HostPolicies, seen: SeenSession | None
 ) -> None:
     """TRPT-06a; TRPT-15a: a report on TLS is told of in none."""
     found = sessions_of(applied, seen)

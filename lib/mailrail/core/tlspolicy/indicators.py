@@ -1,7 +1,7 @@
 """Five indicators of how well mail to a domain is protected, and whether REQUIRETLS may be selected by itself.
 
     domain_security(what was learned, MTA-STS, DNS) → DomainSecurity
-    selection(ways, ...) → Selection
+    selection(ways, ...) → RequireTlsChoice
 
 STARTTLS and REQUIRETLS are what the last session with the domain showed, MTA-STS, DNSSEC and DANE what the DNS says
 now. Each is yes, no, unknown or error, with a sentence and the time that it is of, and none fails the others (BAR-01a).
@@ -52,7 +52,7 @@ class DomainSecurity:
 
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class LookupFailure:
     """Something could not be found out."""
 
     reason: str
@@ -84,14 +84,16 @@ class KnownHosts:
     """The MX records and each alias that leads to them; or that there are none."""
     host: str = ""
     """The first one that was found; empty: none."""
-    dns: DnsFacts | Failed | None = None
-    """Of that host; `Failed`: its addresses cannot be had. None: it was not asked for."""
+    dns: DnsFacts | LookupFailure | None = None
+    """Of that host; `LookupFailure`: its addresses cannot be had. None: it was not asked for."""
     records: tuple[str, ...] = ()
     """TLSA records of that host that can be used, `3 1 1 ab12...`."""
 
 
 def domain_security(
-    learned: LearnedDomain | Failed | None, policy: KnownPolicy | Failed, hosts: KnownHosts | Failed
+    learned: LearnedDomain | LookupFailure | None,
+    policy: KnownPolicy | LookupFailure,
+    hosts: KnownHosts | LookupFailure,
 ) -> DomainSecurity:
     """The five. `learned`: of direct delivery, or of the transport that the mail goes by; None: no session yet."""
     return DomainSecurity(
@@ -114,19 +116,19 @@ def domain_security(
 
 
 def _learned(
-    learned: LearnedDomain | Failed | None, shown: Callable[[LearnedDomain], bool], yes: str, no: str
+    learned: LearnedDomain | LookupFailure | None, shown: Callable[[LearnedDomain], bool], yes: str, no: str
 ) -> Indicator:
     match learned:
         case None:
             return Indicator(Light.UNKNOWN, "no session with the domain is known")
-        case Failed():
+        case LookupFailure():
             return Indicator(Light.ERROR, f"what was learned cannot be read: {learned.reason}", learned.at)
     found = shown(learned)
     return Indicator(Light.YES if found else Light.NO, yes if found else no, learned.seen)
 
 
-def _mta_sts(policy: KnownPolicy | Failed) -> Indicator:
-    if isinstance(policy, Failed):
+def _mta_sts(policy: KnownPolicy | LookupFailure) -> Indicator:
+    if isinstance(policy, LookupFailure):
         return Indicator(Light.ERROR, f"the MTA-STS policy cannot be read: {policy.reason}", policy.at)
     match policy.policy:
         case StsPolicy.ENFORCE:
@@ -145,8 +147,8 @@ def _mta_sts(policy: KnownPolicy | Failed) -> Indicator:
             return Indicator(Light.ERROR, f"whether there is an MTA-STS policy is not known: {why}", policy.at)
 
 
-def _dnssec(hosts: KnownHosts | Failed) -> Indicator:
-    if isinstance(hosts, Failed):
+def _dnssec(hosts: KnownHosts | LookupFailure) -> Indicator:
+    if isinstance(hosts, LookupFailure):
         return Indicator(Light.ERROR, f"the MX records cannot be had: {hosts.reason}", hosts.at)
     if not hosts.trusted:
         return Indicator(Light.UNKNOWN, "no resolver is trusted for DNSSEC", hosts.at)
@@ -155,9 +157,9 @@ def _dnssec(hosts: KnownHosts | Failed) -> Indicator:
     return Indicator(Light.NO, "the MX records are not signed", hosts.at)
 
 
-def _dane(hosts: KnownHosts | Failed) -> Indicator:
+def _dane(hosts: KnownHosts | LookupFailure) -> Indicator:
     dnssec = _dnssec(hosts)
-    if isinstance(hosts, Failed) or dnssec.light in (Light.UNKNOWN, Light.ERROR):
+    if isinstance(hosts, LookupFailure) or dnssec.light in (Light.UNKNOWN, Light.ERROR):
         return Indicator(Light.UNKNOWN, f"without DNSSEC nothing is known of it: {dnssec.sentence}", dnssec.seen)
     if not hosts.secure:
         return Indicator(Light.NO, "the MX records are not signed, so TLSA records prove nothing", hosts.at)
@@ -166,7 +168,7 @@ def _dane(hosts: KnownHosts | Failed) -> Indicator:
     match hosts.dns:
         case None:
             return Indicator(Light.UNKNOWN, f"TLSA records of {hosts.host} were not asked for", hosts.at)
-        case Failed():
+        case LookupFailure():
             return Indicator(Light.ERROR, f"{hosts.host} cannot be looked up: {hosts.dns.reason}", hosts.dns.at)
     if not hosts.dns.address_secure:
         return Indicator(Light.NO, f"the addresses of {hosts.host} are not signed", hosts.at)
@@ -185,7 +187,7 @@ def _dane(hosts: KnownHosts | Failed) -> Indicator:
 # --- whether REQUIRETLS is selected ---------------------------------------------------------------------------------
 
 
-class Path(StrEnum):
+class RecipientPath(StrEnum):
     """The way of a recipient by today's routes."""
 
     DIRECT = "direct"
@@ -199,7 +201,7 @@ class RecipientWay:
     """What is known of one of To, Cc and Bcc."""
 
     address: str
-    path: Path
+    path: RecipientPath
     security: DomainSecurity | None = None
     """By that path; None: it is not known yet, or cannot be had."""
     verified: bool = False
@@ -209,7 +211,7 @@ class RecipientWay:
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class RequireTlsChoice:
     """What Automatic means for a message."""
 
     require_tls: bool
@@ -221,13 +223,13 @@ def obstacle(way: RecipientWay) -> str | None:
     """What keeps one recipient from getting mail with REQUIRETLS; None: it is known to be able to."""
     if not way.valid:
         return f"{way.address} is not accepted"
-    if way.path is Path.MAILBOX:
+    if way.path is RecipientPath.MAILBOX:
         return None
-    if way.path is Path.OTHER:
+    if way.path is RecipientPath.OTHER:
         return f"mail to {way.address} goes nowhere now"
     if way.security is None:
         return f"how mail to {way.address} is protected is not known"
-    if way.path is Path.TRANSPORT:
+    if way.path is RecipientPath.TRANSPORT:
         if not way.verified:
             return f"the transport for {way.address} does not verify its host"
     elif Light.YES not in (way.security.mta_sts.light, way.security.dane.light):
@@ -237,15 +239,15 @@ def obstacle(way: RecipientWay) -> str | None:
     return None
 
 
-def selection(ways: Sequence[RecipientWay], *, answers_list: bool) -> Selection:
+def selection(ways: Sequence[RecipientWay], *, answers_list: bool) -> RequireTlsChoice:
     """Whether a message goes with REQUIRETLS where its sender leaves the choice to us (BAR-08a).
 
     `ways`: of every To, Cc and Bcc; Reply-To does not count. `answers_list`: it replies to a message of a mailing list,
     whose members nobody knows (reference H8).
     """
     if answers_list:
-        return Selection(False, ("it answers a mailing list, whose members are not known",))
+        return RequireTlsChoice(False, ("it answers a mailing list, whose members are not known",))
     if not ways:
-        return Selection(False, ("there is no recipient yet",))
+        return RequireTlsChoice(False, ("there is no recipient yet",))
     reasons = tuple(reason for way in ways if (reason := obstacle(way)) is not None)
-    return Selection(not reasons, reasons)
+    return RequireTlsChoice(not reasons, reasons)

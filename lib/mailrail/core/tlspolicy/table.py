@@ -260,7 +260,7 @@ _OTHER: Final = None
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class OutcomeRow:
     """One row of the table of `outcome`."""
 
     hosts: str
@@ -285,24 +285,26 @@ class Ending:
 
 _REQUIRED: Final = Requirement.REQUIRED
 ENDINGS: Final = (
-    Ending("a policy in mode `enforce` is not met by any", (_STS_TLS, replace(_STS_MX, status=TRY_LATER))),
-    Ending("DANE fails at all", (_DANE, _DANE)),
-    Ending("a floor of ours with `otherwise: Fail` is not met by any", (_FLOOR, _FLOOR)),
-    Ending("likewise, and one could not be asked", (_FLOOR, _OTHER)),
-    Ending("REQUIRETLS: the MX name of none is proven", (_UNPROVEN, _UNPROVEN), _REQUIRED),
-    Ending("REQUIRETLS: none has TLS that verifies", (_BAD_TLS, _BAD_TLS), _REQUIRED),
-    Ending("REQUIRETLS: none offers it inside TLS", (_NO_KEYWORD, _NO_KEYWORD), _REQUIRED),
-    Ending("REQUIRETLS: one has bad TLS, one does not offer it", (_BAD_TLS, _NO_KEYWORD), _REQUIRED),
-    Ending("REQUIRETLS: one does not offer it, one does not answer", (_NO_KEYWORD, _OTHER), _REQUIRED),
-    Ending(
+    OutcomeRow("a policy in mode `enforce` is not met by any", (_STS_TLS, replace(_STS_MX, status=TRY_LATER))),
+    OutcomeRow("DANE fails at all", (_DANE, _DANE)),
+    OutcomeRow("a floor of ours with `otherwise: Fail` is not met by any", (_FLOOR, _FLOOR)),
+    OutcomeRow("likewise, and one could not be asked", (_FLOOR, _OTHER)),
+    OutcomeRow("REQUIRETLS: the MX name of none is proven", (_UNPROVEN, _UNPROVEN), _REQUIRED),
+    OutcomeRow("REQUIRETLS: none has TLS that verifies", (_BAD_TLS, _BAD_TLS), _REQUIRED),
+    OutcomeRow("REQUIRETLS: none offers it inside TLS", (_NO_KEYWORD, _NO_KEYWORD), _REQUIRED),
+    OutcomeRow("REQUIRETLS: one has bad TLS, one does not offer it", (_BAD_TLS, _NO_KEYWORD), _REQUIRED),
+    OutcomeRow("REQUIRETLS: one does not offer it, one does not answer", (_NO_KEYWORD, _OTHER), _REQUIRED),
+    OutcomeRow(
         "REQUIRETLS: a policy in mode `enforce` is not met by any, and its record was not asked for in this attempt",
         (_STS_MX, _BAD_TLS_STS),
         _REQUIRED,
         sts_checked=False,
     ),
-    Ending("REQUIRETLS: likewise, and its record was asked for", (_STS_MX, _BAD_TLS_STS), _REQUIRED),
-    Ending("a notification of a message with REQUIRETLS: none offers it", (_NO_KEYWORD,), _REQUIRED, null_path=True),
-    Ending("likewise, and one does not answer", (_NO_KEYWORD, _OTHER), _REQUIRED, null_path=True),
+    OutcomeRow("REQUIRETLS: likewise, and its record was asked for", (_STS_MX, _BAD_TLS_STS), _REQUIRED),
+    OutcomeRow(
+        "a notification of a message with REQUIRETLS: none offers it", (_NO_KEYWORD,), _REQUIRED, null_path=True
+    ),
+    OutcomeRow("likewise, and one does not answer", (_NO_KEYWORD, _OTHER), _REQUIRED, null_path=True),
 )
 """What becomes of mail when no host took it (RTLS-15, RTLS-16, RTLS-17, RTLS-21, STS-13, STS-14)."""
 

@@ -29,7 +29,7 @@ _NOT_OFFERED: Final = TlsFault(ResultType.STARTTLS_NOT_SUPPORTED, "not-offered",
 
 
 @dataclass(frozen=True, slots=True)
-class Applied:
+class HostPolicies:
     """What was known before a host was dialled."""
 
     domain: str
@@ -56,7 +56,7 @@ class Applied:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class SeenSession:
     """What a connection showed. It got as far as TLS could: one that broke before is none."""
 
     ip: str = ""
@@ -77,7 +77,9 @@ class Seen:
     """Why they do not."""
 
 
-def sessions_of(applied: Applied, seen: Seen | None, *, purpose: Purpose = Purpose.MAIL) -> tuple[ReportedSession, ...]:
+def sessions_of(
+    applied: HostPolicies, seen: SeenSession | None, *, purpose: Purpose = Purpose.MAIL
+) -> tuple[ReportedSession, ...]:
     """What one session with one host tells, each policy once in each report that it belongs to.
 
     `seen` None: a policy kept the host from being dialled. A session that follows without TLS, because TLS failed, is
@@ -102,7 +104,7 @@ def _well(domain: str) -> tuple[ReportedSession, ...]:
     return (ReportedSession(AppliedPolicy(PolicyType.NONE, domain)),)
 
 
-def _of_domain(applied: Applied, seen: Seen | None) -> Iterator[ReportedSession]:
+def _of_domain(applied: HostPolicies, seen: SeenSession | None) -> Iterator[ReportedSession]:
     """The policy of the recipient's domain, or that it has none."""
     sts = applied.sts if applied.sts is not None and applied.sts.mode is not Mode.NONE else None
     announced = applied.sts is None or sts is not None  # STS-25: what fails under mode none is not told
@@ -124,7 +126,7 @@ def _of_domain(applied: Applied, seen: Seen | None) -> Iterator[ReportedSession]
         yield ReportedSession(policy, None if seen.valid else _failed(applied, seen, seen.name_fault))
 
 
-def _of_records(applied: Applied, seen: Seen | None) -> ReportedSession | None:
+def _of_records(applied: HostPolicies, seen: SeenSession | None) -> ReportedSession | None:
     """The TLSA records of the host (TRPT-07b)."""
     policy = AppliedPolicy(PolicyType.TLSA, applied.base or applied.host, applied.records)
     match applied.tlsa:
@@ -149,14 +151,14 @@ def _of_records(applied: Applied, seen: Seen | None) -> ReportedSession | None:
             return ReportedSession(policy, None if seen.matched else _failed(applied, seen, seen.records_fault))
 
 
-def _sts(applied: Applied, sts: Policy | None) -> AppliedPolicy:
+def _sts(applied: HostPolicies, sts: Policy | None) -> AppliedPolicy:
     lines = tuple(str(sts).split("\r\n"))[:-1] if sts is not None else ()
     return AppliedPolicy(PolicyType.STS, applied.domain, lines, sts.mx if sts is not None else ())
 
 
-def _failed(applied: Applied, seen: Seen | None, fault: TlsFault | None) -> FailedSession:
+def _failed(applied: HostPolicies, seen: SeenSession | None, fault: TlsFault | None) -> FailedSession:
     fault = fault or _NOT_OFFERED
-    where = seen or Seen()
+    where = seen or SeenSession()
     return FailedSession(
         fault.type,
         sending_ip=where.local_ip,

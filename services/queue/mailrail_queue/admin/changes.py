@@ -95,7 +95,7 @@ class Changed(NamedTuple):
     shard: int
 
 
-class Step(NamedTuple):
+class WalkStep(NamedTuple):
     """What one transaction of a walk did."""
 
     past: int
@@ -105,7 +105,7 @@ class Step(NamedTuple):
     changed: list[Changed]
 
     @classmethod
-    def through(cls, ids: Sequence[int], place: Place, changed: list[Changed]) -> "Step":
+    def through(cls, ids: Sequence[int], place: Place, changed: list[Changed]) -> "WalkStep":
         """A step that looked at these recipients, up to BATCH of them, from `place` on."""
         return cls(ids[-1] if ids else place.past, len(ids) < BATCH, changed)
 
@@ -275,7 +275,7 @@ class RecipientChanges:
         why = storable(reason[:1000])
         messages = _WholeMessages()
 
-        async def step(place: Place, up_to: int, _: Notify) -> Step:
+        async def step(place: Place, up_to: int, _: Notify) -> WalkStep:
             if not messages.groups:
                 bounds = {"past": place.past, "up_to": up_to, "began": place.began}
                 found = [(row[0], row[1]) for row in await run(connection, find, {**where.parameters, **bounds})]
@@ -284,7 +284,7 @@ class RecipientChanges:
                 messages.remember((row[0], row[2]) for row in sizes)
                 messages.groups = grouped([(row[0], row[1]) for row in sizes], BATCH)
             if not messages.groups:
-                return Step(messages.last, messages.exhausted, [])
+                return WalkStep(messages.last, messages.exhausted, [])
             rows = await run(
                 connection,
                 _SET_TLS,
@@ -299,8 +299,8 @@ class RecipientChanges:
             changed = [Changed(row[0], row[1], row[2]) for row in rows]
             messages.advance([row[0] for row in rows])
             if messages.groups:
-                return Step(place.past, False, changed)
-            return Step(messages.last, messages.exhausted, changed)
+                return WalkStep(place.past, False, changed)
+            return WalkStep(messages.last, messages.exhausted, changed)
 
         return await self._walk(connection, "set_tls", wanted, step, None)
 
@@ -389,7 +389,7 @@ class RecipientChanges:
         )
         SELECT f.id, s.leased, s.shard, s.site FROM found f LEFT JOIN stored s ON s.id = f.id ORDER BY f.id"""
 
-        async def step(place: Place, up_to: int, _: Notify) -> Step:
+        async def step(place: Place, up_to: int, _: Notify) -> WalkStep:
             bounds = {"past": place.past, "up_to": up_to, "began": place.began}
             rows = await run(connection, statement, {**where.parameters, **parameters, **bounds})
             changed = [row for row in rows if row[1] is not None]  # the others were as asked before
@@ -397,7 +397,9 @@ class RecipientChanges:
                 # In the same transaction, or the owner would find the mail due at a site in backoff, and count it.
                 sites = {row[3] for row in changed}
                 await run(connection, _END_BACKOFF, {"name": c.names(sorted(backoff_names(sites)))})
-            return Step.through([row[0] for row in rows], place, [Changed(row[0], row[1], row[2]) for row in changed])
+            return WalkStep.through(
+                [row[0] for row in rows], place, [Changed(row[0], row[1], row[2]) for row in changed]
+            )
 
         return await self._walk(connection, what, wanted, step, operation)
 
@@ -413,7 +415,7 @@ class RecipientChanges:
         statement: LiteralString = f"""SELECT {waiting_store.WAITING} FROM recipient r WHERE r.id > %(past)s AND r.id <= %(up_to)s AND r.queued <= %(began)s AND {where.text}
             ORDER BY r.id LIMIT {BATCH} FOR UPDATE OF r"""
 
-        async def step(place: Place, up_to: int, notify: Notify) -> Step:
+        async def step(place: Place, up_to: int, notify: Notify) -> WalkStep:
             bounds = {"past": place.past, "up_to": up_to, "began": place.began}
             rows = await run(connection, statement, {**where.parameters, **bounds})
             found = [waiting_store.waiting(row) for row in rows]
@@ -424,7 +426,7 @@ class RecipientChanges:
                     done.extend(await change(list(part), notify))
 
             await faults.by_halves(found, work, lambda row, error: self._leave(connection, row, error))
-            return Step.through([row.id for row in found], place, done)
+            return WalkStep.through([row.id for row in found], place, done)
 
         return await self._walk(connection, what, wanted, step, None)
 
@@ -433,7 +435,7 @@ class RecipientChanges:
         connection: Connection,
         what: str,
         wanted: admin_pb2.Filter,
-        step: Callable[[Place, int, Notify], Awaitable[Step]],
+        step: Callable[[Place, int, Notify], Awaitable[WalkStep]],
         operation: Operation | None,
     ) -> ChangeResult:
         """Do `step` for BATCH recipients at most, each time in a transaction, until none are left (ADM-04).
