@@ -5,7 +5,6 @@ import secrets
 import socket
 from collections.abc import Awaitable, Generator, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_network
 from typing import Any, TypeVar
 
 from mailrail.core.outbound.host_failover import HostFailover
@@ -52,7 +51,7 @@ class HostResolver:
 
     def __init__(self, settings: OutboundSettings, resolver: DnsResolver) -> None:
         self._settings, self._resolver = settings, resolver
-        self._private_networks = tuple(map(ip_network, settings.private_networks))
+        self._private_networks = settings.mail_networks
         self._own_addresses: dict[str, bool] = {}
 
     def of_domain(self, tables: Tables, domain: str) -> Steps[NoHosts | Found]:

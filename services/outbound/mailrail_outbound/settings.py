@@ -1,10 +1,13 @@
 """Settings of an outbound process. Every field has a default that works; units are in the texts."""
 
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network, ip_network
 
 from mailrail.core.dane.tlsa import Matching
 from mailrail.core.outbound.allowance import Allowance
 from mailrail.kit.settings import BadSettings, DatabaseSettings
+
+Networks = tuple[IPv4Network | IPv6Network, ...]
 
 _DIGESTS = {"sha512": Matching.SHA512, "sha256": Matching.SHA256}
 
@@ -144,12 +147,25 @@ class OutboundSettings(DatabaseSettings):
                 "MAILRAIL_OUTBOUND_RESOLVER_TRUST_AD: the system's name servers cannot be trusted; name a validating "
                 "one on this host, or at the end of a secured path: MAILRAIL_OUTBOUND_RESOLVER=HOST:PORT"
             )
-
+        _ = (
+            self.mail_networks,
+            self.policy_networks,
+        )  # read now, so that what is wrong stops the process before it works
         if sorted(self.tlsa_digests) != sorted(_DIGESTS):
             raise BadSettings(
                 f"MAILRAIL_OUTBOUND_TLSA_DIGESTS: {','.join(self.tlsa_digests)!r} is no order of digests; name each of "
                 f"{', '.join(_DIGESTS)} once, the strongest first"
             )
+
+    @property
+    def mail_networks(self) -> Networks:
+        """Those of `private_networks`. Raises BadSettings."""
+        return _networks("PRIVATE_NETWORKS", self.private_networks)
+
+    @property
+    def policy_networks(self) -> Networks:
+        """Those of `fetch_networks`. Raises BadSettings."""
+        return _networks("FETCH_NETWORKS", self.fetch_networks)
 
     @property
     def digest_strength(self) -> tuple[Matching, ...]:
@@ -173,3 +189,22 @@ class OutboundSettings(DatabaseSettings):
             end=self.end_timeout,
             transaction=Allowance(self.transaction_timeout, self.transaction_recipient_timeout),
         )
+
+
+def _networks(name: str, values: tuple[str, ...]) -> Networks:
+    # Host bits are refused: who wrote 10.1.2.3/8 may have meant one address, and mail could be made to dial the others.
+    found = []
+    for value in values:
+        try:
+            found.append(ip_network(value))
+        except ValueError as error:
+            raise BadSettings(f"MAILRAIL_OUTBOUND_{name}: {value!r}: {_what_is_meant(value, error)}") from None
+    return tuple(found)
+
+
+def _what_is_meant(value: str, error: ValueError) -> str:
+    try:
+        whole = ip_network(value, strict=False)
+    except ValueError:
+        return f"{error}; write networks as 10.1.0.0/16, fd00:1::/32 or one address, separated by commas"
+    return f"its address has bits beyond the prefix; write {whole}, or {value.partition('/')[0]} for the address alone"

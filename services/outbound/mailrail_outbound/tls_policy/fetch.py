@@ -8,7 +8,6 @@ import asyncio
 import ssl
 from collections import OrderedDict
 from functools import lru_cache
-from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
 from mailrail.core.mtasts.answer import FetchFailed, FetchTrouble, judge_answer
@@ -57,7 +56,7 @@ class PolicyFetcher:
     ) -> None:
         """`context`: in place of `policy_context`."""
         self._resolver = resolver
-        self._networks = tuple(map(ip_network, settings.fetch_networks))
+        self._networks = settings.policy_networks
         self._port = settings.fetch_port
         self._seconds = settings.fetch_timeout
         self._context = context
