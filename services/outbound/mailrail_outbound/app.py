@@ -23,6 +23,7 @@ from mailrail.core.outbound.captive import is_loopback, simulated_reply
 from mailrail.core.outbound.host_failover import HostFailover, RecipientVerdict
 from mailrail.core.outbound.learned import Offered
 from mailrail.core.outbound.targets import MAX_SESSIONS, NoHosts, address_order
+from mailrail.core.outbound.tls_answers import tls_failed, tls_refused
 from mailrail.core.revision.revision import ObjectRef, TransportKind
 from mailrail.core.route import LackingTransport
 from mailrail.core.smtp.answer import LACKING, Answer, Stage, Trouble
@@ -39,7 +40,7 @@ from mailrail_outbound.dialling import CannotDial, Dialler, Host
 from mailrail_outbound.domain_recorder import DomainRecorder
 from mailrail_outbound.hops import DIRECT, DialPlan, NextHop, Tables, Way
 from mailrail_outbound.hosts import HostResolver, Steps
-from mailrail_outbound.job import Attempt, HostJob, tls_failed, tls_refused
+from mailrail_outbound.job import Attempt, HostJob
 from mailrail_outbound.memory_budget import MemoryBudget
 from mailrail_outbound.pool import Pool
 from mailrail_outbound.ports import (
@@ -495,8 +496,11 @@ class Outbound(Worker):
             # STS-13b: the domain may have repaired its policy, which the new id of its record shows. What is kept of
             # that record must not make mail fail, and the attempt goes on by the new policy.
             progress.policy_asked_again = True
-            if (yield from self._policy_changed(delivery, sts)):
+            changed = yield from self._policy_changed(delivery, sts)
+            if changed:
                 return (yield from self._try_hosts(progress, attempt))
+            if changed is None and delivery.requirement is _REQUIRED and failover.wants_tls:
+                return of_trouble(Trouble.TLS_POLICY, detail="whether the MTA-STS policy has changed is not known")
         return None
 
     def _policy_of(self, delivery: Delivery) -> Steps[DomainSts]:
@@ -528,13 +532,14 @@ class Outbound(Worker):
         for domain in filter(str.isascii, domains):
             recorder.learn(domain, name, offered)
 
-    def _policy_changed(self, delivery: Delivery, before: DomainSts) -> Steps[bool]:
+    def _policy_changed(self, delivery: Delivery, before: DomainSts) -> Steps[bool | None]:
+        """Whether the domain has another policy by now; None: that is not known."""
         assert self._sts is not None
         try:
             now = yield from self._sts.of_domain(delivery.domain, anew=True)
         except PolicyUnread:
-            return False
-        return now.policy != before.policy
+            return None
+        return now.policy != before.policy if now.answered else None
 
     def _try_host(self, progress: "DeliveryInProgress", attempt: Attempt, host: Host) -> Steps[None]:
         """All open recipients go to one host, and to its next address where one gives no session (SOUT-03)."""
