@@ -57,9 +57,9 @@ from mailrail_outbound.probes import Prober
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import INTERNAL_ERROR, ClientConnection
 from mailrail_outbound.tls_policy.cache import PolicyUnread
-from mailrail_outbound.tls_policy.dane import DaneLookup
+from mailrail_outbound.tls_policy.dane import DaneLookup, HostDane
 from mailrail_outbound.tls_policy.sts import NO_POLICY, DomainSts, StsLookup, unread
-from mailrail_outbound.tls_reports import applied_to, seen_failing, seen_in
+from mailrail_outbound.tls_reports import applied_to, seen_in
 
 _RESULTS = {
     Outcome.DELIVERED: Result.DELIVERED,
@@ -480,15 +480,13 @@ class Outbound(Worker):
                 # What is proven decides about TLS with the host (DANE-14b, DANE-15b, DANE-16b), and whether it is
                 # dialled at all (DANE-03b).
                 proven = yield from self._dane.of_host(delivery.domain, name, transport.families, port)
-                host = host._replace(dns=proven.facts, dane=proven.demand, dns_failure=proven.failure)
-                host = host._replace(sts=sts.facts(name))  # STS-10b
+                host = _proven_host(host, proven)._replace(sts=sts.facts(name))  # STS-10b
                 if self._recorder is not None:
                     progress.applied = applied_to(delivery, name, sts, proven)
             elif (delivery.requirement is _REQUIRED or delivery.demanded is not NOTHING) and self._dialler.wants_tlsa(
                 hop, delivery, host
             ):  # RTLS-25c
-                proven = yield from self._dane.of_configured(name, transport.families, port)
-                host = host._replace(dns=proven.facts, dane=proven.demand, dns_failure=proven.failure)
+                host = _proven_host(host, (yield from self._dane.of_configured(name, transport.families, port)))
             yield from self._try_host(progress, attempt, host)
         if looped and not failover.tried:
             return of_trouble(Trouble.LOOP, detail=f"{delivery.domain} leads to our own MX listener")
@@ -557,13 +555,11 @@ class Outbound(Worker):
                 return
             answer = yield from self._run_job(progress, attempt, plan, host, Way.DECIDED)
             if progress.applied is not None:
-                if answer is None and progress.connection is not None:
-                    self._tell(progress, seen_in(decision, progress.connection, proxied=attempt.hop.proxied))
-                elif answer is not None:
-                    ip = next(reversed(progress.dialled.get(host.name, ())), "")
-                    seen = seen_failing(decision, answer, ip)
-                    if seen is not None:
-                        self._tell(progress, seen)
+                seen = None
+                if progress.connection is not None:
+                    seen = seen_in(decision, answer, progress.connection, attempt.hop)
+                if seen is not None:
+                    self._tell(progress, seen)
             if decision.check_name is not None and answer is not None and _certificate_failed(answer):  # RTLS-22b
                 self._log.info("a certificate is not valid, which is only reported", host=host.name, why=answer.detail)
                 answer = yield from self._run_job(progress, attempt, plan, host, Way.UNCHECKED)
@@ -696,7 +692,7 @@ class DeliveryInProgress:
         self.applied: HostPolicies | None = None
         """What applies to the host that is tried, for TLS reports."""
         self.connection: ClientConnection | None = None
-        """That of the last job's last transaction, if there was one."""
+        """That of the last job's last transaction, or the one that gave it no session, if there was one."""
         self.policy_asked_again = False
         """Whether its MTA-STS record was, because no host of the policy took it."""
         self.steps: Steps[list[RecipientReport]] | None = None
@@ -726,6 +722,10 @@ class DeliveryInProgress:
             self.task.cancel()
         if steps is not None:
             steps.close()
+
+
+def _proven_host(host: Host, dane: HostDane) -> Host:
+    return host._replace(dns=dane.facts, dane=dane.demand, base=dane.base, dns_failure=dane.failure)
 
 
 def _after_crash(progress: DeliveryInProgress) -> list[RecipientReport]:

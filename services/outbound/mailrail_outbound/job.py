@@ -101,7 +101,7 @@ class HostJob(PoolJob):
         self.had_tls = False
         """The connection that accepted no further message had TLS: to continue without it would be a downgrade."""
         self.connection: ClientConnection | None = None
-        """That of the last transaction; None: there was none."""
+        """That of the last transaction, or the one that gave no session; None: there was none."""
         self.offered: Offered | None = None
         """What the server offered in the session of the last transaction; None: there was none."""
         self.waits_since: float | None = None
@@ -287,6 +287,7 @@ class HostJob(PoolJob):
 
     def end_without_session(self, answer: Answer, connection: ClientConnection | None) -> None:
         """See pool.PoolJob."""
+        self.connection = connection
         for i in self._pending:
             if connection is not None:
                 self._note(i, connection)
@@ -316,10 +317,11 @@ class HostJob(PoolJob):
             self._connection = connection
             if connection.ip not in self.dialled:
                 self.dialled.append(connection.ip)
-        reported_facts: ConnectionFacts | None = connection.reported_facts
-        if reported_facts is None or reported_facts.tls is None or reported_facts.tls.verdict != self._tls_verdict:
-            reported_facts = connection.reported_facts = _seen(connection, self._tls_verdict, sts=self._decision.sts)
-        self._attempt.seen[index] = reported_facts
+        kept: tuple[TlsDecision, str, ConnectionFacts] | None = connection.reported_facts
+        if kept is None or kept[0] is not self._decision or kept[1] != self._tls_verdict:
+            seen = _seen(connection, self._tls_verdict, self._decision)
+            kept = connection.reported_facts = (self._decision, self._tls_verdict, seen)
+        self._attempt.seen[index] = kept[2]
 
 
 def _proven(connection: ClientConnection) -> Proven:
@@ -329,13 +331,14 @@ def _proven(connection: ClientConnection) -> Proven:
     return Proven(True, facts.verified_name, facts.matched)
 
 
-def _seen(connection: ClientConnection, verdict: str, *, sts: bool) -> ConnectionFacts:
-    """`sts`: the MTA-STS policy of the domain, in mode enforce, names the host."""
+def _seen(connection: ClientConnection, verdict: str, decision: TlsDecision) -> ConnectionFacts:
     facts = connection.tls_facts
+    proof = _proof(facts, sts=decision.sts) if facts is not None else None
     tls = TlsReport(
         version=facts.version if facts is not None else "",
         cipher=facts.cipher if facts is not None else "",
-        proof=_proof(facts, sts=sts) if facts is not None else None,
+        proof=proof,
+        mx_proven=decision.mx_proven or proof is not TlsProof.PKIX,
         verdict=verdict,
         offered=connection.session.starttls_offered or facts is not None,
         resumed=facts is not None and facts.resumed,

@@ -30,6 +30,7 @@ from testkit.conditions import eventually
 from testkit.dns import DnsServer, Failure
 from testkit.outbound import OutboundBench, transport
 from testkit.policies import REFUSED, PolicyWorld, policy_process
+from testkit.socks import SocksProxy
 
 __all__ = ["trusted_roots"]  # a fixture is found by being here: the system trusts ROOT alone
 
@@ -120,6 +121,27 @@ async def test_an_enforced_policy_keeps_mail_back_from_a_host_that_is_not_proven
         report = await domain.send()
         assert (report.result, str(report.status)) == (Result.DEFERRED, "4.7.5")
         assert not peer.messages
+
+
+async def test_behind_a_proxy_record_and_policy_are_asked_for_by_ourselves_and_hold_SOCK_05b(
+    database: str, dns: DnsServer, there: PolicyWorld
+) -> None:
+    """SOCK-05b, SOCK-06: the proxy sees SMTP alone."""
+    with SocksProxy() as proxy:
+        via = transport(TransportKind.SOCKS, proxy_host=proxy.address, proxy_port=proxy.port)
+        async with (
+            serving(dns, GOOD, preference=5) as first,
+            serving(dns, OTHER_GOOD, host=OTHER, preference=10) as second,
+            delivering(database, dns, there, via) as domain,
+        ):
+            domain.publish("1", policy(OTHER))
+            report = (await domain.bench.deliver(domain.bench.delivery(via))).recipients[0]
+            assert (report.result, report.host) == (Result.DELIVERED, OTHER)
+            assert report.tls is not None
+            assert report.tls.verified
+            assert (dns.asked(RECORD, "TXT"), there.fetches["example.org"]) == (1, 1)
+            assert [(each.host, each.port) for each in proxy.requests] == [(second.host, PORT)]
+            assert not first.sessions
 
 
 @pytest.mark.parametrize("gone", ["record", "answers", "policy host"])

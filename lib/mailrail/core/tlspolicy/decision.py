@@ -171,6 +171,9 @@ class TlsDecision:
     """What was passed over so far."""
     lenient: bool = False
     """What the recipient's domain demands is passed over where it is not met."""
+    mx_proven: bool = True
+    """DNSSEC or a policy in mode enforce proves the name of the host to be the destination's, or the configuration says
+    it. Where none does, a certificate for that name is no proof of whom the mail went to (DANE-22)."""
 
     @property
     def verified(self) -> bool:
@@ -282,15 +285,21 @@ class _Decider:
                 self._needs.check_matching = True
             case Tlsa.USABLE:  # DANE-14a
                 self._needs.matching = True
-                self._words.append(f"the certificate must match the TLSA records of {host} (DANE)")
+                self._words.append(f"the certificate must match the TLSA records of {host} (DANE){self._without}")
             case Tlsa.UNUSABLE if self._lenient:
                 pass
             case Tlsa.UNUSABLE:  # DANE-15a
                 self._needs.encrypted = True
-                self._words.append(f"{host} has TLSA records, none of them usable: encrypted, with any certificate")
+                words = f"{host} has TLSA records, none of them usable: encrypted, with any certificate"
+                self._words.append(words + self._without)
             case Tlsa.NONE:  # DANE-16a
                 pass
         return None
+
+    @property
+    def _without(self) -> str:
+        ignored = self._hop.dns.ignored
+        return f"; not counted: {'; '.join(ignored)}" if ignored else ""
 
     def _message(self) -> Refusal | None:
         """REQUIRETLS (RFC 8689 4.2.1)."""
@@ -467,6 +476,7 @@ class _Decider:
             sts=self._sts.enforced,
             ignored=tuple(self._ignored),
             lenient=self._lenient,
+            mx_proven=self._configured is not None or self._mx_proven or self._sts.enforced,
         )
 
     def _plainly(self) -> str:

@@ -74,6 +74,8 @@ class DnsFacts:
     matching: str = ""
     """What stands for the usable records with the names that a certificate may carry: equal texts, equal conditions.
     What a connection has matched is compared with it (RTLS-28)."""
+    ignored: tuple[str, ...] = ()
+    """Why TLSA records do not count, in words, of a few of them (core/dane/tlsa.py)."""
 
     @property
     def mx_proven(self) -> bool:

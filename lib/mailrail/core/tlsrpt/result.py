@@ -61,7 +61,7 @@ class SeenSession:
 
     ip: str = ""
     local_ip: str = ""
-    """That the host saw; empty behind a proxy that does not say it (SOCK-06)."""
+    """That the host saw; empty where it is not known (SOCK-06)."""
     helo: str = ""
     """The name in the server's answer to EHLO."""
     encrypted: bool = False
