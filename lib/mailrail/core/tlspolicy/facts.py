@@ -22,7 +22,7 @@ class Purpose(StrEnum):
 
 
 class StsPolicy(StrEnum):
-    """What is known of the MTA-STS policy of the recipient's domain, or of a smarthost's (STS-09)."""
+    """What is known of the MTA-STS policy of the recipient's domain (STS-09)."""
 
     ABSENT = "absent"  # looked for and not there, or it cannot be fetched and none is cached (STS-15a)
     NONE = "none"
