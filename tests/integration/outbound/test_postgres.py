@@ -148,6 +148,44 @@ async def test_outbound_opens_as_many_connections_as_documented(tmp_path: Path, 
             assert connection.execute(OURS).fetchone() == (CONNECTIONS["outbound"],)
 
 
+async def test_the_session_that_reads_rests_while_nobody_reads_and_is_back_when_somebody_does(
+    database: str, postgres: EmbeddedPostgres, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection_module, "_REST_AFTER", 0.5)
+    monkeypatch.setattr(connection_module, "_LOOK", 0.05)
+    store = DomainDatabase(Login.of(database), "resting")
+    looking = asyncio.create_task(store.run())
+    try:
+        async with await psycopg.AsyncConnection.connect(postgres.superuser_url(), autocommit=True) as connection:
+
+            async def ours() -> list[str]:
+                asked = OURS.replace("count(*)", "application_name").replace("%", "resting %")
+                found = await connection.execute(asked)
+                return sorted(name.rsplit(" ", 1)[1] for (name,) in await found.fetchall())
+
+            async def reading_rests() -> None:
+                while await ours() != ["write"]:
+                    await asyncio.sleep(0.02)
+
+            await asyncio.wait_for(store.wait_first(60), 60)
+            assert up(), "both were there at the start, so there is room for them"
+            await asyncio.wait_for(reading_rests(), 60)
+            assert await store.reading.run("SELECT count(*) FROM mta_sts", {}) == [(0,)]
+            await asyncio.wait_for(reading_rests(), 60)
+            assert store.problem is None
+            name = database.rsplit("/", 1)[1]
+            await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
+            with pytest.raises(Unavailable, match="not currently accepting connections"):
+                await store.reading.run("SELECT 1", {})
+            await eventually(lambda: "not currently accepting connections" in (store.problem or ""))
+            await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
+            await eventually(lambda: store.problem is None)
+    finally:
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
+        await store.close()
+
+
 async def test_a_role_of_its_own_is_enough_for_outbound_DBS_01(database: str, postgres: EmbeddedPostgres) -> None:
     name = database.rsplit("/", 1)[1]
     (role,) = roles.grant_roles(postgres.superuser_url(name), ["outbound"])
