@@ -258,7 +258,7 @@ async def _policies(settings: FolderSettings) -> AsyncIterator[None]:
         log.get_logger().error("MTA-STS policies are not served", reason="mailrail_policy is not installed")
         yield
         return
-    from mailrail_policy.app import serving  # here, or every child that is forked would export its series
+    from mailrail_policy.app import serving  # here, since it may not be installed
     from mailrail_policy.settings import PolicySettings
 
     own = PolicySettings(

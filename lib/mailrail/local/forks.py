@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from psycopg import pq
 
 from mailrail.kit import metrics
 from mailrail.local.children import Process, spawn
@@ -44,15 +45,17 @@ class Forks:
         self._waiting = waiting or {}
 
     @classmethod
-    def made(cls, modules: Sequence[str]) -> "Forks":
+    def made(cls, modules: Mapping[str, Sequence[str]]) -> "Forks":
         """Import the modules and fork a child for each; none where children have to be programs of their own.
 
-        Each module, or its `__main__`, has a `main` that answers the exit status.
+        Each module, or its `__main__`, has a `main` that answers the exit status. Its value: packages that run within
+        it besides.
         """
         if sys.platform != "linux" or None in (sys.stdin, sys.stdout, sys.stderr):  # 0 to 2 may be any file then
             return cls()
-        for module in modules:
-            importlib.import_module(_entry(module))
+        for module, within in modules.items():
+            for each in (module, *within):
+                importlib.import_module(_entry(each))
         try:
             threads = len(list(Path("/proc/self/task").iterdir()))
         except OSError:  # /proc is not mounted
@@ -96,7 +99,7 @@ class _Fork(Process):
         self._lock = threading.Lock()
 
     @classmethod
-    def made(cls, module: str, modules: Sequence[str]) -> "_Fork":
+    def made(cls, module: str, modules: Mapping[str, Sequence[str]]) -> "_Fork":
         """Fork it. Raises OSError."""
         stdin, leash = os.pipe()
         output, stdout = os.pipe()
@@ -163,10 +166,14 @@ class _Fork(Process):
 
 
 def _use_libraries() -> None:
-    """Do once what each child would do for itself: at its first use a build of OpenSSL (there are Python's and that of
-    cryptography) looks for its algorithms, and writes into 4 MiB meanwhile. A fork draws random numbers of its own."""
+    """Do once what each child would do for itself: at its first use a build of OpenSSL (there are Python's, that of
+    cryptography and that of psycopg) looks for its algorithms, and writes into up to 4 MiB meanwhile. A fork draws
+    random numbers of its own."""
     ssl.create_default_context()
     ec.generate_private_key(ec.SECP256R1())
+    nowhere = pq.PGconn.connect(b"port=0")  # which is no port, so nothing is dialled
+    nowhere.encrypt_password(b"", b"", b"scram-sha-256")
+    nowhere.finish()
 
 
 def _entry(module: str) -> str:
@@ -178,7 +185,7 @@ def _entry(module: str) -> str:
 # --- in the child ---------------------------------------------------------------------------------------------------
 
 
-def _be(module: str, modules: Sequence[str], stdin: int, stdout: int) -> NoReturn:
+def _be(module: str, modules: Mapping[str, Sequence[str]], stdin: int, stdout: int) -> NoReturn:
     """Wait for the environment, and be that module; the process ends here, not by the way of its parent."""
     status = 1
     try:
@@ -190,9 +197,10 @@ def _be(module: str, modules: Sequence[str], stdin: int, stdout: int) -> NoRetur
         os.environ.update(order["environment"])
         sys.argv = [module]
         _set_title(order["command"])
-        for other in modules:
-            declared = sys.modules.get(f"{other}.metrics")
-            if other != module and declared is not None:
+        own = {module, *modules[module]}
+        for each in {other for key, within in modules.items() for other in (key, *within)} - own:
+            declared = sys.modules.get(f"{each}.metrics")
+            if declared is not None:
                 metrics.forget(declared)
         status = importlib.import_module(_entry(module)).main()
     except SystemExit as end:

@@ -53,6 +53,8 @@ from mailrail.local.state import Client, StateFolder, UnusableState
 
 _MODULES = {**{name: f"mailrail_{name}" for name in SERVICES}, WATCHER: "mailrail.local.folder"}
 """Child → what `python -m` runs."""
+_WITHIN = {WATCHER: "mailrail_policy"}
+"""Child → the package of a service that runs within it, where that is installed."""
 
 
 class CannotRun(RuntimeError):
@@ -121,7 +123,7 @@ class Supervisor:
             self._require_ports()
             try:
                 # Now: keys and passwords are for the children that are given them, and a database has threads.
-                self._forks = Forks.made(tuple(_MODULES.values()))
+                self._forks = Forks.made({module: _within(name) for name, module in _MODULES.items()})
                 if self._stop.is_set():  # importing takes a second or two
                     return
                 keys = self._keys()
@@ -331,6 +333,11 @@ class Supervisor:
             self.state.remove_pid("postgres")
         if self._children:
             self.output.say("stopped")
+
+
+def _within(child: str) -> tuple[str, ...]:
+    package = _WITHIN.get(child)
+    return (package,) if package is not None and find_spec(package) is not None else ()
 
 
 def _planned_listeners(resources: Path) -> list[tuple[int, str]]:

@@ -52,6 +52,8 @@ FILES = {
     "shop/__init__.py": "",
     "shop/__main__.py": SHOP,
     "shop/metrics.py": "from prometheus_client import Counter\nBOUGHT = Counter('bought', 'Things bought')\n",
+    "guild/__init__.py": "",
+    "guild/__main__.py": "def main(): return 0\n",
     "mender/__init__.py": "",
     "mender/metrics.py": "from prometheus_client import Counter\nMENDED = Counter('mended', 'Things mended')\n",
     "mender/__main__.py": "import mender.metrics\nBALLAST = [str(n) for n in range(300_000)]\ndef main(): return 0\n",
@@ -94,7 +96,7 @@ def supervised(tmp_path: Path) -> Any:
 
 def test_a_fork_is_what_a_program_of_its_own_would_be_but_for_its_memory(supervised: Any) -> None:
     found = supervised("""
-forks = Forks.made(["shop", "mender"])
+forks = Forks.made({"shop": (), "mender": ()})
 environment = {**os.environ, "A": "1", "STATUS": "7"}
 first = forks.launch(COMMAND, environment)
 second = forks.launch(COMMAND, environment)
@@ -112,9 +114,21 @@ print(json.dumps({"forked": [first.pid, end(first)], "own": [second.pid, end(sec
     assert forked["private"] < 10_000 < own["private"], "KiB: what mender keeps is shared"
 
 
+def test_a_package_that_runs_within_a_child_exports_its_series_there_and_nowhere_else(supervised: Any) -> None:
+    series = supervised("""
+found = []
+for modules in ({"shop": ("mender",)}, {"shop": (), "mender": ()}, {"shop": (), "guild": ("mender",)}):
+    forks = Forks.made(modules)
+    found.append(json.loads(end(forks.launch(COMMAND, dict(os.environ)))[1][0])["series"])
+    forks.stop()
+print(json.dumps(found))
+""")
+    assert series == [["bought", "mended"], ["bought"], ["bought"]]
+
+
 def test_forks_draw_random_numbers_of_their_own(supervised: Any) -> None:
     one, other = supervised("""
-both = [Forks.made(["shop"]), Forks.made(["shop"])]
+both = [Forks.made({"shop": ()}), Forks.made({"shop": ()})]
 said = [end(forks.launch(COMMAND, dict(os.environ)))[1][0] for forks in both]
 print(json.dumps([json.loads(line)["key"] for line in said]))
 """)
@@ -123,7 +137,7 @@ print(json.dumps([json.loads(line)["key"] for line in said]))
 
 def test_what_follows_its_environment_on_the_leash_is_for_the_child(supervised: Any) -> None:
     found = supervised("""
-forks = Forks.made(["shop"])
+forks = Forks.made({"shop": ()})
 child = forks.launch(COMMAND, {**os.environ, "READ": "1", "LONG": "x" * 100_000})
 child.stdin.write(b"go on")
 print(json.dumps([child.poll(), end(child), child.poll()]))
@@ -134,7 +148,7 @@ print(json.dumps([child.poll(), end(child), child.poll()]))
 
 def test_a_fault_of_a_child_is_printed_and_is_exit_status_1(supervised: Any) -> None:
     status, lines = supervised("""
-print(json.dumps(end(Forks.made(["shop"]).launch(COMMAND, {**os.environ, "FAIL": "1"}))))
+print(json.dumps(end(Forks.made({"shop": ()}).launch(COMMAND, {**os.environ, "FAIL": "1"}))))
 """)
     assert status == 1
     assert "ValueError: a fault of the shop" in lines
@@ -142,7 +156,7 @@ print(json.dumps(end(Forks.made(["shop"]).launch(COMMAND, {**os.environ, "FAIL":
 
 def test_a_child_that_was_killed_says_by_which_signal(supervised: Any) -> None:
     assert supervised("""
-child = Forks.made(["shop"]).launch(COMMAND, {**os.environ, "READ": "1"})
+child = Forks.made({"shop": ()}).launch(COMMAND, {**os.environ, "READ": "1"})
 child.stdout.readline()
 child.kill()
 print(json.dumps([child.wait(), child.poll()]))
@@ -151,7 +165,7 @@ print(json.dumps([child.wait(), child.poll()]))
 
 def test_one_that_ended_before_it_began_is_replaced_by_a_program_of_its_own(supervised: Any) -> None:
     was, now, (status, lines) = supervised("""
-forks = Forks.made(["shop"])
+forks = Forks.made({"shop": ()})
 (waiting,) = forks._waiting.values()
 os.kill(waiting.pid, 9)
 os.waitid(os.P_PID, waiting.pid, os.WEXITED | os.WNOWAIT)
@@ -164,7 +178,7 @@ print(json.dumps([waiting.pid, child.pid, end(child)]))
 
 def test_those_that_never_began_end_with_the_forks_and_with_their_parent(supervised: Any) -> None:
     statuses = supervised("""
-forks = Forks.made(["shop", "mender"])
+forks = Forks.made({"shop": (), "mender": ()})
 waiting = list(forks._waiting.values())
 waiting[0].stdin.close()
 first = waiting[0].wait()
@@ -179,7 +193,7 @@ def test_nothing_is_forked_while_there_is_another_thread(supervised: Any) -> Non
 go_on = threading.Event()
 thread = threading.Thread(target=go_on.wait)
 thread.start()
-forks = Forks.made(["shop"])
+forks = Forks.made({"shop": ()})
 waiting = len(forks._waiting)
 status, lines = end(forks.launch(COMMAND, dict(os.environ)))
 go_on.set()
@@ -192,7 +206,7 @@ def test_nothing_is_forked_where_nobody_can_tell_how_many_threads_there_are(supe
 def not_mounted(path="."):
     raise FileNotFoundError(2, "there is no /proc", str(path))
 os.listdir = not_mounted
-forks = Forks.made(["shop"])
+forks = Forks.made({"shop": ()})
 waiting = len(forks._waiting)
 status, lines = end(forks.launch(COMMAND, dict(os.environ)))
 print(json.dumps([waiting, status, lines[-1]]))
@@ -203,7 +217,7 @@ def test_the_end_of_a_child_is_noticed_where_its_parent_was_started_with_SIGCHLD
     """Some supervisors start programs so; the kernel then keeps no exit status, neither for Popen nor for us."""
     assert supervised("""
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-forks = Forks.made(["shop"])
+forks = Forks.made({"shop": ()})
 children = [forks.launch(COMMAND, {**os.environ, "STATUS": "7"}) for _ in range(2)]
 print(json.dumps([[end(child)[0], child.poll()] for child in children]))
 """) == [[0, 0], [0, 0]]
@@ -212,6 +226,6 @@ print(json.dumps([[end(child)[0], child.poll()] for child in children]))
 def test_a_child_whose_end_is_interrupted_ends_all_the_same(supervised: Any) -> None:
     """It must not go on where its parent is, as a second supervisor."""
     status, lines = supervised("""
-print(json.dumps(end(Forks.made(["shop"]).launch(COMMAND, {**os.environ, "INTERRUPTED": "1"}))))
+print(json.dumps(end(Forks.made({"shop": ()}).launch(COMMAND, {**os.environ, "INTERRUPTED": "1"}))))
 """)
     assert (status, lines[1:]) == (1, ["ä, read "])
