@@ -1,9 +1,10 @@
-"""Write docs/reference/tls-decision.md from the tables of the TLS decision (mailrail.core.tlspolicy.table)."""
+"""Write docs/reference/tls-decision.md from the tables of core/tlspolicy/table.py and core/outbound/tls_endings.py."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from mailrail.core.tlspolicy.table import ENDINGS, LEGEND, POSTFIX, TABLES
+from mailrail.core.outbound.tls_endings import ENDINGS
+from mailrail.core.tlspolicy.table import LEGEND, POSTFIX, TABLES
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference" / "tls-decision.md"
 
@@ -34,7 +35,15 @@ def page() -> str:
         lines += ["", f"## {each.title}", "", each.intro, ""]
         rows = zip((label for label, _ in each.rows), each.cells(), strict=True)
         lines += table([each.corner, *(label for label, _ in each.columns)], ([label, *cells] for label, cells in rows))
-    lines += ["", "## When no host took the mail", "", "A host that did not answer may be the one that conforms.", ""]
+    lines += [
+        "",
+        "## When no host took the mail",
+        "",
+        "A host that did not answer may be the one that conforms. Before a policy in mode `enforce` keeps mail back,",
+        "its record is asked for anew, past every cache. Where there is another policy by now, all hosts are tried by",
+        "that one, in the same attempt; where the DNS does not answer, the message is tried later (STS-13).",
+        "",
+    ]
     lines += table(["hosts", "the message"], ((each.hosts, each.result()) for each in ENDINGS))
     lines += ["", "## Postfix's words", "", "`smtp_tls_security_level`, and what is nearest to it here:", ""]
     lines += table(["Postfix", "Mailrail"], POSTFIX)

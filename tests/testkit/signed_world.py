@@ -28,6 +28,7 @@ makes a `Zone`, before it enters the world; `publish` shows later changes.
 | `drops-tlsa`, `unsigned-drops-tlsa` | the name server never answers a question for TLSA |
 | `refuses-tlsa`, `notimp-tlsa` | it answers REFUSED, or NOTIMP |
 | `alias` | the host is a secure CNAME to `mx.secure.test`, with TLSA there |
+| `alias-unusable` | the host is a secure CNAME to `mx.unusable.test` |
 | `alias-own` | the host is a secure CNAME to `mx.none.test`, with TLSA at the original name alone |
 | `alias-unsigned` | the host is a secure CNAME to `mx.unsigned.test`, with TLSA at the original name |
 | `tlsa-alias` | TLSA is a secure CNAME into `secure.test` |
@@ -182,11 +183,17 @@ class SignedWorld:
         self._with_tlsa("refuses-tlsa.test", contrary=TlsaAnswer.REFUSED)
         self._with_tlsa("notimp-tlsa.test", contrary=TlsaAnswer.NOTIMP)
 
-        for name, target in (("alias", "secure"), ("alias-own", "none"), ("alias-unsigned", "unsigned")):
+        aliases = (
+            ("alias", "secure"),
+            ("alias-own", "none"),
+            ("alias-unsigned", "unsigned"),
+            ("alias-unusable", "unusable"),
+        )
+        for name, target in aliases:
             zone = self.zone(f"{name}.test")
             zone.add(f"{name}.test", "MX", f"10 mx.{name}.test.")
             zone.add(f"mx.{name}.test", "CNAME", f"mx.{target}.test.")
-            if target != "secure":
+            if target in ("none", "unsigned"):
                 self._add_tlsa(zone, f"mx.{target}.test", base=f"mx.{name}.test")
         for name, target_zone in (("tlsa-alias", secure), ("tlsa-alias-unsigned", unsigned)):
             alias = self.tlsa_name(f"mx.{name}.test")

@@ -309,6 +309,8 @@ _PROVEN: Final = {
     types_pb2.TLS_PROOF_MTA_STS: "proven by its certificate and the MTA-STS policy",
     types_pb2.TLS_PROOF_DANE: "proven by DANE",
 }
+_UNPROVEN: Final = "not proven: its certificate is for the name that an unproven MX record has"
+"""DANE-22: the name is shown beside it as the MX record has it, without its aliases."""
 
 
 def tls_of(attempt: types_pb2.Attempt) -> str:
@@ -321,7 +323,8 @@ def tls_of(attempt: types_pb2.Attempt) -> str:
     made = " ".join(p for p in (facts.version, facts.cipher) if p) or "none"
     resumed = "session resumed" if facts.resumed else ""
     offered = "REQUIRETLS offered" if facts.requiretls else ""
-    parts = (made, resumed, _PROVEN.get(facts.proof, ""), offered, kept, facts.verdict)
+    proven = _UNPROVEN if facts.mx_unproven else _PROVEN.get(facts.proof, "")
+    parts = (made, resumed, proven, offered, kept, facts.verdict)
     return "; ".join(part for part in parts if part)
 
 

@@ -23,6 +23,7 @@ from mailrail.core.outbound.captive import is_loopback, simulated_reply
 from mailrail.core.outbound.host_failover import HostFailover, RecipientVerdict
 from mailrail.core.outbound.learned import Offered
 from mailrail.core.outbound.targets import MAX_SESSIONS, NoHosts, address_order
+from mailrail.core.outbound.tls_answers import tls_failed, tls_refused
 from mailrail.core.revision.revision import ObjectRef, TransportKind
 from mailrail.core.route import LackingTransport
 from mailrail.core.smtp.answer import LACKING, Answer, Stage, Trouble
@@ -39,7 +40,7 @@ from mailrail_outbound.dialling import CannotDial, Dialler, Host
 from mailrail_outbound.domain_recorder import DomainRecorder
 from mailrail_outbound.hops import DIRECT, DialPlan, NextHop, Tables, Way
 from mailrail_outbound.hosts import HostResolver, Steps
-from mailrail_outbound.job import Attempt, HostJob, tls_failed, tls_refused
+from mailrail_outbound.job import Attempt, HostJob
 from mailrail_outbound.memory_budget import MemoryBudget
 from mailrail_outbound.pool import Pool
 from mailrail_outbound.ports import (
@@ -56,9 +57,9 @@ from mailrail_outbound.probes import Prober
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import INTERNAL_ERROR, ClientConnection
 from mailrail_outbound.tls_policy.cache import PolicyUnread
-from mailrail_outbound.tls_policy.dane import DaneLookup
+from mailrail_outbound.tls_policy.dane import DaneLookup, HostDane
 from mailrail_outbound.tls_policy.sts import NO_POLICY, DomainSts, StsLookup, unread
-from mailrail_outbound.tls_reports import applied_to, seen_failing, seen_in
+from mailrail_outbound.tls_reports import applied_to, seen_in
 
 _RESULTS = {
     Outcome.DELIVERED: Result.DELIVERED,
@@ -479,15 +480,13 @@ class Outbound(Worker):
                 # What is proven decides about TLS with the host (DANE-14b, DANE-15b, DANE-16b), and whether it is
                 # dialled at all (DANE-03b).
                 proven = yield from self._dane.of_host(delivery.domain, name, transport.families, port)
-                host = host._replace(dns=proven.facts, dane=proven.demand, dns_failure=proven.failure)
-                host = host._replace(sts=sts.facts(name))  # STS-10b
+                host = _proven_host(host, proven)._replace(sts=sts.facts(name))  # STS-10b
                 if self._recorder is not None:
                     progress.applied = applied_to(delivery, name, sts, proven)
             elif (delivery.requirement is _REQUIRED or delivery.demanded is not NOTHING) and self._dialler.wants_tlsa(
                 hop, delivery, host
             ):  # RTLS-25c
-                proven = yield from self._dane.of_configured(name, transport.families, port)
-                host = host._replace(dns=proven.facts, dane=proven.demand, dns_failure=proven.failure)
+                host = _proven_host(host, (yield from self._dane.of_configured(name, transport.families, port)))
             yield from self._try_host(progress, attempt, host)
         if looped and not failover.tried:
             return of_trouble(Trouble.LOOP, detail=f"{delivery.domain} leads to our own MX listener")
@@ -495,8 +494,11 @@ class Outbound(Worker):
             # STS-13b: the domain may have repaired its policy, which the new id of its record shows. What is kept of
             # that record must not make mail fail, and the attempt goes on by the new policy.
             progress.policy_asked_again = True
-            if (yield from self._policy_changed(delivery, sts)):
+            changed = yield from self._policy_changed(delivery, sts)
+            if changed:
                 return (yield from self._try_hosts(progress, attempt))
+            if changed is None and delivery.requirement is _REQUIRED and failover.wants_tls:
+                return of_trouble(Trouble.TLS_POLICY, detail="whether the MTA-STS policy has changed is not known")
         return None
 
     def _policy_of(self, delivery: Delivery) -> Steps[DomainSts]:
@@ -528,13 +530,14 @@ class Outbound(Worker):
         for domain in filter(str.isascii, domains):
             recorder.learn(domain, name, offered)
 
-    def _policy_changed(self, delivery: Delivery, before: DomainSts) -> Steps[bool]:
+    def _policy_changed(self, delivery: Delivery, before: DomainSts) -> Steps[bool | None]:
+        """Whether the domain has another policy by now; None: that is not known."""
         assert self._sts is not None
         try:
             now = yield from self._sts.of_domain(delivery.domain, anew=True)
         except PolicyUnread:
-            return False
-        return now.policy != before.policy
+            return None
+        return now.policy != before.policy if now.answered else None
 
     def _try_host(self, progress: "DeliveryInProgress", attempt: Attempt, host: Host) -> Steps[None]:
         """All open recipients go to one host, and to its next address where one gives no session (SOUT-03)."""
@@ -552,13 +555,11 @@ class Outbound(Worker):
                 return
             answer = yield from self._run_job(progress, attempt, plan, host, Way.DECIDED)
             if progress.applied is not None:
-                if answer is None and progress.connection is not None:
-                    self._tell(progress, seen_in(decision, progress.connection, proxied=attempt.hop.proxied))
-                elif answer is not None:
-                    ip = next(reversed(progress.dialled.get(host.name, ())), "")
-                    seen = seen_failing(decision, answer, ip)
-                    if seen is not None:
-                        self._tell(progress, seen)
+                seen = None
+                if progress.connection is not None:
+                    seen = seen_in(decision, answer, progress.connection, attempt.hop)
+                if seen is not None:
+                    self._tell(progress, seen)
             if decision.check_name is not None and answer is not None and _certificate_failed(answer):  # RTLS-22b
                 self._log.info("a certificate is not valid, which is only reported", host=host.name, why=answer.detail)
                 answer = yield from self._run_job(progress, attempt, plan, host, Way.UNCHECKED)
@@ -691,7 +692,7 @@ class DeliveryInProgress:
         self.applied: HostPolicies | None = None
         """What applies to the host that is tried, for TLS reports."""
         self.connection: ClientConnection | None = None
-        """That of the last job's last transaction, if there was one."""
+        """That of the last job's last transaction, or the one that gave it no session, if there was one."""
         self.policy_asked_again = False
         """Whether its MTA-STS record was, because no host of the policy took it."""
         self.steps: Steps[list[RecipientReport]] | None = None
@@ -721,6 +722,10 @@ class DeliveryInProgress:
             self.task.cancel()
         if steps is not None:
             steps.close()
+
+
+def _proven_host(host: Host, dane: HostDane) -> Host:
+    return host._replace(dns=dane.facts, dane=dane.demand, base=dane.base, dns_failure=dane.failure)
 
 
 def _after_crash(progress: DeliveryInProgress) -> list[RecipientReport]:

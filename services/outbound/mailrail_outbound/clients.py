@@ -681,6 +681,8 @@ def _fill_connection(seen: ConnectionFacts, attempt: types_pb2.Attempt) -> None:
             tls.cipher = facts.cipher
             if facts.proof is not None:
                 tls.proof = _PROVEN_BY[facts.proof]
+            if not facts.mx_proven:
+                tls.mx_unproven = True
             if facts.requiretls:
                 tls.requiretls = True
         if facts.offered:

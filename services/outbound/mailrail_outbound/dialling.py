@@ -37,6 +37,8 @@ class Host(NamedTuple):
     dns: DnsFacts = NO_DNSSEC
     dane: DaneDemand | None = None
     """What `dns.matching` stands for."""
+    base: str = ""
+    """The TLSA base domain (`HostDane.base`)."""
     sts: StsFacts = NO_STS
     dns_failure: str = ""
     """Why the DNS does not say which TLSA records there are, where it does not."""
@@ -53,7 +55,7 @@ class Dialler:
     def plan_for(self, hop: NextHop, delivery: Delivery, host: Host) -> DialPlan:
         """The TLS decision for a host, with room for how it is dialled; the same one again for the same question."""
         key = (
-            *(host.name, host.addresses, host.sts, host.dns),
+            *(host.name, host.addresses, host.sts, host.dns, host.base),
             *(delivery.gateway, delivery.requirement, delivery.redacted, delivery.purpose, delivery.demanded),
         )
         plan = hop.dial_plans.get(key)
@@ -94,7 +96,7 @@ class Dialler:
         mode = TlsMode.NONE if way is Way.PLAIN else decision.mode
         tls = None
         if mode is not TlsMode.NONE:
-            tls = self._tls(tables, transport, decision, host.name, way, _demanded(decision, host.name, dane))
+            tls = self._tls(tables, transport, decision, host, way, _demanded(decision, host.name, dane))
         compared = tls.dane.matching if tls is not None and tls.dane is not None else ""
         bound = decision.verify_matching is not None
         proxy: tuple[str, int] | None = None
@@ -141,7 +143,7 @@ class Dialler:
             tls=tls,
             sources=transport.source_addresses,
             proxy=proxy,
-            # SOCK-05a: the proxy gets the addresses that our resolver found.
+            # SOCK-05a, SOCK-05b: the proxy gets the addresses that our resolver found, and that TLSA records are for.
             socks=(lambda ip, port: Socks5(ip, port, login)) if proxy else None,
             limit=transport.limits.connections_per_destination or transport.limits.connections,
         )
@@ -151,12 +153,14 @@ class Dialler:
         tables: Tables,
         transport: Transport,
         decision: TlsDecision,
-        host: str,
+        host: Host,
         way: Way,
         dane: DaneDemand | None,
     ) -> TlsPlan:
         name = decision.verify_name or (decision.check_name if way is Way.DECIDED else None)
-        server_name = dane.base if dane is not None else name or host  # DANE-17
+        # DANE-17; STS-11: a name that is verified without TLSA records is the one that is asked for. Where records only
+        # ask for TLS, who answers at the end of the aliases knows its own name.
+        server_name = dane.base if dane is not None else name or host.base or host.name
         try:
             # Only where it is used: a CA that is missing must not turn opportunistic TLS into plaintext (promise 2).
             ca = tables.secret(transport.ca) if name is not None and transport.ca is not None else b""

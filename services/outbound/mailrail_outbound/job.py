@@ -1,7 +1,7 @@
 """One message for one host, as the pool and the connections see it: transactions, content, recipients left.
 
 A job runs as many transactions as its recipients need on a server (RCPTMAX, "too many recipients"), one after the
-other on the same connection. What each answer means is decided in core/outbound/failover.py.
+other on the same connection. What each answer means is decided in core/outbound/host_failover.py.
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -18,23 +18,13 @@ from mailrail.core.outbound.envelope import (
 )
 from mailrail.core.outbound.host_failover import HostFailover
 from mailrail.core.outbound.learned import Offered
+from mailrail.core.outbound.tls_answers import tls_is_gone, tls_refused
 from mailrail.core.revision.revision import TlsProof
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.client import ClientTransaction
-from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.core.smtp.stuffing import Stuffer
 from mailrail.core.smtp.tls import TlsFacts
-from mailrail.core.tlspolicy.decision import (
-    NO_REQUIRETLS,
-    NO_TLS,
-    Ignored,
-    Proven,
-    Refusal,
-    RequireTls,
-    TlsDecision,
-    ignored_by,
-    lacks,
-)
+from mailrail.core.tlspolicy.decision import Ignored, Proven, RequireTls, TlsDecision, ignored_by, lacks
 from mailrail.kit import clock
 from mailrail_outbound import metrics
 from mailrail_outbound.content import OutgoingContent
@@ -111,7 +101,7 @@ class HostJob(PoolJob):
         self.had_tls = False
         """The connection that accepted no further message had TLS: to continue without it would be a downgrade."""
         self.connection: ClientConnection | None = None
-        """That of the last transaction; None: there was none."""
+        """That of the last transaction, or the one that gave no session; None: there was none."""
         self.offered: Offered | None = None
         """What the server offered in the session of the last transaction; None: there was none."""
         self.waits_since: float | None = None
@@ -297,6 +287,7 @@ class HostJob(PoolJob):
 
     def end_without_session(self, answer: Answer, connection: ClientConnection | None) -> None:
         """See pool.PoolJob."""
+        self.connection = connection
         for i in self._pending:
             if connection is not None:
                 self._note(i, connection)
@@ -326,36 +317,11 @@ class HostJob(PoolJob):
             self._connection = connection
             if connection.ip not in self.dialled:
                 self.dialled.append(connection.ip)
-        reported_facts: ConnectionFacts | None = connection.reported_facts
-        if reported_facts is None or reported_facts.tls is None or reported_facts.tls.verdict != self._tls_verdict:
-            reported_facts = connection.reported_facts = _seen(connection, self._tls_verdict, sts=self._decision.sts)
-        self._attempt.seen[index] = reported_facts
-
-
-def tls_refused(refusal: Refusal) -> Answer:
-    """The answer of a host that TLS refuses before MAIL."""
-    return Answer(Stage.PLAN, None, _trouble_of(refusal.status), refusal.words, cause=refusal.cause)
-
-
-def tls_failed(decision: TlsDecision, answer: Answer) -> Answer:
-    """What a host without TLS that does means for a message that needs it: at once final where the message requires
-    TLS or our word is to fail (RTLS-13b, RTLS-16b), and no trouble of the site where other mail may do with less."""
-    if answer.trouble is not Trouble.TLS or not decision.particular:
-        return answer
-    return Answer(answer.stage, None, _trouble_of(decision.on_failure), answer.detail, fault=answer.fault)
-
-
-def _trouble_of(status: EnhancedCode) -> Trouble:
-    if status.category == 4:
-        return Trouble.TLS_POLICY
-    return {NO_REQUIRETLS: Trouble.REQUIRETLS, NO_TLS: Trouble.TLS_DEMAND}.get(status, Trouble.TLS_FLOOR)
-
-
-def tls_is_gone() -> Answer:
-    """The answer of a host that had TLS on the connection before and has none now."""
-    # Otherwise an attacker who can end connections could choose one on which STARTTLS is not offered.
-    detail = "the host offered TLS on the last connection and does not offer it now"
-    return Answer(Stage.PLAN, None, Trouble.TLS, detail)
+        kept: tuple[TlsDecision, str, ConnectionFacts] | None = connection.reported_facts
+        if kept is None or kept[0] is not self._decision or kept[1] != self._tls_verdict:
+            seen = _seen(connection, self._tls_verdict, self._decision)
+            kept = connection.reported_facts = (self._decision, self._tls_verdict, seen)
+        self._attempt.seen[index] = kept[2]
 
 
 def _proven(connection: ClientConnection) -> Proven:
@@ -365,13 +331,14 @@ def _proven(connection: ClientConnection) -> Proven:
     return Proven(True, facts.verified_name, facts.matched)
 
 
-def _seen(connection: ClientConnection, verdict: str, *, sts: bool) -> ConnectionFacts:
-    """`sts`: the MTA-STS policy of the domain, in mode enforce, names the host."""
+def _seen(connection: ClientConnection, verdict: str, decision: TlsDecision) -> ConnectionFacts:
     facts = connection.tls_facts
+    proof = _proof(facts, sts=decision.sts) if facts is not None else None
     tls = TlsReport(
         version=facts.version if facts is not None else "",
         cipher=facts.cipher if facts is not None else "",
-        proof=_proof(facts, sts=sts) if facts is not None else None,
+        proof=proof,
+        mx_proven=decision.mx_proven or proof is not TlsProof.PKIX,
         verdict=verdict,
         offered=connection.session.starttls_offered or facts is not None,
         resumed=facts is not None and facts.resumed,

@@ -109,11 +109,13 @@ class TlsReport:
     """What is verified was verified when the session began, on an earlier connection."""
     requiretls: bool = False
     """REQUIRETLS was offered inside TLS."""
+    mx_proven: bool = True
+    """False: the proof is a certificate for a name that came of the DNS unproven."""
 
     @property
     def verified(self) -> bool:
-        """The server was proven."""
-        return self.proof is not None
+        """The server was proven to be the destination's (DANE-22)."""
+        return self.proof is not None and self.mx_proven
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 
 from mailrail.core.outbound.captive import is_loopback
 from mailrail.core.outbound.envelope import ContentFacts, Envelope, EnvelopeRecipient, Form, plan
+from mailrail.core.outbound.tls_answers import tls_is_gone, tls_refused
 from mailrail.core.revision.revision import ObjectRef, TransportKind
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.client import ClientTransaction
@@ -15,7 +16,6 @@ from mailrail.core.tlspolicy.demands import add_up, of_transport
 from mailrail.kit.resolver import DnsResolver, LookupFailed
 from mailrail_outbound.dialling import CannotDial, Dialler, Host
 from mailrail_outbound.hops import Tables, Way
-from mailrail_outbound.job import tls_is_gone, tls_refused
 from mailrail_outbound.pool import Pool, PoolJob
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import INTERNAL_ERROR, ClientConnection, Dial

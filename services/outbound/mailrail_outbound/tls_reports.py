@@ -6,6 +6,7 @@ reason (TRPT-08b). A report on TLS is not told (TRPT-15b). A host of our own con
 (CHOICE).
 """
 
+import re
 from functools import lru_cache
 from typing import Final
 
@@ -15,13 +16,16 @@ from mailrail.core.revision.revision import TlsMinimum, TlsProof
 from mailrail.core.smtp.answer import Answer, Trouble
 from mailrail.core.tlspolicy.decision import TlsDecision
 from mailrail.core.tlsrpt.result import HostPolicies, SeenSession
-from mailrail.core.tlsrpt.result_type import TLSA_MISMATCH, TlsFault
+from mailrail.core.tlsrpt.result_type import TLSA_MISMATCH
+from mailrail_outbound.hops import NextHop
 from mailrail_outbound.ports import Delivery
 from mailrail_outbound.smtp import ClientConnection
 from mailrail_outbound.tls_policy.dane import HostDane
 from mailrail_outbound.tls_policy.sts import DomainSts
 
 _DANE_ALONE: Final = (TlsProof.DANE,)
+_NAME: Final = re.compile(r"[A-Za-z0-9._:\[\]-]{1,255}")
+"""A domain or an address literal (RFC 5321 4.1.3): the rest of what servers write there has no place in a report."""
 
 
 def applied_to(delivery: Delivery, host: str, sts: DomainSts, dane: HostDane) -> HostPolicies:
@@ -45,48 +49,51 @@ def written(records: tuple[TlsaRecord, ...]) -> tuple[str, ...]:
     return tuple(f"{each.usage} {each.selector} {each.matching} {each.data.hex()}" for each in records)
 
 
-def seen_in(decision: TlsDecision, connection: ClientConnection, *, proxied: bool) -> SeenSession:
-    """What a connection showed that carried the message, or offered to. `proxied`: its local address is not the one
-    that the host sees (SOCK-06)."""
+def seen_in(
+    decision: TlsDecision, answer: Answer | None, connection: ClientConnection, hop: NextHop
+) -> SeenSession | None:
+    """What a connection showed. `answer`: why it gave no session; None: it carried the message, or offered to. None
+    comes back where TLS is not why (TRPT-09b)."""
+    name = connection.session.capabilities.name
+    ends = connection.ip, _sending_ip(connection, hop), name if _NAME.fullmatch(name) else ""
+    if answer is not None:
+        return _seen_failing(decision, answer, ends)
     facts = connection.tls_facts
-    ip, local_ip = connection.ip, "" if proxied else _public(connection.local_ip)
     if facts is None:
-        return SeenSession(ip, local_ip)
-    name = decision.verify_name or decision.check_name
+        return SeenSession(*ends)
+    name = decision.verify_name or decision.check_name or ""
     matching = decision.verify_matching or decision.check_matching
     return SeenSession(
-        ip,
-        local_ip,
+        *ends,
         encrypted=True,
-        valid=facts.verified_name == name if name is not None else None,
+        valid=facts.verified_name == name if name else None,
         matched=facts.matched == matching if matching is not None else None,
         records_fault=connection.tls_fault,
     )
 
 
-def seen_failing(decision: TlsDecision, answer: Answer, ip: str) -> SeenSession | None:
-    """What a host showed that gave no session; None: TLS is not why (TRPT-09b)."""
+def _seen_failing(decision: TlsDecision, answer: Answer, ends: tuple[str, str, str]) -> SeenSession | None:
     fault = answer.fault
     if answer.trouble is not Trouble.TLS or fault is None:
         return None
     if fault.reason == TLSA_MISMATCH:
         # Where a name was verified, too, it was well.
-        return SeenSession(ip, encrypted=True, valid=_verified(decision), matched=False, records_fault=fault)
+        return SeenSession(*ends, encrypted=True, valid=_verified(decision), matched=False, records_fault=fault)
     if not fault.of_certificate:
-        return SeenSession(ip, fault=fault)
-    return _of_certificate(decision, fault, ip)
-
-
-def _of_certificate(decision: TlsDecision, fault: TlsFault, ip: str) -> SeenSession:
+        return SeenSession(*ends, fault=fault)
     if decision.verify_name is None and decision.check_name is None:  # a chain below an issuer that TLSA names
-        return SeenSession(ip, encrypted=True, matched=False, records_fault=fault)
-    return SeenSession(ip, encrypted=True, valid=False, name_fault=fault)
+        return SeenSession(*ends, encrypted=True, matched=False, records_fault=fault)
+    return SeenSession(*ends, encrypted=True, valid=False, name_fault=fault)
 
 
 def _verified(decision: TlsDecision) -> bool | None:
     return True if decision.verify_name is not None or decision.check_name is not None else None
 
 
-def _public(address: str) -> str:
-    """An address that tells the host something; those of our own networks are nobody's business."""
-    return address if address and is_public(address) else ""
+def _sending_ip(connection: ClientConnection, hop: NextHop) -> str:
+    """The address that the host saw, as far as we know it (SOCK-06); those of our own networks are nobody's business.
+    Behind a proxy it is what the transport says that the proxy connects from: one address of the family, or none."""
+    if not hop.proxied:
+        return connection.local_ip if connection.local_ip and is_public(connection.local_ip) else ""
+    found = [ip for ip in hop.transport.remote_ips if (":" in ip) == (":" in connection.ip)]
+    return found[0] if len(found) == 1 else ""

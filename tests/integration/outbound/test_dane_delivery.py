@@ -79,6 +79,7 @@ async def test_a_matching_certificate_is_enough_although_no_public_authority_kno
         ("secure.test", "mx.secure.test", "mx.secure.test"),
         ("alias.test", "mx.secure.test", "mx.secure.test"),
         ("alias-unsigned.test", "mx.unsigned.test", "mx.alias-unsigned.test"),
+        ("alias-unusable.test", "mx.unusable.test", "mx.unusable.test"),
         ("tlsa-alias.test", "mx.tlsa-alias.test", "mx.tlsa-alias.test"),
         ("no-mx.test", "no-mx.test", "no-mx.test"),
     ],
@@ -130,8 +131,12 @@ async def test_records_that_cannot_be_used_ask_for_tls_and_for_no_certificate_DA
     world: SignedWorld, hosts: Hosts, offering: bool, result: Result
 ) -> None:
     peer = await hosts.start("mx.unusable.test", offering=offering)
-    assert (await deliver(world, "unusable.test")).result is result
+    report = await deliver(world, "unusable.test")
+    assert report.result is result
     assert len(peer.messages) == (1 if offering else 0)
+    assert report.tls is not None
+    assert "none of them usable" in report.tls.verdict
+    assert "certificate usage 1 is not used for SMTP" in report.tls.verdict, "the history says why"
 
 
 @pytest.mark.parametrize("domain", ["none", "unsigned", "tlsa-alias-unsigned", "tlsa-alias-nowhere"])

@@ -141,9 +141,9 @@ async def test_a_proven_denial_of_tlsa_records_is_no_failure(world: SignedWorld)
 
 async def test_records_that_cannot_be_used_still_have_a_base_domain_and_a_reason(world: SignedWorld) -> None:
     known, _ = await look_up(world, "unusable.test", "mx.unusable.test")
-    assert known.facts == DnsFacts(True, True, True, Tlsa.UNUSABLE)
+    assert (known.facts.mx_proven, known.facts.dane) == (True, Tlsa.UNUSABLE)
     assert (known.demand, known.base) == (None, "mx.unusable.test")
-    assert "certificate usage 1 is not used for SMTP" in known.ignored[0]
+    assert "certificate usage 1 is not used for SMTP" in known.facts.ignored[0]
 
 
 @pytest.mark.parametrize(

@@ -313,6 +313,44 @@ async def test_a_socks_proxy_changes_nothing_RTLS_25b(dns: DnsServer, sts: Sts, 
                 assert peer.sessions == []
 
 
+async def test_a_certificate_for_a_name_from_an_unproven_mx_record_is_never_told_as_verified_DANE_22(
+    dns: DnsServer,
+) -> None:
+    """DANE-22: not even on the connection that mail to a domain with a proven MX record goes by."""
+    dns.secure_zone("signed.example")
+    pkix = add_up([Demand("the gateway", Security(TlsMinimum.AUTHENTICATED, (TlsProof.PKIX,)))])
+    async with serving(dns, GOOD) as peer, running(dns) as bench:
+        dns.add("signed.example", "MX", f"10 {HOST}.")
+        for domain, verified in (("example.org", False), ("signed.example", True), ("example.org", False)):
+            delivery = bench.delivery(None, f"b@{domain}", domain=domain, demanded=pkix)
+            (result,) = (await bench.deliver(delivery)).recipients
+            assert result.result is Result.DELIVERED, result.text
+            assert result.host == HOST
+            assert result.tls is not None
+            assert (result.tls.proof, result.tls.verified) == (TlsProof.PKIX, verified)
+        assert (len(peer.sessions), len(peer.messages)) == (1, 3)
+
+
+@pytest.mark.parametrize("server", [STRANGER, GOOD], ids=["matches", "does not match"])
+async def test_tlsa_records_are_ours_to_look_up_behind_a_proxy_and_count_as_without_SOCK_05b(
+    dns: DnsServer, server: Issued
+) -> None:
+    """SOCK-05b: the proxy is told an address; SNI is the host's name."""
+    dns.secure_zone("example.org")
+    dns.add(f"_{PORT}._tcp.{HOST}", "TLSA", named(STRANGER))
+    context, asked = server.server_context(), list[str | None]()
+    context.sni_callback = lambda tls, name, made: asked.append(name)
+    with SocksProxy() as proxy:
+        via = transport(TransportKind.SOCKS, proxy_host=proxy.address, proxy_port=proxy.port)
+        async with serving(dns, server, context=context) as peer, running(dns, via) as bench:
+            (result,) = (await bench.deliver(bench.delivery(via))).recipients
+            assert result.result is (Result.DELIVERED if server is STRANGER else Result.DEFERRED), result.text
+            assert len(peer.messages) == (1 if server is STRANGER else 0)
+            assert {(each.host, each.address_type) for each in proxy.requests} == {(peer.host, "ipv4")}
+    assert set(asked) == {HOST}
+    assert dns.asked(f"_{PORT}._tcp.{HOST}", "TLSA") == 1
+
+
 def _passed_over() -> dict[str, float]:
     """What was counted, by demand."""
     return {what.replace("-", "_"): metrics.PASSED_OVER.of(what.replace("-", "_")).number for what in Ignored}

@@ -30,6 +30,7 @@ from testkit.conditions import eventually
 from testkit.dns import DnsServer, Failure
 from testkit.outbound import OutboundBench, transport
 from testkit.policies import REFUSED, PolicyWorld, policy_process
+from testkit.socks import SocksProxy
 
 __all__ = ["trusted_roots"]  # a fixture is found by being here: the system trusts ROOT alone
 
@@ -122,6 +123,27 @@ async def test_an_enforced_policy_keeps_mail_back_from_a_host_that_is_not_proven
         assert not peer.messages
 
 
+async def test_behind_a_proxy_record_and_policy_are_asked_for_by_ourselves_and_hold_SOCK_05b(
+    database: str, dns: DnsServer, there: PolicyWorld
+) -> None:
+    """SOCK-05b, SOCK-06: the proxy sees SMTP alone."""
+    with SocksProxy() as proxy:
+        via = transport(TransportKind.SOCKS, proxy_host=proxy.address, proxy_port=proxy.port)
+        async with (
+            serving(dns, GOOD, preference=5) as first,
+            serving(dns, OTHER_GOOD, host=OTHER, preference=10) as second,
+            delivering(database, dns, there, via) as domain,
+        ):
+            domain.publish("1", policy(OTHER))
+            report = (await domain.bench.deliver(domain.bench.delivery(via))).recipients[0]
+            assert (report.result, report.host) == (Result.DELIVERED, OTHER)
+            assert report.tls is not None
+            assert report.tls.verified
+            assert (dns.asked(RECORD, "TXT"), there.fetches["example.org"]) == (1, 1)
+            assert [(each.host, each.port) for each in proxy.requests] == [(second.host, PORT)]
+            assert not first.sessions
+
+
 @pytest.mark.parametrize("gone", ["record", "answers", "policy host"])
 async def test_what_is_cached_still_holds_when_record_or_policy_host_are_gone_STS_16b(
     database: str, dns: DnsServer, there: PolicyWorld, gone: str
@@ -146,7 +168,7 @@ async def test_what_is_cached_still_holds_when_record_or_policy_host_are_gone_ST
 async def test_a_repaired_policy_is_found_by_the_attempt_that_the_old_one_would_have_ended_STS_13b(
     database: str, dns: DnsServer, there: PolicyWorld
 ) -> None:
-    """The record is kept for an hour, and asked for anew before the policy makes mail fail."""
+    """STS-13a: the record is kept for an hour, and asked for anew before the policy makes mail fail."""
     async with serving(dns, GOOD) as peer, delivering(database, dns, there) as domain:
         domain.publish("1", policy("elsewhere.example.org"))
         report = await domain.send()
@@ -159,6 +181,19 @@ async def test_a_repaired_policy_is_found_by_the_attempt_that_the_old_one_would_
         assert len(peer.messages) == 1
         assert (await domain.send()).result is Result.DELIVERED
         assert dns.asked(RECORD, "TXT") == 3, "nothing fails, nothing is asked"
+
+
+async def test_required_mail_does_not_fail_by_a_policy_while_the_dns_cannot_be_asked_for_a_newer_one_STS_13b(
+    database: str, dns: DnsServer, there: PolicyWorld
+) -> None:
+    async with serving(dns, GOOD) as peer, delivering(database, dns, there) as domain:
+        domain.publish("1", policy("elsewhere.example.org"))
+        report = await domain.send(requirement=Requirement.REQUIRED)
+        assert (report.result, str(report.status)) == (Result.FAILED, "5.7.30")
+        dns.fail(RECORD, Failure.SERVFAIL)
+        report = await domain.send(requirement=Requirement.REQUIRED)
+        assert (report.result, str(report.status)) == (Result.DEFERRED, "4.7.5")
+        assert not peer.sessions
 
 
 async def test_a_record_without_a_policy_that_can_be_fetched_holds_nothing_back_and_proves_nothing_STS_15a(
@@ -211,6 +246,18 @@ async def test_a_floor_can_say_to_go_on_while_the_dns_does_not_answer_and_anothe
         assert goes.result is Result.DELIVERED
         assert goes.tls is not None
         assert "whenUnanswered Proceed" in goes.tls.verdict
+
+
+@pytest.mark.parametrize("how", [Failure.REFUSED, Failure.NOTIMP])
+async def test_a_zone_that_refuses_this_question_alone_holds_no_mail_back_STS_24a(
+    database: str, dns: DnsServer, there: PolicyWorld, how: Failure
+) -> None:
+    """STS-24a, STS-24b: whatever the switch says, for its other answers are well."""
+    wait = add_up([Demand("the gateway", Security(when_unanswered=Unanswered.DEFER))])
+    async with serving(dns, GOOD), delivering(database, dns, there) as domain:
+        dns.fail(RECORD, how, "TXT")
+        for fields in ({}, {"demanded": wait}):
+            assert (await domain.send(**fields)).result is Result.DELIVERED
 
 
 async def test_nothing_is_asked_of_parents_aliases_or_smarthosts_STS_09b(

@@ -25,7 +25,7 @@ from mailrail.core.mtasts.answer import FetchFailed, FetchTrouble
 from mailrail.core.mtasts.cache import PolicyStep, PolicyVerdict
 from mailrail.core.mtasts.policy import Mode, Policy
 from mailrail.core.outbound.learned import Offered
-from mailrail.core.revision.revision import Security, TlsMinimum, TlsProof
+from mailrail.core.revision.revision import Security, TlsMinimum, TlsProof, TransportKind
 from mailrail.core.tlspolicy.demands import Demand, add_up
 from mailrail.core.tlspolicy.facts import Purpose, Requirement
 from mailrail.core.tlsrpt.facts import PolicyType, ReportedSession
@@ -37,6 +37,8 @@ from mailrail_outbound.tls_policy.sts import NO_POLICY, DomainSts
 
 from testkit.chains import issue
 from testkit.dns import DnsServer, Failure
+from testkit.outbound import transport
+from testkit.socks import SocksProxy
 
 __all__ = ["ENFORCE", "trusted_roots"]  # a fixture is found by being here: the system trusts ROOT alone
 
@@ -161,6 +163,7 @@ async def test_a_policy_is_told_of_each_fault_though_testing_delivers_TRPT_06b_T
         if failure is not None:
             assert failure.reason_code
             assert (failure.receiving_host, failure.receiving_ip) == (HOST, peer.host)
+            assert failure.receiving_helo == "peer.example"
             assert failure.sending_ip == "", "an address of ours that is not public is nobody's business"
 
 
@@ -216,6 +219,43 @@ async def test_a_policy_that_cannot_be_had_is_told_TRPT_07c(
         ("example.org", "sts", trouble.value),
         ("example.org", "no-policy-found", "success"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [("[192.0.2.25]", "[192.0.2.25]"), ("x" * 300, ""), ('"quoted', ""), ("mx_1.Example.ORG", "mx_1.Example.ORG")],
+)
+async def test_what_a_server_calls_itself_is_told_if_it_can_be_a_name_TRPT_06b(
+    dns: DnsServer, name: str, told: str
+) -> None:
+    async with serving(dns, None, replies={"EHLO": f"250 {name} at your service"}):
+        _, recorder = await send(dns)
+    (session,) = recorder.told
+    assert session.failure is not None
+    assert session.failure.receiving_helo == told
+
+
+@pytest.mark.parametrize(
+    ("exits", "told"),
+    [
+        (("198.51.100.25",), "198.51.100.25"),
+        (("198.51.100.25", "2001:db8::25"), "198.51.100.25"),
+        (("198.51.100.25", "198.51.100.26"), ""),
+        (("2001:db8::25",), ""),
+    ],
+)
+async def test_behind_a_proxy_the_sending_address_is_the_configured_exit_or_left_out_SOCK_06(
+    dns: DnsServer, exits: tuple[str, ...], told: str
+) -> None:
+    recorder = Recorder()
+    with SocksProxy() as proxy:
+        via = transport(TransportKind.SOCKS, proxy_host=proxy.address, proxy_port=proxy.port, remote_ips=exits)
+        async with serving(dns, None) as peer, running(dns, via, recorder=recorder) as bench:
+            await bench.deliver(bench.delivery(via))
+            assert len(peer.messages) == 1
+    (session,) = recorder.told
+    assert session.failure is not None
+    assert session.failure.sending_ip == told
 
 
 async def test_a_host_that_is_down_or_busy_is_no_matter_of_tls_TRPT_09b(

@@ -460,6 +460,14 @@ def test_whether_a_connection_was_encrypted_is_said_not_only_what_was_demanded()
     assert told.endswith(f"; session resumed; proven by DANE; REQUIRETLS offered; {verdict}")
 
 
+def test_a_certificate_for_a_name_that_nothing_proves_is_not_shown_as_proof_DANE_22() -> None:
+    facts = types_pb2.TlsFacts(version="TLSv1.3", proof=types_pb2.TLS_PROOF_PKIX, verdict="because")
+    assert queue.tls_of(types_pb2.Attempt(tls=facts)) == "TLSv1.3; proven by its certificate; because"
+    facts.mx_unproven = True
+    told = queue.tls_of(types_pb2.Attempt(tls=facts))
+    assert told == "TLSv1.3; not proven: its certificate is for the name that an unproven MX record has; because"
+
+
 def test_why_tls_kept_a_message_is_said_also_where_nothing_was_dialled() -> None:
     attempt = types_pb2.Attempt(tls_cause=types_pb2.TLS_CAUSE_MX_UNPROVEN)
     assert queue.tls_of(attempt) == "kept from the host (mx_unproven)"

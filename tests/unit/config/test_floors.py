@@ -132,6 +132,28 @@ def test_a_rule_is_told_once_that_it_leads_to_a_host_without_tls() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("host", "proofs", "possible"),
+    [
+        ("relay.example", ["MTASTS"], False),
+        ("relay.example", ["DANE", "MTASTS"], True),
+        ("relay.example", ["MTASTS", "PKIX"], True),
+        ("192.0.2.25", ["DANE", "MTASTS"], False),
+        ("192.0.2.25", ["PKIX"], True),
+    ],
+)
+def test_a_rule_is_told_that_the_host_of_its_transport_can_never_give_the_proof_STS_09c(
+    host: str, proofs: list[str], possible: bool
+) -> None:
+    relay = transport("relay", smtp={"host": host})
+    floor = {"minimum": "Authenticated", "proofs": proofs}
+    compiled = built(None, None, relay, route("r", GLOBAL, to("relay", "x.example", require={"tls": floor})))
+    told = words(compiled, Severity.WAITING)
+    assert (told == []) is possible
+    if not possible:
+        assert f"which the host {host} of MailTransport default/relay can never be; allow PKIX as well" in told[0]
+
+
 def test_a_mail_store_is_no_way_out_so_no_floor_of_others_is_about_it() -> None:
     store = transport("store", lmtp={"host": "store.example", "port": 24})
     compiled = built(

@@ -4,10 +4,12 @@ from dataclasses import dataclass, field, replace
 
 import pytest
 
+from mailrail.core.delivery.outcome import HopKind, Outcome, Verdict
+from mailrail.core.outbound.host_failover import HostFailover
+from mailrail.core.outbound.tls_answers import tls_refused
 from mailrail.core.revision.revision import TlsMode
-from mailrail.core.tlspolicy.decision import Hop, Ignored, Proven, Refusal, Requirement, decide, ignored_by, lacks
+from mailrail.core.tlspolicy.decision import Hop, Ignored, Proven, Requirement, decide, ignored_by, lacks
 from mailrail.core.tlspolicy.facts import DnsFacts, StsFacts, StsPolicy, Tlsa
-from mailrail.core.tlspolicy.outcome import After, TlsOutcome, outcome
 
 SECURE = DnsFacts(trusted=True, mx_secure=True, address_secure=True)
 USABLE = replace(SECURE, tlsa=Tlsa.USABLE, matching="set")
@@ -42,17 +44,17 @@ class Delivery:
     dialled: list[str] = field(default_factory=list)
     over: Proven | None = None
     ignored: tuple[Ignored, ...] = ()
-    ending: TlsOutcome | None = None
+    ending: Verdict | None = None
 
 
 def deliver(*servers: Server, null_path: bool = False, broken: bool = False, **facts: object) -> Delivery:
     """Send one message as outbound does. `broken`: handshakes fail, rather than what they show."""
-    found, refusals = Delivery(), list[Refusal | None]()
+    found, failover = Delivery(), HostFailover(1, hop=HopKind.FOREIGN)
     for server in servers:
         hop = Hop(server.name, None, sts=server.sts, dns=server.dns, **facts)  # type: ignore[arg-type]
         decision = decide(hop)
         if decision.refusal is not None:
-            refusals.append(decision.refusal)
+            failover.record_session_failure(tls_refused(decision.refusal))
             continue
         found.dialled.append(server.name)
         shown = server.shows(plaintext=broken and decision.plaintext_may_follow)
@@ -60,13 +62,11 @@ def deliver(*servers: Server, null_path: bool = False, broken: bool = False, **f
         if lacking is None:
             found.delivered_to, found.over, found.ignored = server.name, shown, ignored_by(decision, shown)
             return found
-        refusals.append(lacking)
-    requirement = facts.get("requirement", Requirement.DEFAULT)
-    assert isinstance(requirement, Requirement)
-    found.ending = outcome(refusals, requirement=requirement, null_path=null_path, sts_checked=True)
-    if found.ending.after is After.REDACT:
+        failover.record_session_failure(tls_refused(lacking))
+    if null_path and facts.get("requirement") is REQUIRED and failover.wants_tls:
         again = deliver(*servers, **{**facts, "redacted": True})  # type: ignore[arg-type]
         return replace(again, dialled=found.dialled + again.dialled)
+    found.ending = failover.conclude()[0].verdict
     return found
 
 
@@ -80,14 +80,14 @@ def test_without_tls_anywhere_a_required_message_fails_with_5_7_10() -> None:
     """RTLS-16a, RTLS-17a."""
     went = deliver(Server(encrypted=False), requirement=REQUIRED)
     assert went.ending is not None
-    assert (went.delivered_to, went.ending.after, str(went.ending.status)) == (None, After.FAIL, "5.7.10")
+    assert (went.delivered_to, went.ending.outcome, str(went.ending.status)) == (None, Outcome.FAILED, "5.7.10")
 
 
 def test_an_unsigned_mx_without_a_policy_is_not_even_dialled() -> None:
     """RTLS-11a, RTLS-17a."""
     went = deliver(Server(sts=StsFacts()), requirement=REQUIRED)
     assert went.ending is not None
-    assert (went.dialled, went.ending.after, str(went.ending.status)) == ([], After.FAIL, "5.7.30")
+    assert (went.dialled, went.ending.outcome, str(went.ending.status)) == ([], Outcome.FAILED, "5.7.30")
 
 
 def test_a_policy_in_mode_testing_proves_no_mx() -> None:
@@ -183,8 +183,8 @@ def test_a_cached_policy_in_mode_enforce_holds_back_mail_for_another_mx() -> Non
     """STS-10a, STS-14a."""
     went = deliver(Server("evil.example", sts=StsFacts(StsPolicy.ENFORCE, False, "example.com")))
     assert went.ending is not None
-    assert (went.dialled, went.ending.after, str(went.ending.status)) == ([], After.RETRY, "4.7.5")
-    assert "does not list evil.example" in went.ending.words
+    assert (went.dialled, went.ending.outcome, str(went.ending.status)) == ([], Outcome.DEFERRED, "4.7.5")
+    assert "does not list evil.example" in went.ending.text
 
 
 def test_of_two_hosts_the_one_in_the_policy_is_dialled_in_the_same_attempt() -> None:
@@ -204,7 +204,7 @@ def test_records_that_do_not_match_are_not_made_up_for_by_a_valid_certificate() 
     went = deliver(Server(dns=USABLE, valid=True, matched="other"))
     assert went.delivered_to is None
     assert went.ending is not None
-    assert went.ending.after is After.RETRY
+    assert went.ending.outcome is Outcome.DEFERRED
 
 
 def test_unusable_records_alone_ask_for_tls_and_for_no_certificate() -> None:
@@ -223,12 +223,10 @@ def test_insecure_addresses_make_mail_flow_though_records_cannot_be_had() -> Non
 def test_a_host_whose_records_cannot_be_had_is_not_dialled_and_the_next_one_is() -> None:
     """DANE-03a."""
     failed = Server("mx1", sts=StsFacts(), dns=replace(SECURE, tlsa=Tlsa.FAILED))
-    assert deliver(failed).ending == outcome(
-        [decide(Hop("mx1", None, dns=failed.dns)).refusal],
-        requirement=Requirement.DEFAULT,
-        null_path=False,
-        sts_checked=True,
-    )
+    ending = deliver(failed).ending
+    assert ending is not None
+    assert (ending.outcome, str(ending.status)) == (Outcome.DEFERRED, "4.7.5")
+    assert "which TLSA records mx1 has" in ending.text
     assert deliver(failed).dialled == []
     went = deliver(failed, Server("mx2", sts=StsFacts(), dns=SECURE))
     assert (went.delivered_to, went.dialled) == ("mx2", ["mx2"])

@@ -114,8 +114,8 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.TARGET_NOT_FOUND: "An alias or a catch-all leads to an address of ours that does not exist. Mail for the "
     "alias goes to its other addresses, and ingress logs a warning.",
     Reason.SECURITY_NOT_POSSIBLE: "The floors (security, require.tls) add up to what nothing can meet: no proof is "
-    "left that all of them allow, or the transport dials its host without TLS. The mail waits, or fails where a floor "
-    "says so; the message names who demands what.",
+    "left that all of them allow, or the transport dials its host without TLS, or that host can never give such a "
+    "proof. The mail waits, or fails where a floor says so; the message names who demands what.",
     Reason.HIDDEN_BY_RULE: "An earlier rule of the same level matches all the mail that this rule matches.",
     Reason.NEVER_MATCHES: "No mail can match this rule at its level, or with its recipient domains.",
     Reason.HIDDEN_BY_ACCOUNT: "An account has the address of this alias; accounts are asked first.",

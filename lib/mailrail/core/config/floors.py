@@ -18,12 +18,24 @@ from mailrail.core.revision.revision import (
     Rule,
     TlsMinimum,
     TlsMode,
+    TlsProof,
     Transport,
     TransportKind,
 )
-from mailrail.core.tlspolicy.demands import Demand, Demanded, add_up, of_domain, of_gateway, of_rule, of_transport
+from mailrail.core.tlspolicy.decision import is_address
+from mailrail.core.tlspolicy.demands import (
+    PROOF_NAMES,
+    Demand,
+    Demanded,
+    add_up,
+    of_domain,
+    of_gateway,
+    of_rule,
+    of_transport,
+)
 
 _DIALLED_IN_CLEAR = frozenset({TransportKind.SMTP})
+_NAMES_A_HOST = frozenset({TransportKind.SMTP, TransportKind.SUBMISSION, TransportKind.SUBMISSIONS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,4 +118,12 @@ def _why(demanded: Demanded, transport: Transport | None) -> str:
     if transport is not None and in_clear and minimum is not TlsMinimum.OPPORTUNISTIC:
         said = f"{demanded.by} demands security.minimum {minimum.capitalize()}"
         return f"{said}, and {transport.ref} says tls.mode Disabled"
+    if transport is not None and minimum is TlsMinimum.AUTHENTICATED and transport.kind in _NAMES_A_HOST:
+        host, allowed = transport.host or "", demanded.security.proofs
+        # STS-09c, DANE-21: what can prove a host that a transport names.
+        possible = {TlsProof.PKIX} if is_address(host) else {TlsProof.PKIX, TlsProof.DANE}
+        if possible.isdisjoint(allowed):
+            names = " or ".join(PROOF_NAMES[proof] for proof in allowed)
+            said = f"{demanded.by} demands a server authenticated by {names}"
+            return f"{said}, which the host {host} of {transport.ref} can never be; allow PKIX as well"
     return ""

@@ -77,7 +77,7 @@ class PolicyStep(StrEnum):
     WITHOUT = "without"
     """Deliver as to a domain without MTA-STS. Nothing is verified by it, and nothing may be shown as verified."""
     DEFER = "defer"
-    """Do not deliver now."""
+    """Do not deliver now, unless whoever sends the mail says to go on (`whenUnanswered`, STS-24b)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +97,11 @@ def next_step(
     record: StsRecord | NoRecord | DnsTrouble,
     failure: LastFailure | None,
     now: float,
-    *,
-    may_defer: bool = True,
 ) -> PolicyVerdict:
     """What to do for a delivery, by what is known before any fetch.
 
     `cached`: what the cache has for the policy domain, expired or not. `record`: what the DNS says now. `failure`: the
-    last fetch, if it failed. `may_defer`: False where the domain or the route says so (STS-24a).
+    last fetch, if it failed.
     """
     live = cached if cached is not None and now < cached.expires else None
     if isinstance(record, StsRecord):
@@ -120,7 +118,7 @@ def next_step(
         return _use(live, record.reason)
     if isinstance(record, NoRecord):
         return PolicyVerdict(PolicyStep.WITHOUT, f"no MTA-STS policy: {record.reason}")
-    return _without_dns(record, now, may_defer)
+    return _without_dns(record, now)
 
 
 def after_fetch(
@@ -135,16 +133,6 @@ def after_fetch(
         fresh = CachedPolicy(record.id, fetched, now)
         return _use(fresh, "just fetched"), fresh
     return _failed(cached if cached is not None and now < cached.expires else None, fetched), cached
-
-
-def must_ask_again(asked: float, began: float) -> bool:
-    """Whether the DNS must be asked for the record, past every cache, before an attempt that began at `began` may end
-    by the policy alone (STS-13a). `asked`: when the record that the attempt went by was asked for.
-
-    Where the domain has repaired its policy, the new id shows it, and the attempt goes on by the new one. So no message
-    ends by an old policy, whichever attempt turns out to have been its last.
-    """
-    return asked < began
 
 
 def refresh_due(cached: CachedPolicy, mailed: float, failure: LastFailure | None, now: float) -> bool:
@@ -186,14 +174,12 @@ def _failed(live: CachedPolicy | None, failed: FetchFailed) -> PolicyVerdict:
     return PolicyVerdict(used.step, used.reason, used.policy, failed)
 
 
-def _without_dns(trouble: DnsTrouble, now: float, may_defer: bool) -> PolicyVerdict:
+def _without_dns(trouble: DnsTrouble, now: float) -> PolicyVerdict:
     # STS-24a: an attacker who can break one look-up must not thereby turn MTA-STS off for a domain that we meet for the
     # first time. But zones that cannot be asked for such a record are real, and their mail must not wait for ever.
     why = f"the DNS does not say whether there is an MTA-STS policy: {trouble.reason}"
     if trouble.refused:
         return PolicyVerdict(PolicyStep.WITHOUT, f"{why}; its servers refuse this question alone, so it counts as none")
-    if not may_defer:
-        return PolicyVerdict(PolicyStep.WITHOUT, f"{why}; it counts as none by configuration")
     if now - trouble.since >= DEFER_LIMIT:
         return PolicyVerdict(PolicyStep.WITHOUT, f"{why}; for {DEFER_LIMIT / 3600:.0f} hours now, so it counts as none")
     return PolicyVerdict(PolicyStep.DEFER, why)

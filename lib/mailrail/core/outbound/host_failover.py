@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from mailrail.core.delivery.outcome import GENERAL_REFUSALS, HopKind, Outcome, Scope, Verdict, of_reply, of_trouble
 from mailrail.core.smtp.answer import LACKING, OUR_OWN, Answer, Stage, Trouble
 from mailrail.core.smtp.reply import EnhancedCode
-from mailrail.core.tlspolicy.outcome import decisive
+from mailrail.core.tlspolicy.decision import NO_REQUIRETLS, NO_TLS
 
 _TOO_MANY = frozenset({452, 552})
 _NO_REQUIRED_TLS = frozenset({Trouble.TLS, Trouble.TLS_DEMAND, Trouble.REQUIRETLS})
@@ -77,8 +77,8 @@ class HostFailover:
 
     @property
     def wants_tls(self) -> bool:
-        """Whether hosts were asked, and each of them lacks the TLS that the message requires, and nothing else
-        (RTLS-21b)."""
+        """Whether hosts were asked, and each of them lacks the TLS that the message requires, and nothing else: then a
+        notification goes to all of them once more, redacted (RTLS-21a, RTLS-21b)."""
         said = [answer for answers in self._open.values() for answer in answers]
         lacking = _NO_REQUIRED_TLS if self.hop is HopKind.FOREIGN else _NO_REQUIRED_TLS - {Trouble.TLS}
         return bool(said) and all(answer.trouble in lacking for answer in said)
@@ -144,7 +144,10 @@ class HostFailover:
                 self._settle(i, answer, passes_dsn)
 
     def conclude(self) -> dict[int, RecipientVerdict]:
-        """No host is left: settle the open recipients and return all results."""
+        """No host is left: settle the open recipients and return all results.
+
+        RTLS-16a: a message that requires TLS fails at once where TLS alone is why no host took it.
+        """
         if not self._open:
             return self.settled
         for i, answers in self._open.items():
@@ -156,7 +159,7 @@ class HostFailover:
             # before others. Among equals the last one counts, and one that quotes a server before one that does not.
             lacking = [pair for pair in found if pair[1].trouble in LACKING]
             hopeful = [pair for pair in found if pair[0].outcome is Outcome.DEFERRED] or lacking or found
-            status = decisive([verdict.status for verdict, _ in hopeful])
+            status = _decisive([verdict.status for verdict, _ in hopeful])
             said = [pair for pair in hopeful if pair[0].status == status]
             quoted = [pair for pair in hopeful if pair[1].remote] or said
             verdict, answer = quoted[-1]
@@ -173,3 +176,12 @@ def _refuses_all_mail(answer: Answer) -> bool:
 def _refused_at_rcpt(answer: Answer) -> bool:
     # Of a recipient that is still open, such a reply was temporary.
     return answer.stage is _RCPT and answer.trouble is None and answer.reply is not None and answer.reply.code != 421
+
+
+def _decisive(statuses: Sequence[EnhancedCode]) -> EnhancedCode:
+    """The status that the sender hears, of those of all hosts in order; there is one at least.
+
+    RTLS-17a: 5.7.30 where it says why of some host, as TLS with that one was well, or no name is proven; what another
+    host lacks says less.
+    """
+    return next((status for status in (NO_REQUIRETLS, NO_TLS) if status in statuses), statuses[-1])

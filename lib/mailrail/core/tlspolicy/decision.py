@@ -8,7 +8,7 @@ Four say what is needed, and all of them are heard: the message (REQUIRETLS, `TL
 here degrades: a need that cannot be met is a refusal in words, never a weaker mode (promise 2). Only `TLS-Required: No`
 and a TLS report pass over what the recipient's domain demands, and the decision names all that was passed over.
 
-What becomes of the message when every host was refused: `outcome.py`. The whole as a table: `table.py`.
+What becomes of a message that every host was refused for: core/outbound/host_failover.py. All as tables: `table.py`.
 """
 
 from dataclasses import dataclass
@@ -129,8 +129,6 @@ class Refusal:
     status: EnhancedCode
     """What it means for the message where no other host takes it; of category 4 or 5."""
     words: str
-    sts: bool = False
-    """An MTA-STS policy in mode enforce is why: before it makes mail fail, its record is asked for anew (STS-13a)."""
 
     @property
     def final(self) -> bool:
@@ -168,11 +166,14 @@ class TlsDecision:
     particular: bool = False
     """What is demanded is so of this message, or of its sender: other mail to the host may do with less."""
     sts: bool = False
-    """An MTA-STS policy in mode enforce lists the host, or refuses it."""
+    """An MTA-STS policy in mode enforce lists the host."""
     ignored: tuple[Ignored, ...] = ()
     """What was passed over so far."""
     lenient: bool = False
     """What the recipient's domain demands is passed over where it is not met."""
+    mx_proven: bool = True
+    """DNSSEC or a policy in mode enforce proves the name of the host to be the destination's, or the configuration says
+    it. Where none does, a certificate for that name is no proof of whom the mail went to (DANE-22)."""
 
     @property
     def verified(self) -> bool:
@@ -284,15 +285,21 @@ class _Decider:
                 self._needs.check_matching = True
             case Tlsa.USABLE:  # DANE-14a
                 self._needs.matching = True
-                self._words.append(f"the certificate must match the TLSA records of {host} (DANE)")
+                self._words.append(f"the certificate must match the TLSA records of {host} (DANE){self._without}")
             case Tlsa.UNUSABLE if self._lenient:
                 pass
             case Tlsa.UNUSABLE:  # DANE-15a
                 self._needs.encrypted = True
-                self._words.append(f"{host} has TLSA records, none of them usable: encrypted, with any certificate")
+                words = f"{host} has TLSA records, none of them usable: encrypted, with any certificate"
+                self._words.append(words + self._without)
             case Tlsa.NONE:  # DANE-16a
                 pass
         return None
+
+    @property
+    def _without(self) -> str:
+        ignored = self._hop.dns.ignored
+        return f"; not counted: {'; '.join(ignored)}" if ignored else ""
 
     def _message(self) -> Refusal | None:
         """REQUIRETLS (RFC 8689 4.2.1)."""
@@ -397,7 +404,7 @@ class _Decider:
             words = f"the message requires TLS, and {words}"
         elif cause in _OURS:
             words = f"{self._owner} demands more: {words}"
-        return Refusal(cause, self._status(cause), words, cause is Cause.STS_MX)
+        return Refusal(cause, self._status(cause), words)
 
     def _status(self, cause: Cause) -> EnhancedCode:
         if cause in (Cause.STS_UNANSWERED, Cause.TLSA_UNANSWERED):
@@ -444,7 +451,7 @@ class _Decider:
         reason = "; ".join(self._words) or self._plainly()
         if refusal is not None:
             # Nothing is sent. Whoever reads the mode alone must not read less than was needed.
-            return TlsDecision(TlsMode.VERIFIED, hop.implicit, hop.host, False, reason, refusal, sts=refusal.sts)
+            return TlsDecision(TlsMode.VERIFIED, hop.implicit, hop.host, False, reason, refusal)
         mode = TlsMode.NONE if self._configured is TlsMode.NONE else TlsMode.OPPORTUNISTIC
         if needs.any:
             mode = TlsMode.VERIFIED if needs.verified else TlsMode.REQUIRED
@@ -469,6 +476,7 @@ class _Decider:
             sts=self._sts.enforced,
             ignored=tuple(self._ignored),
             lenient=self._lenient,
+            mx_proven=self._configured is not None or self._mx_proven or self._sts.enforced,
         )
 
     def _plainly(self) -> str:
@@ -520,7 +528,7 @@ def lacks(decision: TlsDecision, proven: Proven) -> Refusal | None:
 
 
 def _lack(decision: TlsDecision, cause: Cause, words: str) -> Refusal:
-    return Refusal(cause, decision.on_failure, words, decision.sts and cause is not Cause.TLSA)
+    return Refusal(cause, decision.on_failure, words)
 
 
 def accepts(decision: TlsDecision, proven: Proven) -> bool:

@@ -22,7 +22,7 @@ class Purpose(StrEnum):
 
 
 class StsPolicy(StrEnum):
-    """What is known of the MTA-STS policy of the recipient's domain, or of a smarthost's (STS-09)."""
+    """What is known of the MTA-STS policy of the recipient's domain (STS-09)."""
 
     ABSENT = "absent"  # looked for and not there, or it cannot be fetched and none is cached (STS-15a)
     NONE = "none"
@@ -74,6 +74,8 @@ class DnsFacts:
     matching: str = ""
     """What stands for the usable records with the names that a certificate may carry: equal texts, equal conditions.
     What a connection has matched is compared with it (RTLS-28)."""
+    ignored: tuple[str, ...] = ()
+    """Why TLSA records do not count, in words, of a few of them (core/dane/tlsa.py)."""
 
     @property
     def mx_proven(self) -> bool:

@@ -1,7 +1,8 @@
 """The decision as tables that people read: scripts/generate_tls_decision.py prints them, and a test holds each cell
 against what the rules say.
 
-A table is two lists of facts, one for its rows and one for its columns; each cell is what `decide` says of both.
+A table is two lists of facts, one for its rows and one for its columns; each cell is what `decide` says of both. What
+becomes of a message that no host took: core/outbound/tls_endings.py.
 """
 
 from collections.abc import Mapping
@@ -10,21 +11,9 @@ from itertools import combinations
 from typing import Any, Final
 
 from mailrail.core.revision.revision import ALL_PROOFS, Otherwise, Security, TlsMinimum, TlsMode, TlsProof, Unanswered
-from mailrail.core.tlspolicy.decision import (
-    NO_REQUIRETLS,
-    NO_TLS,
-    NOT_SECURE,
-    TRY_LATER,
-    Cause,
-    Hop,
-    Refusal,
-    RequireTls,
-    TlsDecision,
-    decide,
-)
+from mailrail.core.tlspolicy.decision import Hop, RequireTls, TlsDecision, decide
 from mailrail.core.tlspolicy.demands import Demand, Demanded, add_up
 from mailrail.core.tlspolicy.facts import DnsFacts, Purpose, Requirement, StsFacts, StsPolicy, Tlsa
-from mailrail.core.tlspolicy.outcome import After, outcome
 
 HOST: Final = "mx.example.org"
 _SECURE: Final = DnsFacts(trusted=True, mx_secure=True, address_secure=True)
@@ -245,68 +234,6 @@ TABLES: Final = (
     ),
 )
 """All of it."""
-
-# --- all hosts together ---------------------------------------------------------------------------------------------
-
-_STS_TLS = Refusal(Cause.CERTIFICATE, TRY_LATER, "the certificate is not valid", sts=True)
-_STS_MX = Refusal(Cause.STS_MX, NO_REQUIRETLS, "the policy does not list the host", sts=True)
-_DANE = Refusal(Cause.TLSA, TRY_LATER, "the certificate does not match")
-_FLOOR = Refusal(Cause.NO_PROOF, NOT_SECURE, "no proof that the gateway allows")
-_UNPROVEN = Refusal(Cause.MX_UNPROVEN, NO_REQUIRETLS, "the MX name is not proven")
-_NO_KEYWORD = Refusal(Cause.NO_REQUIRETLS, NO_REQUIRETLS, "REQUIRETLS is not offered inside TLS")
-_BAD_TLS = Refusal(Cause.NO_TLS, NO_TLS, "no TLS, or none that verifies")
-_BAD_TLS_STS = replace(_BAD_TLS, sts=True)
-_OTHER: Final = None
-
-
-@dataclass(frozen=True, slots=True)
-class OutcomeRow:
-    """One row of the table of `outcome`."""
-
-    hosts: str
-    refusals: tuple[Refusal | None, ...]
-    requirement: Requirement = Requirement.DEFAULT
-    null_path: bool = False
-    sts_checked: bool = True
-
-    def result(self) -> str:
-        """What becomes of the message, in words."""
-        found = outcome(
-            self.refusals, requirement=self.requirement, null_path=self.null_path, sts_checked=self.sts_checked
-        )
-        words = {
-            After.AS_OTHER_MAIL: "as for other mail: replies and faults decide",
-            After.RETRY: f"tried later, {found.status}",
-            After.FAIL: f"fails, {found.status}",
-            After.REDACT: "all hosts once more, without any header of the original, as mail that says nothing of TLS",
-        }[found.after]
-        return words + ("; the record of the policy is asked for anew first" if found.recheck_sts else "")
-
-
-_REQUIRED: Final = Requirement.REQUIRED
-ENDINGS: Final = (
-    OutcomeRow("a policy in mode `enforce` is not met by any", (_STS_TLS, replace(_STS_MX, status=TRY_LATER))),
-    OutcomeRow("DANE fails at all", (_DANE, _DANE)),
-    OutcomeRow("a floor of ours with `otherwise: Fail` is not met by any", (_FLOOR, _FLOOR)),
-    OutcomeRow("likewise, and one could not be asked", (_FLOOR, _OTHER)),
-    OutcomeRow("REQUIRETLS: the MX name of none is proven", (_UNPROVEN, _UNPROVEN), _REQUIRED),
-    OutcomeRow("REQUIRETLS: none has TLS that verifies", (_BAD_TLS, _BAD_TLS), _REQUIRED),
-    OutcomeRow("REQUIRETLS: none offers it inside TLS", (_NO_KEYWORD, _NO_KEYWORD), _REQUIRED),
-    OutcomeRow("REQUIRETLS: one has bad TLS, one does not offer it", (_BAD_TLS, _NO_KEYWORD), _REQUIRED),
-    OutcomeRow("REQUIRETLS: one does not offer it, one does not answer", (_NO_KEYWORD, _OTHER), _REQUIRED),
-    OutcomeRow(
-        "REQUIRETLS: a policy in mode `enforce` is not met by any, and its record was not asked for in this attempt",
-        (_STS_MX, _BAD_TLS_STS),
-        _REQUIRED,
-        sts_checked=False,
-    ),
-    OutcomeRow("REQUIRETLS: likewise, and its record was asked for", (_STS_MX, _BAD_TLS_STS), _REQUIRED),
-    OutcomeRow(
-        "a notification of a message with REQUIRETLS: none offers it", (_NO_KEYWORD,), _REQUIRED, null_path=True
-    ),
-    OutcomeRow("likewise, and one does not answer", (_NO_KEYWORD, _OTHER), _REQUIRED, null_path=True),
-)
-"""What becomes of mail when no host took it (RTLS-15, RTLS-16, RTLS-17, RTLS-21, STS-13, STS-14)."""
 
 POSTFIX: Final = (
     ("`none`", "`smtp: {tls: {mode: Disabled}}` of a transport; not for direct delivery"),

@@ -33,9 +33,9 @@ class HostPolicies:
     """What was known before a host was dialled."""
 
     domain: str
-    """Of the recipient, or of the smarthost, which is what MTA-STS goes by then (STS-09)."""
+    """Of the recipient."""
     host: str
-    """As the MX record names it, or the configuration."""
+    """As the MX record names it."""
     sts: Policy | None = None
     """The policy that the delivery went by, whatever its mode."""
     fetch_failed: FetchFailed | None = None
@@ -61,7 +61,7 @@ class SeenSession:
 
     ip: str = ""
     local_ip: str = ""
-    """That the host saw; empty behind a proxy that does not say it (SOCK-06)."""
+    """That the host saw; empty where it is not known (SOCK-06)."""
     helo: str = ""
     """The name in the server's answer to EHLO."""
     encrypted: bool = False

@@ -144,25 +144,25 @@ class PolicyCache:
 
     # --- for deliveries -----------------------------------------------------------------------------------------------
 
-    def kept_verdict(self, domain: str, record: Record, *, may_defer: bool = True) -> PolicyVerdict | None:
+    def kept_verdict(self, domain: str, record: Record) -> PolicyVerdict | None:
         """See `verdict`; None where something must be waited for."""
         entry = self._usable(domain)
         if entry is None:
             return None
-        verdict = next_step(entry.cached, record, entry.failure, self.now(), may_defer=may_defer)
+        verdict = next_step(entry.cached, record, entry.failure, self.now())
         if verdict.step is PolicyStep.FETCH:
             return None
         metrics.POLICY_READS.inc("memory")
         self._note_mailed(domain, entry)
         return verdict
 
-    async def verdict(self, domain: str, record: Record, *, may_defer: bool = True) -> PolicyVerdict:
+    async def verdict(self, domain: str, record: Record) -> PolicyVerdict:
         """What a delivery goes by, after what had to be read and fetched; never FETCH. Raises PolicyUnread."""
-        kept = self.kept_verdict(domain, record, may_defer=may_defer)
+        kept = self.kept_verdict(domain, record)
         if kept is not None:
             return kept
         entry = await self._read(domain)
-        verdict = next_step(entry.cached, record, entry.failure, self.now(), may_defer=may_defer)
+        verdict = next_step(entry.cached, record, entry.failure, self.now())
         if verdict.step is PolicyStep.FETCH:
             assert isinstance(record, StsRecord)
             verdict = await self._fetched(domain, record)

@@ -43,8 +43,6 @@ class HostDane:
     """What its certificates must match: set exactly where there are usable records."""
     base: str = ""
     """The TLSA base domain, which SNI says (DANE-17), also where no record is usable; empty: the host's own name."""
-    ignored: tuple[str, ...] = ()
-    """Why records do not count, in words (core/dane/tlsa.py)."""
     failure: str = ""
     """Why it is not known, in words; then `facts.dane` is `Tlsa.FAILED`, and the host must not be dialled (DANE-03)."""
 
@@ -172,9 +170,8 @@ def _conclusion(
         return HostDane(proven)  # DANE-16
     judged = judge(records.records, strength)
     if not judged.usable:
-        facts = DnsFacts(True, True, True, Tlsa.UNUSABLE)
-        return HostDane(facts, base=records.base, ignored=judged.ignored)
+        return HostDane(DnsFacts(True, True, True, Tlsa.UNUSABLE, ignored=judged.ignored), base=records.base)
     # DANE-08: an alias of the TLSA name leaves the base domain what it was. DANE-12b: the domain's own names, too.
     demand = DaneDemand.of(records.base, judged.usable, reference_names(records.base, host, domain))
-    facts = DnsFacts(True, True, True, Tlsa.USABLE, demand.matching)
-    return HostDane(facts, demand, records.base, judged.ignored)
+    facts = DnsFacts(True, True, True, Tlsa.USABLE, demand.matching, judged.ignored)
+    return HostDane(facts, demand, records.base)

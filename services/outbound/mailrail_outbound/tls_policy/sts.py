@@ -32,6 +32,8 @@ class DomainSts:
     """The policy domain; empty: there can be none."""
     verdict: PolicyVerdict | None = None
     """Never FETCH; None: there can be no policy."""
+    answered: bool = True
+    """The DNS said whether there is a policy, and which is the newest."""
 
     @property
     def policy(self) -> Policy | None:
@@ -40,7 +42,8 @@ class DomainSts:
 
     @property
     def enforced(self) -> bool:
-        """Mail that no host of the policy takes waits."""
+        """Mail that no host of the policy takes waits, or fails. STS-13a: before it does, the record is asked for anew,
+        whatever else kept the mail back, and whichever attempt turns out to have been its last."""
         return self.policy is not None and self.policy.mode is Mode.ENFORCE
 
     def facts(self, host: str) -> StsFacts:
@@ -88,7 +91,7 @@ class StsLookup:
         verdict = self._cache.kept_verdict(domain, record)
         if verdict is None:
             verdict = yield self._cache.verdict(domain, record)
-        return DomainSts(domain, verdict)
+        return DomainSts(domain, verdict, answered=not isinstance(record, DnsTrouble))
 
     async def record(self, domain: str) -> Record:
         """The record of a policy domain, for a refresh that no delivery asks for."""

@@ -655,6 +655,7 @@ class TlsFacts(_message.Message):
     OFFERED_FIELD_NUMBER: _builtins.int
     RESUMED_FIELD_NUMBER: _builtins.int
     REQUIRETLS_FIELD_NUMBER: _builtins.int
+    MX_UNPROVEN_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """"TLSv1.3" """
     cipher: _builtins.str
@@ -667,6 +668,10 @@ class TlsFacts(_message.Message):
     """the TLS session of an earlier connection went on; `proof` is of its handshake"""
     requiretls: _builtins.bool
     """REQUIRETLS was in EHLO inside TLS (RFC 8689)"""
+    mx_unproven: _builtins.bool
+    """With TLS_PROOF_PKIX: an MX record that neither DNSSEC nor a policy proves named the host, so the certificate does not
+    show that it is the destination's, and this is no verified delivery (DANE-22).
+    """
     def __init__(
         self,
         *,
@@ -677,10 +682,11 @@ class TlsFacts(_message.Message):
         offered: _builtins.bool = ...,
         resumed: _builtins.bool = ...,
         requiretls: _builtins.bool = ...,
+        mx_unproven: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cipher", b"cipher", "offered", b"offered", "proof", b"proof", "requiretls", b"requiretls", "resumed", b"resumed", "verdict", b"verdict", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cipher", b"cipher", "mx_unproven", b"mx_unproven", "offered", b"offered", "proof", b"proof", "requiretls", b"requiretls", "resumed", b"resumed", "verdict", b"verdict", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
