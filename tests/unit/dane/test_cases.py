@@ -17,16 +17,17 @@ from mailrail.core.dane.names import (
     Expansion,
     NextHopDomain,
     TlsaAnswer,
-    authenticates_domain,
     base_candidates,
     found,
-    is_address,
     next_candidate,
     reference_names,
     tlsa_name,
 )
 from mailrail.core.dane.tlsa import TlsaRecord, judge
 from mailrail.core.outbound.targets import HostList, Mx, NoHosts, mx_hosts
+from mailrail.core.revision.revision import TlsMode
+from mailrail.core.tlspolicy.decision import Hop, decide
+from mailrail.core.tlspolicy.facts import DnsFacts
 
 NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 _FILE = yaml.safe_load((Path(__file__).parent / "cases.yml").read_text())
@@ -143,6 +144,13 @@ def _looked_up(zone: _Zone, name: str) -> _Host:
     return host
 
 
+def _hop(host: _Host | None, domain: NextHopDomain | None) -> Hop:
+    name = host.name if host is not None else "none"
+    if domain is None:
+        return Hop(name, TlsMode.OPPORTUNISTIC)
+    return Hop(name, None, dns=DnsFacts(trusted=True, mx_secure=domain.mx.secure))
+
+
 @pytest.mark.parametrize("case", of_kind("find out what applies"))
 def test_what_applies_is_found_out(case: Mapping[str, Any]) -> None:
     zone = _Zone(case["given"]["dns"])
@@ -153,7 +161,7 @@ def test_what_applies_is_found_out(case: Mapping[str, Any]) -> None:
         "tlsa_queried": bool(zone.asked),
         "tlsa_queries": zone.asked,
         "dane": "applies" if first is not None and first.applies is not None else "not applicable",
-        "logged_as_verified_for_domain": authenticates_domain(domain),
+        "logged_as_verified_for_domain": decide(_hop(first, domain)).mx_proven,
     }
     if first is not None:
         assert first.expansion is not None
@@ -180,7 +188,6 @@ def test_what_applies_is_found_out(case: Mapping[str, Any]) -> None:
 def test_an_mx_that_is_an_address_is_no_host_and_no_base_domain() -> None:
     records = [Mx(10, "192.0.2.1")]
     assert isinstance(mx_hosts("example.com", records, own_names=frozenset(), random=lambda: 0.5), NoHosts)
-    assert is_address("192.0.2.1")
     assert base_candidates(Expansion("192.0.2.1", "192.0.2.1", secure=True)) == ()
 
 

@@ -6,10 +6,8 @@ from mailrail.core.dane.names import (
     Expansion,
     NextHopDomain,
     TlsaAnswer,
-    authenticates_domain,
     base_candidates,
     found,
-    is_address,
     is_named,
     next_candidate,
     reference_names,
@@ -95,12 +93,6 @@ def test_the_base_domain_is_the_first_name_and_the_recipients_domain_another_whe
     assert reference_names(base, host, domain) == names
 
 
-def test_an_insecure_mx_is_never_told_as_proven() -> None:
-    assert not authenticates_domain(NextHopDomain(Expansion("example.com", "example.com", False)))
-    assert authenticates_domain(SIGNED)
-    assert authenticates_domain(None)
-
-
 @pytest.mark.parametrize(
     ("presented", "matches"),
     [
@@ -130,9 +122,3 @@ def test_a_wildcard_needs_two_labels_and_stands_for_one_DANE_13() -> None:
     assert not is_named("*.example.com", "a.b.example.com")
     assert not is_named("*.example.com", "example.com")
     assert not is_named("*.example.com", ".com")
-
-
-@pytest.mark.parametrize("host", ["192.0.2.1", "[192.0.2.1]", "2001:db8::1", "[IPv6:2001:db8::1]"])
-def test_an_address_is_no_name(host: str) -> None:
-    assert is_address(host)
-    assert not is_address("mx.example.com")

@@ -10,9 +10,7 @@ from mailrail.core.mtasts.answer import FetchFailed, FetchTrouble
 from mailrail.core.mtasts.cache import (
     DEFER_LIMIT,
     FETCH_AGAIN,
-    LATELY,
     REFRESH,
-    REFRESH_AGAIN,
     CachedPolicy,
     DnsTrouble,
     LastFailure,
@@ -20,7 +18,7 @@ from mailrail.core.mtasts.cache import (
     after_fetch,
     is_reported,
     next_step,
-    refresh_due,
+    refresh_at,
 )
 from mailrail.core.mtasts.policy import Mode, Policy
 from mailrail.core.mtasts.record import NoRecord, StsRecord
@@ -112,25 +110,9 @@ def test_a_plain_refusal_of_the_question_holds_no_mail_back_STS_24a() -> None:
 
 
 def test_a_policy_is_fetched_anew_about_daily_and_before_its_end_STS_19a() -> None:
-    assert not refresh_due(CACHED, FETCHED, None, FETCHED + REFRESH - 1)
-    assert refresh_due(CACHED, FETCHED, None, FETCHED + REFRESH)
-    short = CachedPolicy("1", replace(ENFORCE, max_age=7200), FETCHED)
-    assert not refresh_due(short, FETCHED, None, FETCHED + 3599)
-    assert refresh_due(short, FETCHED, None, FETCHED + 3600)
-    assert not refresh_due(short, FETCHED, None, short.expires)
-    assert not refresh_due(CachedPolicy("1", replace(ENFORCE, max_age=600), FETCHED), FETCHED, None, FETCHED + 599)
-
-
-def test_a_failed_refresh_is_tried_again_hourly_STS_19a() -> None:
-    now = FETCHED + REFRESH
-    assert not refresh_due(CACHED, FETCHED, failed("1", now), now + REFRESH_AGAIN - 1)
-    assert refresh_due(CACHED, FETCHED, failed("1", now), now + REFRESH_AGAIN)
-
-
-def test_a_domain_that_gets_no_mail_is_left_alone_STS_25() -> None:
-    long = CachedPolicy("1", replace(ENFORCE, max_age=31_557_600), FETCHED)
-    assert refresh_due(long, FETCHED, None, FETCHED + LATELY)
-    assert not refresh_due(long, FETCHED, None, FETCHED + LATELY + 1)
+    assert refresh_at(CACHED) == FETCHED + REFRESH
+    assert refresh_at(CachedPolicy("1", replace(ENFORCE, max_age=7200), FETCHED)) == FETCHED + 3600
+    assert refresh_at(CachedPolicy("1", replace(ENFORCE, max_age=600), FETCHED)) is None
 
 
 def test_failures_are_not_told_while_the_cached_mode_is_none_STS_25() -> None:

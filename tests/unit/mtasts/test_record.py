@@ -8,7 +8,7 @@ from mailrail.core.mtasts.record import (
     NoRecord,
     StsRecord,
     policy_domain,
-    policy_url,
+    policy_host,
     read_records,
     record_name,
 )
@@ -83,7 +83,7 @@ def test_a_record_that_we_print_is_read_as_it_was(id_: str) -> None:
 def test_the_policy_is_that_of_the_domain_itself_and_never_of_a_parent_STS_09a() -> None:
     assert policy_domain("Sub.Example.ORG.") == "sub.example.org"
     assert record_name("sub.example.org") == "_mta-sts.sub.example.org"
-    assert policy_url("sub.example.org") == "https://mta-sts.sub.example.org/.well-known/mta-sts.txt"
+    assert policy_host("sub.example.org") == "mta-sts.sub.example.org"
 
 
 @pytest.mark.parametrize("hop", ["[192.0.2.1]", "[IPv6:2001:db8::1]", "", ".", "a." * 124 + "example"])

@@ -11,6 +11,7 @@ from mailrail.core.smtp.address import (
     AddressError,
     NonAsciiAddress,
     domain_to_ascii,
+    is_ip_address,
     parse_address,
     parse_forward_path,
     parse_reverse_path,
@@ -200,3 +201,13 @@ def test_no_bytes_make_the_parser_do_anything_but_answer_or_refuse(raw: bytes) -
             parse(b"<" + raw, utf8=True)
         except AddressError:
             pass
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "[192.0.2.1]", "2001:db8::1", "[IPv6:2001:db8::1]", "[ipv6:::1]", "[x]"])
+def test_an_address_in_place_of_a_host_is_no_name(host: str) -> None:
+    assert is_ip_address(host)
+
+
+@pytest.mark.parametrize("host", ["mx.example.com", "ipv6.example", "1.example", "localhost", ""])
+def test_a_name_is_no_address(host: str) -> None:
+    assert not is_ip_address(host)

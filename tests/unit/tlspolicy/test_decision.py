@@ -14,7 +14,6 @@ from mailrail.core.tlspolicy.decision import (
     Refusal,
     Requirement,
     TlsDecision,
-    accepts,
     decide,
     lacks,
 )
@@ -82,7 +81,7 @@ def test_tls_required_no_weakens_nothing_that_the_transport_demands(configured: 
 )
 def test_a_connection_is_used_again_only_if_it_has_shown_enough(mode: TlsMode, proven: Proven, accepted: bool) -> None:
     name = HOST if mode is TlsMode.VERIFIED else None
-    assert accepts(TlsDecision(mode, False, name, False, "because"), proven) is accepted
+    assert (lacks(TlsDecision(mode, False, name, False, "because"), proven) is None) is accepted
     refusal = Refusal(Cause.NO_PROOF, EnhancedCode(5, 7, 10), "no")
     assert lacks(TlsDecision(mode, False, name, False, "because", refusal), proven) is refusal
 
@@ -90,6 +89,6 @@ def test_a_connection_is_used_again_only_if_it_has_shown_enough(mode: TlsMode, p
 def test_a_decision_that_names_no_records_is_matched_by_no_connection() -> None:
     """An empty text on both sides must not count as a match."""
     decision = TlsDecision(TlsMode.VERIFIED, False, None, False, "because", verify_matching="")
-    assert not accepts(decision, Proven(True, HOST, matched=""))
+    assert lacks(decision, Proven(True, HOST, matched=""))
     undecided = TlsDecision(TlsMode.VERIFIED, False, None, False, "because")
-    assert not accepts(undecided, Proven(True, HOST, matched="set"))
+    assert lacks(undecided, Proven(True, HOST, matched="set"))

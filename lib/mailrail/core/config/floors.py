@@ -22,7 +22,7 @@ from mailrail.core.revision.revision import (
     Transport,
     TransportKind,
 )
-from mailrail.core.tlspolicy.decision import is_address
+from mailrail.core.smtp.address import is_ip_address
 from mailrail.core.tlspolicy.demands import (
     PROOF_NAMES,
     Demand,
@@ -121,7 +121,7 @@ def _why(demanded: Demanded, transport: Transport | None) -> str:
     if transport is not None and minimum is TlsMinimum.AUTHENTICATED and transport.kind in _NAMES_A_HOST:
         host, allowed = transport.host or "", demanded.security.proofs
         # STS-09c, DANE-21: what can prove a host that a transport names.
-        possible = {TlsProof.PKIX} if is_address(host) else {TlsProof.PKIX, TlsProof.DANE}
+        possible = {TlsProof.PKIX} if is_ip_address(host) else {TlsProof.PKIX, TlsProof.DANE}
         if possible.isdisjoint(allowed):
             names = " or ".join(PROOF_NAMES[proof] for proof in allowed)
             said = f"{demanded.by} demands a server authenticated by {names}"

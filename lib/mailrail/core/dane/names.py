@@ -6,9 +6,9 @@ trusted to say so.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from ipaddress import ip_address
 
 from mailrail.core.dane.tlsa import TlsaRecord
+from mailrail.core.smtp.address import is_ip_address
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ def tlsa_name(base: str, port: int) -> str:
 def base_candidates(host: Expansion) -> tuple[str, ...]:
     """The base domains that TLSA records may belong to, the best first, for a host whose addresses were looked up;
     none: TLSA records must not be asked for (DANE-04, DANE-07)."""
-    if is_address(host.name):
+    if is_ip_address(host.name):
         return ()  # DANE-21
     if host.secure:
         # RFC 7672 2.2.2: the end of all aliases, then the name itself, never what lies between.
@@ -90,22 +90,6 @@ def reference_names(base: str, host: Expansion, domain: NextHopDomain | None) ->
         names += [domain.mx.name, domain.mx.expanded]
     # DANE-05: an insecure MX proves no tie between domain and host, so the host alone can be authenticated.
     return tuple(dict.fromkeys(names))
-
-
-def authenticates_domain(domain: NextHopDomain | None) -> bool:
-    """Whether a match proves the server to be one of the domain's, and not just the host that an insecure MX named
-    (DANE-05, DANE-22)."""
-    return domain is None or domain.mx.secure
-
-
-def is_address(host: str) -> bool:
-    """Whether a host is an address, or an address literal, and no name."""
-    text = host.strip("[]")
-    try:
-        ip_address(text[5:] if text.lower().startswith("ipv6:") else text)
-    except ValueError:
-        return False
-    return True
 
 
 def is_named(presented: str, reference: str) -> bool:

@@ -135,22 +135,9 @@ def after_fetch(
     return _failed(cached if cached is not None and now < cached.expires else None, fetched), cached
 
 
-def refresh_due(cached: CachedPolicy, mailed: float, failure: LastFailure | None, now: float) -> bool:
-    """Whether a policy is to be fetched anew although no delivery asks for it (STS-19a): so that whoever blocks the
-    policy host has to do it for the whole of max_age before a policy ends.
-
-    `mailed`: when there was mail for the domain last. STS-25: a domain that gets none is left alone.
-    """
-    due = refresh_at(cached)
-    if due is None or now >= cached.expires or now - mailed > LATELY:
-        return False
-    if failure is not None and 0 <= now - failure.at < REFRESH_AGAIN:
-        return False
-    return now >= due
-
-
 def refresh_at(cached: CachedPolicy) -> float | None:
-    """The earliest time of such a fetch (STS-19a); None for a policy that lives too shortly for it."""
+    """From when on a policy is fetched anew although no delivery asks for it (STS-19a): so that whoever blocks the
+    policy host has to do it for the whole of max_age before a policy ends. None for one that lives too shortly."""
     life = cached.policy.max_age
     return None if life < SHORT_LIVED else cached.fetched + min(REFRESH, life / 2)
 

@@ -62,11 +62,6 @@ def policy_host(domain: str) -> str:
     return f"{POLICY_LABEL}.{domain}"
 
 
-def policy_url(domain: str) -> str:
-    """The only place that a policy is fetched from (STS-03)."""
-    return f"https://{policy_host(domain)}{POLICY_PATH}"
-
-
 def read_records(answer: Sequence[Sequence[bytes]]) -> StsRecord | NoRecord:
     """What the TXT records of `record_name` say: for each record its strings, in any order of records.
 

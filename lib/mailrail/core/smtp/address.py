@@ -14,7 +14,8 @@ and why is in docs/reference/refusals.md.
 import re
 import unicodedata
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
 import idna
@@ -137,6 +138,17 @@ def plain_ip(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
 def address_literal(address: IPv4Address | IPv6Address) -> str:
     """An IP address as the domain part of a mail address, and as the name of an MTA (RFC 5321 4.1.3)."""
     return f"[IPv6:{address.compressed}]" if isinstance(address, IPv6Address) else f"[{address}]"
+
+
+@lru_cache(maxsize=4096)
+def is_ip_address(host: str) -> bool:
+    """Whether a host is an IP address, as an address literal too, and not a name."""
+    text = host.strip("[]")
+    try:
+        ip_address(text[5:] if text[:5].lower() == "ipv6:" else text)
+    except ValueError:
+        return host.startswith("[")
+    return True
 
 
 def parse_literal(text: str) -> str:

@@ -13,11 +13,10 @@ What becomes of a message that every host was refused for: core/outbound/host_fa
 
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
-from ipaddress import ip_address
 from typing import Final
 
 from mailrail.core.revision.revision import Otherwise, TlsMinimum, TlsMode, TlsProof, Unanswered
+from mailrail.core.smtp.address import is_ip_address
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.core.tlspolicy.demands import NOTHING, PROOF_NAMES, Demanded
 from mailrail.core.tlspolicy.facts import (
@@ -42,10 +41,8 @@ __all__ = [
     "RequireTls",
     "Requirement",
     "TlsDecision",
-    "accepts",
     "decide",
     "ignored_by",
-    "is_address",
     "lacks",
     "wants_tlsa",
 ]
@@ -129,11 +126,6 @@ class Refusal:
     status: EnhancedCode
     """What it means for the message where no other host takes it; of category 4 or 5."""
     words: str
-
-    @property
-    def final(self) -> bool:
-        """The same host will never do."""
-        return self.status.category == 5
 
     def __str__(self) -> str:
         return self.words
@@ -229,7 +221,7 @@ class _Decider:
         self._strict = hop.requirement is Requirement.REQUIRED and not hop.redacted
         # RTLS-22a, TRPT-15. Who requires TLS gets it, whatever the message is for.
         self._lenient = not self._strict and (hop.requirement is Requirement.NO or hop.purpose is Purpose.TLS_REPORT)
-        named = not is_address(hop.host)
+        named = not is_ip_address(hop.host)
         self._sts = hop.sts if named else StsFacts(domain=hop.sts.domain)  # STS-09
         self._dane = hop.dns.dane if named else Tlsa.NONE  # DANE-21
         self._mx_proven = hop.dns.mx_proven and named
@@ -493,21 +485,12 @@ _OURS: Final = frozenset({Cause.NO_PROOF, Cause.TLS_DISABLED})
 """What a floor of ours, or REQUIRETLS, is not met by."""
 
 
-@lru_cache(maxsize=4096)
-def is_address(host: str) -> bool:
-    """Whether a host is an IP address, as an address literal too, and not a name."""
-    try:
-        ip_address(host.strip("[]").removeprefix("IPv6:"))
-    except ValueError:
-        return host.startswith("[")
-    return True
-
-
 # --- what a connection has shown ----------------------------------------------------------------------------------
 
 
 def lacks(decision: TlsDecision, proven: Proven) -> Refusal | None:
-    """What a connection that has shown this much lacks for a message under this decision; None: it may carry it."""
+    """What a connection that has shown this much lacks for a message under this decision; None: it may carry it (design
+    4, Deliver)."""
     if decision.refusal is not None:
         return decision.refusal
     host = decision.verify_name
@@ -529,11 +512,6 @@ def lacks(decision: TlsDecision, proven: Proven) -> Refusal | None:
 
 def _lack(decision: TlsDecision, cause: Cause, words: str) -> Refusal:
     return Refusal(cause, decision.on_failure, words)
-
-
-def accepts(decision: TlsDecision, proven: Proven) -> bool:
-    """Whether a connection that has shown this much may carry a message under this decision (design 4, Deliver)."""
-    return lacks(decision, proven) is None
 
 
 def ignored_by(decision: TlsDecision, proven: Proven) -> tuple[Ignored, ...]:

@@ -20,12 +20,12 @@ from mailrail.core.dane.names import (
     TlsaAnswer,
     base_candidates,
     found,
-    is_address,
     next_candidate,
     reference_names,
     tlsa_name,
 )
 from mailrail.core.dane.tlsa import STRENGTH, Matching, TlsaRecord, judge
+from mailrail.core.smtp.address import is_ip_address
 from mailrail.core.tlspolicy.facts import NO_DNSSEC, DnsFacts, Tlsa
 from mailrail.kit.resolver import LARGEST, DnsRecords, DnsResolver, LookupFailed, NoSuchDomain
 from mailrail_outbound.hosts import Steps
@@ -76,7 +76,7 @@ class DaneLookup:
         """What is known of a host that the configuration names (RTLS-25c): no MX record needs a proof. Never raises."""
         if not self._resolver.trusted:
             return _UNTRUSTED
-        if is_address(host):
+        if is_ip_address(host):
             return _NOTHING  # DANE-21
         return (yield from self._of(("", host, port), families))
 

@@ -10,7 +10,8 @@ from mailrail.core.outbound.captive import is_loopback
 from mailrail.core.revision.revision import TransportKind
 from mailrail.core.route import Explanation, RouteDecision, Via, explain
 from mailrail.core.route.site import Site, shard
-from mailrail.core.tlspolicy.decision import Hop, Requirement, decide, is_address, wants_tlsa
+from mailrail.core.smtp.address import is_ip_address
+from mailrail.core.tlspolicy.decision import Hop, Requirement, decide, wants_tlsa
 from mailrail.core.tlspolicy.demands import Demanded
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 from mailrail_queue.admin.base import AdminContext, backoff_names
@@ -179,7 +180,7 @@ def requiretls_obstacle(decision: RouteDecision, demanded: Demanded) -> str:
         requirement=Requirement.REQUIRED,
         demanded=demanded,
         final=transport.kind is TransportKind.LMTP,
-        loopback=host == "localhost" or (is_address(host) and is_loopback(host)),
+        loopback=host == "localhost" or (is_ip_address(host) and is_loopback(host)),
     )
     refusal = decide(hop).refusal
     if refusal is None:
