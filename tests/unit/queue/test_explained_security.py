@@ -13,6 +13,7 @@ from mailrail.core.revision.revision import (
     TlsMode,
     Transport,
     TransportKind,
+    Unanswered,
 )
 from mailrail.core.route import RouteDecision, Via
 from mailrail.core.route.decision import DIRECT, DecisionLevel
@@ -45,6 +46,13 @@ def test_the_floors_of_a_way_are_told_and_who_set_them() -> None:
     assert list(security_notes(DIRECT, demanded)) == [
         "MailGateway default/edge demands TLS; mail that finds none fails"
     ]
+
+
+@pytest.mark.parametrize(("said", "told"), [(Unanswered.PROCEED, True), (Unanswered.DEFER, False), (None, False)])
+def test_that_mail_goes_on_while_the_dns_does_not_answer_is_told_STS_24b(said: Unanswered | None, told: bool) -> None:
+    demanded = add_up([Demand("MailRoute default/r rule 0", Security(when_unanswered=said))])
+    words = ["what the DNS does not answer counts as no demand of the destination"]
+    assert list(security_notes(DIRECT, demanded)) == (words if told else [])
 
 
 @pytest.mark.parametrize(

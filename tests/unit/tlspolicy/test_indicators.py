@@ -97,8 +97,16 @@ def test_dnssec_and_dane_are_what_a_trusted_resolver_says(
 
 def test_records_that_cannot_be_used_are_no_dane() -> None:
     """BAR-02: they satisfy nothing."""
-    found = domain_security(None, NO_POLICY, replace(HOSTS, dns=replace(SECURE, tlsa=Tlsa.UNUSABLE))).dane
-    assert (found.light, "none of them usable" in found.sentence) == (NO, True)
+    why = ("1 1 1 ab: certificate usage 1 is not used for SMTP",)
+    known = replace(HOSTS, dns=replace(SECURE, tlsa=Tlsa.UNUSABLE, ignored=why))
+    found = domain_security(None, NO_POLICY, known).dane
+    assert (found.light, "none of them usable" in found.sentence, found.details) == (NO, True, why)
+
+
+def test_records_that_do_not_count_are_told_beside_those_that_do() -> None:
+    dns = replace(SECURE, tlsa=Tlsa.USABLE, matching="set", ignored=("3 1 2 cd: too old",))
+    found = domain_security(None, NO_POLICY, replace(HOSTS, dns=dns, records=("3 1 1 ab",))).dane
+    assert (found.light, found.details) == (YES, ("3 1 1 ab", "not counted: 3 1 2 cd: too old"))
 
 
 def test_what_cannot_be_found_out_of_one_leaves_the_others_as_they_are() -> None:

@@ -33,7 +33,7 @@ class Indicator:
     seen: float | None = None
     """When it was so, in seconds since the epoch; None: never."""
     details: tuple[str, ...] = ()
-    """What it rests on: lines of the policy, the MX host, TLSA records."""
+    """What it rests on: lines of the policy; TLSA records, and why some do not count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +178,12 @@ def _dane(hosts: KnownHosts | LookupFailure) -> Indicator:
         case Tlsa.NONE:
             return Indicator(Light.NO, f"{hosts.host} has no TLSA records", hosts.at)
         case Tlsa.UNUSABLE:  # BAR-02: they satisfy nothing
-            return Indicator(Light.NO, f"{hosts.host} has TLSA records, none of them usable", hosts.at)
+            words = f"{hosts.host} has TLSA records, none of them usable"
+            return Indicator(Light.NO, words, hosts.at, hosts.dns.ignored)
         case Tlsa.USABLE:
             words = f"{hosts.host} has TLSA records, and DNSSEC proves them"
-            return Indicator(Light.YES, words, hosts.at, hosts.records)
+            ignored = (f"not counted: {why}" for why in hosts.dns.ignored)
+            return Indicator(Light.YES, words, hosts.at, (*hosts.records, *ignored))
 
 
 # --- whether REQUIRETLS is selected ---------------------------------------------------------------------------------
