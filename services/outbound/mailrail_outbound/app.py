@@ -18,7 +18,7 @@ from typing import Any
 
 from mailrail.core.delivery.outcome import Outcome, Verdict, of_trouble
 from mailrail.core.delivery.shares import SiteStanding
-from mailrail.core.dsn.redact import redact
+from mailrail.core.dsn.redact import CONTENT_LIMIT, redact
 from mailrail.core.outbound.captive import is_loopback, simulated_reply
 from mailrail.core.outbound.host_failover import HostFailover, RecipientVerdict
 from mailrail.core.outbound.learned import Offered
@@ -46,6 +46,7 @@ from mailrail_outbound.pool import Pool
 from mailrail_outbound.ports import (
     Body,
     ConnectionFacts,
+    ContentGone,
     Delivery,
     DeliveryReport,
     OutOfReach,
@@ -332,12 +333,13 @@ class Outbound(Worker):
             attempt = progress.attempt = Attempt(delivery, content, failover, tables, hop)
             if isinstance(delivery.body, bytes):
                 stopped = yield from self._try_hosts(progress, attempt)
-                redacted = self._redacted(attempt) if stopped is None and delivery.requirement is _REQUIRED else None
+            else:
+                stopped = yield from self._stream_to_hosts(progress, attempt)
+            if stopped is None and delivery.requirement is _REQUIRED:
+                redacted = yield from self._redacted(attempt)
                 if redacted is not None:
                     progress.attempt = redacted
                     stopped = yield from self._try_hosts(progress, redacted)
-            else:
-                stopped = yield from self._stream_to_hosts(progress, attempt)
             if isinstance(stopped, Captured):
                 verdict = Verdict(Outcome.DELIVERED, EnhancedCode(2, 0, 0), stopped.why)
                 for i in failover.open:
@@ -351,13 +353,24 @@ class Outbound(Worker):
                 reports[i] = _report(delivery, i, settled, attempt.seen.get(i))
         return [reports[i] for i in range(len(ids))]
 
-    def _redacted(self, attempt: Attempt) -> Attempt | None:
+    def _redacted(self, attempt: Attempt) -> Steps[Attempt | None]:
         """What goes to all hosts once more where none takes a notification as its message required: it without what it
         returns (RFC 8689 5, RTLS-21b). None: it is none, or nothing in it can be left out."""
         delivery, body = attempt.delivery, attempt.delivery.body
-        if delivery.envelope.sender or not attempt.failover.wants_tls or not isinstance(body, bytes):
+        if delivery.envelope.sender or not attempt.failover.wants_tls:
             return None
-        content = redact(delivery.prefix + body)
+        if isinstance(body, bytes):
+            original = delivery.prefix + body
+        elif delivery.size > CONTENT_LIMIT:
+            return None
+        else:
+            try:
+                original = yield attempt.content.read()
+            except ContentGone as error:  # it must not fail for that
+                detail = f"the content could not be read to its end: {error}"
+                attempt.failover.record_session_failure(Answer(Stage.PLAN, None, Trouble.LEASE, detail))
+                return None
+        content = redact(original)
         if content is None:
             return None
         metrics.REDACTED.inc()

@@ -122,6 +122,10 @@ class OutgoingContent:
                     break
         return None
 
+    async def read(self) -> bytes:
+        """All of it as it was received, for who knows that it is small. Raises ContentGone."""
+        return b"".join([piece async for piece in self._stored()])
+
     async def pieces(self, form: Form) -> AsyncIterator[bytes]:
         """The content from its start. Raises ContentGone or Unconvertible."""
         if form is _AS_IS:

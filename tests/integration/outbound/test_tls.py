@@ -30,7 +30,7 @@ from testkit.ca import (
     trusting_anybody,
     with_any_suite,
 )
-from testkit.outbound import OutboundBench, secret_ref, transport
+from testkit.outbound import OutboundBench, StreamedBody, secret_ref, transport
 from testkit.servers import serve
 from testkit.smtp_peer import Action, Close, Hang, Injected, Raw, SmtpPeer
 
@@ -448,6 +448,18 @@ async def test_a_notification_goes_redacted_over_the_best_tls_where_nobody_offer
         assert "redacted" in result.tls.verdict
 
 
+@pytest.mark.parametrize("fails", [False, True], ids=["whole", "broken off"])
+async def test_a_notification_that_streams_is_redacted_like_any_other_or_waits_RTLS_21b(
+    authority: Authority, certificate: Certificate, fails: bool
+) -> None:
+    pieces = NOTIFICATION[:100], NOTIFICATION[100:]
+    body = StreamedBody(*pieces, fails_after=1 if fails else None)
+    async with SmtpPeer(tls=certificate.server_context(), extensions_after_tls=["SIZE"]) as peer:
+        result = await send_required(peer, authority, "", content=body)
+        assert result.result is (Result.DEFERRED if fails else Result.RELAYED), result.text
+        assert [message.content for message in peer.messages] == ([] if fails else [REDACTED])
+
+
 async def test_a_notification_goes_redacted_in_the_clear_where_there_is_nothing_else_RTLS_21b(
     authority: Authority, certificate: Certificate
 ) -> None:
@@ -505,7 +517,7 @@ async def send_required(
     sender: str,
     *,
     mode: TlsMode = TlsMode.VERIFIED,
-    content: bytes = NOTIFICATION,
+    content: bytes | StreamedBody = NOTIFICATION,
 ) -> RecipientReport:
     """Send a message with REQUIRETLS through a smarthost."""
     via = via_peer(peer, tls=mode, ca=secret_ref("ca"))
@@ -513,6 +525,7 @@ async def send_required(
         "envelope": Envelope(sender),
         "requirement": Requirement.REQUIRED,
         "content": content,
+        "size": sum(map(len, content.pieces)) if isinstance(content, StreamedBody) else len(content),
     }
     async with OutboundBench.running(via, secrets={"ca": authority.pem}) as bench:
         return (await bench.deliver(bench.delivery(via, **required))).recipients[0]
