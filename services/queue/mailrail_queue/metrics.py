@@ -153,7 +153,8 @@ TLS_RECIPIENTS = Counter(
     ["requirement", "proof"],
 )
 """requirement: default, required (REQUIRETLS), no (TLS-Required: No). proof: clear (without TLS), none (TLS, and
-nothing proved the server), pkix (a certificate for its name), mta_sts (and the domain's policy names it), dane."""
+nothing proved the server), pkix (a certificate for its name, which an unproven MX record may have given: DANE-22),
+mta_sts (and the domain's policy names it), dane."""
 REQUIRETLS_ERRORS = Counter(
     "mailrail_queue_requiretls_errors_total",
     "Attempts for recipients of messages with REQUIRETLS that TLS kept from the next hop",

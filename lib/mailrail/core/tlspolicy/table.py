@@ -206,7 +206,8 @@ TABLES: Final = (
         "The host is named by the configuration, so no MX record needs a proof. REQUIRETLS goes by a transport only "
         "where the server's name is verified (RTLS-25). The table has hosts without TLSA records. Records are asked "
         "for where mail goes by them alone: with REQUIRETLS where `tls` verifies nothing, and where `security.proofs` "
-        "has DANE and not PKIX. They then decide as for an MX host (RTLS-25c).",
+        "has DANE and not PKIX. They then decide as for an MX host (RTLS-25c). No MTA-STS policy is asked for "
+        "(STS-09c).",
         "transport",
         (
             ("other mail", {}),
