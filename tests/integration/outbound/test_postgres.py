@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, LiteralString
 from urllib.parse import urlsplit
 
 import psycopg
@@ -19,7 +19,7 @@ from mailrail.pb.queue.v1 import types_pb2
 from mailrail.sink import Sink
 from mailrail_outbound import metrics
 from mailrail_outbound.store import connection as connection_module
-from mailrail_outbound.store.connection import DomainDatabase, Unavailable
+from mailrail_outbound.store.connection import DomainDatabase, DomainLane, Row, Unavailable, run
 
 from testkit.conditions import eventually
 from testkit.faultproxy import FaultProxy
@@ -31,6 +31,11 @@ NOWHERE = "postgresql://127.0.0.1:1/nowhere"
 OURS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'mailrail outbound %'"
 BEFORE = ("config", "queue")
 """The schemas of release 0.1.0."""
+
+
+async def on(lane: DomainLane, statement: LiteralString) -> list[Row]:
+    async with lane.use() as connection:
+        return await run(connection, statement, {})
 
 
 def up() -> bool:
@@ -170,13 +175,13 @@ async def test_the_session_that_reads_rests_while_nobody_reads_and_is_back_when_
             await asyncio.wait_for(store.wait_first(60), 60)
             assert up(), "both were there at the start, so there is room for them"
             await asyncio.wait_for(reading_rests(), 60)
-            assert await store.reading.run("SELECT count(*) FROM mta_sts", {}) == [(0,)]
+            assert await on(store.reading, "SELECT count(*) FROM mta_sts") == [(0,)]
             await asyncio.wait_for(reading_rests(), 60)
             assert store.problem is None
             name = database.rsplit("/", 1)[1]
             await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false".encode())
             with pytest.raises(Unavailable, match="not currently accepting connections"):
-                await store.reading.run("SELECT 1", {})
+                await on(store.reading, "SELECT 1")
             await eventually(lambda: "not currently accepting connections" in (store.problem or ""))
             await connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true".encode())
             await eventually(lambda: store.problem is None)
@@ -195,9 +200,9 @@ async def test_a_role_of_its_own_is_enough_for_outbound_DBS_01(database: str, po
     store = DomainDatabase(Login.of(own), "own")
     try:
         for lane in (store.reading, store.writing):
-            assert await lane.run("SELECT current_user", {}) == [(role,)]
+            assert await on(lane, "SELECT current_user") == [(role,)]
         with pytest.raises(Unavailable, match="permission denied for schema queue"):
-            await store.reading.run("SELECT * FROM queue.message", {})
+            await on(store.reading, "SELECT * FROM queue.message")
     finally:
         await store.close()
 
@@ -211,8 +216,8 @@ async def test_a_database_that_takes_no_writes_is_said_to_be_one_and_is_read_all
     store = DomainDatabase(Login.of(database), "fenced")
     try:
         with pytest.raises(Unavailable, match="default_transaction_read_only is on"):
-            await store.writing.run("SELECT 1", {})
-        assert await store.reading.run("SELECT count(*) FROM mta_sts", {}) == [(0,)]
+            await on(store.writing, "SELECT 1")
+        assert await on(store.reading, "SELECT count(*) FROM mta_sts") == [(0,)]
     finally:
         await store.close()
 
@@ -248,8 +253,8 @@ async def test_a_pooler_that_will_not_do_is_told_with_a_sentence(
         store = DomainDatabase(Login.of(url), "pooled")
         try:
             with pytest.raises(Unavailable) as told:  # noqa: PT012 -- whichever of them finds no room
-                await store.reading.run("SELECT 1", {})
-                await store.writing.run("SELECT 1", {})
+                await on(store.reading, "SELECT 1")
+                await on(store.writing, "SELECT 1")
             assert words in str(told.value)
         finally:
             await store.close()
@@ -261,6 +266,6 @@ async def test_a_pooler_in_session_mode_is_as_good_as_none(database: str) -> Non
         store = DomainDatabase(Login.of(url), "pooled")
         try:
             for lane in (store.reading, store.writing):
-                assert await lane.run("SELECT count(*) FROM mta_sts", {}) == [(0,)]
+                assert await on(lane, "SELECT count(*) FROM mta_sts") == [(0,)]
         finally:
             await store.close()

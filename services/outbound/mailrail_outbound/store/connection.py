@@ -180,11 +180,6 @@ class DomainLane:
                 await self._disconnect()
                 raise
 
-    async def run(self, statement: LiteralString, parameters: Mapping[str, Any]) -> list[Row]:
-        """One statement in a transaction of its own; its rows. Raises Unavailable."""
-        async with self.use() as connection:
-            return await run(connection, statement, parameters)
-
     async def close(self) -> None:
         """Close the connection; waits for the statement that runs."""
         async with self._lock:
