@@ -3,6 +3,11 @@
 from grafana.panels import LESS_IS_BAD, Dashboard, Panel, Query, Row, Unit, each, processes, rate, split
 from grafana.shared import CONNECTIONS_READY, DELIVERY
 
+_TAKEN = "mailrail_outbound_tls_messages_total"
+_PROVEN = f"""(sum({rate(f'{_TAKEN}{{proof=~"dane|mta_sts"}}')}) or vector(0))"""
+_POSSIBLE = f"""(sum({rate(f'{_TAKEN}{{possible=~"dane|mta_sts|sts_testing"}}')}) or vector(0))"""
+_ALL_TAKEN = f"clamp_min(sum({rate(_TAKEN)}), 0.001)"
+
 DASHBOARD = Dashboard(
     "mailrail-outbound",
     "Mailrail / Outbound",
@@ -100,6 +105,42 @@ DASHBOARD = Dashboard(
             ),
         ),
         Row(
+            "How mail is proven",
+            (
+                split(
+                    "Messages taken, by proof",
+                    "clear: without TLS. none: over TLS, and nothing proved the server. pkix: a certificate for its "
+                    "name. mta_sts: so, and a policy names the host. dane: its TLSA records.",
+                    "mailrail_outbound_tls_messages_total",
+                    "proof",
+                ),
+                split(
+                    "Messages that could have gone with more proof",
+                    "What the destination has, and this mail did not demand or passed over. sts_testing: a policy in "
+                    "mode testing. tlsa_unusable: TLSA records, none of which can be used. starttls: offered, and the "
+                    "mail went in clear.",
+                    'mailrail_outbound_tls_messages_total{possible!="nothing"}',
+                    "possible",
+                ),
+                split(
+                    "REQUIRETLS, used and possible",
+                    "possible: the server offers it and is proven as it asks, and the message did not demand it.",
+                    'mailrail_outbound_tls_messages_total{requiretls!="no"}',
+                    "requiretls",
+                ),
+                Panel(
+                    "Share of mail that went proven",
+                    "By DANE or MTA-STS, which prove whose server it is; and with that what could have gone so.",
+                    (
+                        Query(f"{_PROVEN} / {_ALL_TAKEN}", "proven"),
+                        Query(f"({_PROVEN} + {_POSSIBLE}) / {_ALL_TAKEN}", "proven or possible"),
+                    ),
+                    Unit.SHARE,
+                    top=1,
+                ),
+            ),
+        ),
+        Row(
             "Under way",
             (
                 each("Deliveries in progress", "By process.", "mailrail_outbound_deliveries_running"),
@@ -157,6 +198,19 @@ DASHBOARD = Dashboard(
                     "result",
                 ),
                 Panel(
+                    "Room for TLS reports",
+                    "Rows of facts that wait for whoever makes the reports, by how many there may be. When it is full, "
+                    "facts that are new are dropped.",
+                    (
+                        Query(
+                            "max(mailrail_outbound_tlsrpt_rows) / max(mailrail_outbound_tlsrpt_rows_allowed)",
+                            "rows",
+                        ),
+                    ),
+                    Unit.SHARE,
+                    top=1,
+                ),
+                Panel(
                     "Stopped because the lease ran low",
                     "Transactions stopped before the final dot because too little of the lease was left: next hops are "
                     "slow, or the queue does not renew leases.",
@@ -175,6 +229,13 @@ DASHBOARD = Dashboard(
                     "1 where a validating DNS resolver is declared trusted. With 0 no answer counts as proven by "
                     "DNSSEC, and there is no DANE.",
                     "mailrail_outbound_resolver_trusted",
+                ),
+                each(
+                    "Trusted resolver validates",
+                    "1 while it proves an answer that is signed. With 0 nothing is proven, as if none were trusted.",
+                    "mailrail_outbound_resolver_validates",
+                    Unit.BOOLEAN,
+                    LESS_IS_BAD,
                 ),
                 split(
                     "Re-encoded",

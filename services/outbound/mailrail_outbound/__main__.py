@@ -20,6 +20,7 @@ from mailrail_outbound.domain_security import DomainSecurityReader
 from mailrail_outbound.hops import Tables
 from mailrail_outbound.open_files import fitting
 from mailrail_outbound.pool import Pool
+from mailrail_outbound.resolver_watch import watch
 from mailrail_outbound.rpc import SERVICE, OutboundServicer
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.store.connection import DomainDatabase
@@ -85,7 +86,9 @@ async def start(settings: OutboundSettings, stop: asyncio.Event) -> None:
     }
     async with config.running(), rpc.serve(settings, services, _CALLERS) as server:
         logger.info("listening", port=server.port)
-        behind = [asyncio.create_task(part) for part in (database.run(), policies.run(sts), recorder.run())]
+        looks = watch(resolver, settings.resolver_probe)
+        parts = (database.run(), policies.run(sts), recorder.run(), looks)
+        behind = [asyncio.create_task(part) for part in parts]
 
         async def all_there() -> None:
             await asyncio.gather(config.wait_first(), database.wait_first(settings.database_wait))

@@ -45,6 +45,7 @@ class DomainRecorder:
         self._dropped = [0, 0]  # as counted so far
         self._rows = 0  # of `tlsrpt`, when they were counted last, and what was added since
         self._log = log.get_logger()
+        metrics.TLSRPT_ROWS_ALLOWED.set(MOST_FACTS)
 
     def learn(self, domain: str, transport: str, offered: Offered) -> None:
         """A session for mail to a domain, by a transport (`namespace/name`; empty: direct), has shown this."""
@@ -109,6 +110,7 @@ class DomainRecorder:
             await learned.forget(connection, _BATCH, MOST_LEARNED)
             await mta_sts.forget(connection, _BATCH)
             self._rows = await tlsrpt.count(connection, MOST_FACTS)
+        metrics.TLSRPT_ROWS.set(self._rows)
 
     def _count_dropped(self) -> None:
         now = [self._sessions.dropped, self._learned.dropped]

@@ -23,7 +23,7 @@ from mailrail.core.revision.revision import TlsProof
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.client import ClientTransaction
 from mailrail.core.smtp.stuffing import Stuffer
-from mailrail.core.smtp.tls import TlsFacts
+from mailrail.core.tlspolicy.adoption import adoption, proof_of
 from mailrail.core.tlspolicy.decision import Ignored, Proven, RequireTls, TlsDecision, ignored_by, lacks
 from mailrail.kit import clock
 from mailrail_outbound import metrics
@@ -32,7 +32,7 @@ from mailrail_outbound.hops import NextHop, Tables
 from mailrail_outbound.memory_budget import MemoryShare
 from mailrail_outbound.pool import PoolJob
 from mailrail_outbound.ports import ConnectionFacts, Delivery, TlsReport
-from mailrail_outbound.smtp import INTERNAL_ERROR, ClientConnection, Dial
+from mailrail_outbound.smtp import INTERNAL_ERROR, NOT_COUNTED, ClientConnection, Dial
 
 _AS_IS = Form.AS_IS
 _MUST = RequireTls.MUST
@@ -70,6 +70,7 @@ class HostJob(PoolJob):
         "_pending",
         "_plan",
         "_refused_after",
+        "_taken",
         "_tls_verdict",
         "_under_way",
         "answer",
@@ -118,6 +119,7 @@ class HostJob(PoolJob):
         self.form = _AS_IS
         self._decision = decision
         self._margin = lease_margin
+        self._taken = NOT_COUNTED
         self._tls_verdict = tls_verdict
         self._connection: ClientConnection | None = None
         self._passed_over: tuple[Ignored, ...] | None = None
@@ -128,12 +130,15 @@ class HostJob(PoolJob):
         """See smtp.Job."""
         session = connection.session
         if connection.satisfies is not self._decision:
-            refusal = lacks(self._decision, _proven(connection))
+            proven = _proven(connection)
+            refusal = lacks(self._decision, proven)
             if refusal is not None:
                 # The key that connections go by makes this impossible; a message is worth a second look (promise 2).
                 self.end_without_session(tls_refused(refusal), connection)
                 return None
             connection.satisfies = self._decision
+            connection.taken = metrics.TLS_MESSAGES.of(*adoption(self._decision, proven, _offered(connection)))
+        self._taken = connection.taken  # the next job may have begun when this one ends
         if self.had_tls and connection.tls_facts is None:
             self.end_without_session(tls_is_gone(), connection)
             return None
@@ -142,9 +147,8 @@ class HostJob(PoolJob):
             self._over(Answer(Stage.PLAN, None, Trouble.LEASE, "too little of the lease is left to begin"))
             return None
         capabilities = session.capabilities
-        tls = connection.tls_facts is not None
         self.connection = connection
-        self.offered = Offered(tls or session.starttls_offered, tls and capabilities.require_tls)
+        self.offered = _offered(connection)
         if self._no_chunks:
             capabilities = replace(capabilities, chunking=False, binary_mime=False)
         delivery = self._attempt.delivery
@@ -253,6 +257,8 @@ class HostJob(PoolJob):
             self._refused_after = transaction.earlier if refused_as_used else 0
             rest = [(i, answer) for i, answer in zip(indexes, answers, strict=True) if i not in fresh]
             indexes, decided = tuple(i for i, _ in rest), [answer for _, answer in rest]
+        if decided and (decided[0].accepted or any(answer.accepted for answer in decided)):
+            self._taken.number += 1
         again = self._attempt.failover.record_answers(indexes, decided, passes_dsn=made.dsn)
         for i in indexes:
             self._note(i, connection)
@@ -324,6 +330,11 @@ class HostJob(PoolJob):
         self._attempt.seen[index] = kept[2]
 
 
+def _offered(connection: ClientConnection) -> Offered:
+    session, tls = connection.session, connection.tls_facts is not None
+    return Offered(tls or session.starttls_offered, tls and session.capabilities.require_tls)
+
+
 def _proven(connection: ClientConnection) -> Proven:
     facts = connection.tls_facts
     if facts is None:
@@ -333,23 +344,15 @@ def _proven(connection: ClientConnection) -> Proven:
 
 def _seen(connection: ClientConnection, verdict: str, decision: TlsDecision) -> ConnectionFacts:
     facts = connection.tls_facts
-    proof = _proof(facts, sts=decision.sts) if facts is not None else None
+    proof, offered = proof_of(decision, _proven(connection)), _offered(connection)
     tls = TlsReport(
         version=facts.version if facts is not None else "",
         cipher=facts.cipher if facts is not None else "",
         proof=proof,
         mx_proven=decision.mx_proven or proof is not TlsProof.PKIX,
         verdict=verdict,
-        offered=connection.session.starttls_offered or facts is not None,
+        offered=offered.starttls,
         resumed=facts is not None and facts.resumed,
-        requiretls=facts is not None and connection.session.capabilities.require_tls,
+        requiretls=offered.requiretls,
     )
     return ConnectionFacts(connection.host, connection.ip, connection.local_ip, tls)
-
-
-def _proof(facts: TlsFacts, *, sts: bool) -> TlsProof | None:
-    if facts.matched:
-        return TlsProof.DANE
-    if facts.verified_name is None:
-        return None
-    return TlsProof.MTA_STS if sts else TlsProof.PKIX

@@ -42,6 +42,23 @@ TLS = Tally(
     ["version", "proof"],
     known=product(("none",), ("none",)),
 )
+TLS_MESSAGES = Tally(
+    "mailrail_outbound_tls_messages",
+    "Messages that a host took (each host counts) by what proved it, what else could have, and REQUIRETLS. proof: "
+    "clear (without TLS), none (TLS, and nothing proved the server), pkix (a certificate for its name), mta_sts "
+    "(so, and a policy in mode enforce names the host), dane (its TLSA records). possible: nothing; what the "
+    "destination has and this mail did not demand or passed over: dane, mta_sts, sts_testing (a policy in mode "
+    "testing names the host), tlsa_unusable (records of which none can be used); starttls (offered, and the mail "
+    "went in clear). requiretls: used, possible (offered by a server that is proven as REQUIRETLS asks, and not "
+    "demanded), no",
+    ["proof", "possible", "requiretls"],
+    known=(
+        *product(("clear", "none", "pkix", "mta_sts", "dane"), ("nothing",), ("no",)),
+        *product(("none",), ("dane", "mta_sts", "sts_testing", "tlsa_unusable"), ("no",)),
+        ("clear", "starttls", "no"),
+        *product(("mta_sts", "dane"), ("nothing",), ("used", "possible")),
+    ),
+)
 DANE = Tally(
     "mailrail_outbound_dane_comparisons",
     "Full handshakes after which the server's certificates were compared with its TLSA records, by result: matched, "
@@ -86,14 +103,19 @@ REDACTED = Tally(
 )
 DNS = Tally(
     "mailrail_outbound_dns_lookups",
-    "DNS lookups by type (mx, address, cname, tlsa, txt) and result: answer, none, nxdomain, failed; cached answers "
-    "are not counted",
+    "DNS lookups by type (mx, address, cname, tlsa, txt, soa) and result: answer, none, nxdomain, failed; cached "
+    "answers are not counted",
     ["type", "result"],
-    known=product(("mx", "address", "cname", "tlsa", "txt"), ("answer", "none", "nxdomain", "failed")),
+    known=product(("mx", "address", "cname", "tlsa", "txt", "soa"), ("answer", "none", "nxdomain", "failed")),
 )
 TRUSTED_RESOLVER = Gauge(
     "mailrail_outbound_resolver_trusted",
     "1 where a validating DNS resolver is declared trusted; 0: no answer counts as proven by DNSSEC, there is no DANE",
+)
+RESOLVER_VALIDATES = Gauge(
+    "mailrail_outbound_resolver_validates",
+    "1 while the trusted DNS resolver proves an answer that is signed (MAILRAIL_OUTBOUND_RESOLVER_PROBE), asked for "
+    "every five minutes; 0: it does not, or none is trusted",
 )
 LEASES_LOW = Tally(
     "mailrail_outbound_leases_low", "Transactions stopped before the final dot because too little of the lease was left"
@@ -111,6 +133,13 @@ TLSRPT_SESSIONS = Tally(
     "of one zone); too_old (stored, and nobody read them for days)",
     ["result"],
     known=product(("stored", "no_room", "too_old")),
+)
+TLSRPT_ROWS = Gauge(
+    "mailrail_outbound_tlsrpt_rows",
+    "Rows of the outbox of facts for TLS reports, of all processes, as this one counted them within the last minute",
+)
+TLSRPT_ROWS_ALLOWED = Gauge(
+    "mailrail_outbound_tlsrpt_rows_allowed", "Rows of that outbox at most; past it facts that are new are dropped"
 )
 POLICY_READS = Tally(
     "mailrail_outbound_policy_reads",

@@ -91,6 +91,9 @@ class OutboundSettings(DatabaseSettings):
     """The DNS server of `resolver` validates DNSSEC, and it is on this host or nobody can write into the way to it: its
     AD bit is believed, and there is DANE (DANE-01). The cluster's DNS is no such server; nor are those of the system,
     which whoever configures the network may change: `resolver` must name one (DANE-25)."""
+    resolver_probe: str = "."
+    """A name whose SOA record is signed, asked for every five minutes to see that a trusted resolver validates. The
+    root is signed; a closed world with a root of its own names one of its zones."""
     direct_port: int = 25
     """Port of MX hosts. For tests and local mode; the Internet has 25."""
     private_networks: tuple[str, ...] = ()

@@ -45,6 +45,7 @@ from mailrail.core.tlspolicy.decision import TlsDecision
 from mailrail.core.tlspolicy.resumption import SessionCache, SessionKey
 from mailrail.core.tlsrpt.result_type import ResultType, TlsFault
 from mailrail.kit import clock, log
+from mailrail.kit.metrics import Count
 from mailrail.kit.wheel import Wheel
 from mailrail_outbound import metrics
 from mailrail_outbound.ports import ContentGone
@@ -55,6 +56,8 @@ INTERNAL_ERROR = "an internal error of outbound; it is in its log"
 _CHUNK = 262144  # octets of one BDAT chunk at most
 _JOINED = 16384
 """Octets of a part from which on the kernel is handed the parts as they are, which is cheaper than to join them."""
+NOT_COUNTED = Count()
+"""For messages before a decision is known that they go by."""
 _LINE = 1000  # octets of a line of text with its end (RFC 5321 4.5.3.1.6)
 
 
@@ -214,6 +217,8 @@ class ClientConnection(asyncio.Protocol):
         """What jobs report of it, kept with it once the session stands."""
         self.satisfies: TlsDecision | None = None
         """The decision on TLS that it was last found to satisfy."""
+        self.taken = NOT_COUNTED
+        """Where messages under this decision are counted that the server takes."""
         self.setting_up = True
         """The owner's mark: no session has come about yet."""
         self.failure_reported = False

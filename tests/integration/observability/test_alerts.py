@@ -71,6 +71,12 @@ WENT_BACK, CONFIG_WENT_BACK = of("mailrail_queue_new_histories_total"), of("mail
 CORRUPT = of("mailrail_queue_corrupt_recipients_total")
 STALE = of("mailrail_outbound_policy_fetches_total", result="not_refreshed")
 FETCHED = of("mailrail_outbound_policy_fetches_total", result="fetched")
+TRUSTED, VALIDATES = of("mailrail_outbound_resolver_trusted"), of("mailrail_outbound_resolver_validates")
+MATCHED = of("mailrail_outbound_dane_comparisons_total", result="matched")
+MISMATCHED = of("mailrail_outbound_dane_comparisons_total", result="tlsa_mismatch")
+EXPIRED = of("mailrail_outbound_dane_comparisons_total", result="certificate_expired")
+UNOFFERED = of("mailrail_queue_requiretls_errors_total", reason="no_requiretls", outcome="failed")
+ROWS, ALLOWED_ROWS = of("mailrail_outbound_tlsrpt_rows"), of("mailrail_outbound_tlsrpt_rows_allowed")
 STEP = of("mailrail_queue_step_failures_total", step="due_work")
 INTERRUPTED = of("mailrail_queue_attempts_total", outcome="interrupted")
 MESSAGES = of("mailrail_ingress_messages_total", origin="mx", result="deferred")
@@ -293,6 +299,43 @@ CASES = (
     ),
     Case("MailrailOutboundPostgresDown", *gauge("mailrail_outbound_postgres_up", 0, 1)),
     Case("MailrailPolicyNotRefreshed", ({STALE: rising(1)},), ({STALE: still(3)}, {FETCHED: rising(1)})),
+    Case(
+        "MailrailResolverNotValidating",
+        (
+            {TRUSTED: still(1), VALIDATES: "1x40 0x80"},
+            # A process that was started since, beside one that still validates.
+            {
+                of("mailrail_outbound_resolver_trusted", pod="new"): still(1),
+                of("mailrail_outbound_resolver_validates", pod="new"): still(0),
+                of("mailrail_outbound_resolver_trusted", pod="old"): still(1),
+                of("mailrail_outbound_resolver_validates", pod="old"): still(1),
+            },
+        ),
+        (
+            {TRUSTED: still(1), VALIDATES: still(1)},
+            {TRUSTED: still(1), VALIDATES: "0x3 1x120"},
+            {TRUSTED: still(1), VALIDATES: still(0)},  # it never did: a closed world whose root is not signed
+            {TRUSTED: "1x40 0x80", VALIDATES: "1x40 0x80"},  # it is no longer declared trusted
+        ),
+    ),
+    Case(
+        "MailrailDANEFails",
+        ({MISMATCHED: rising(1), MATCHED: rising(50)}, {EXPIRED: "0x60 9x60"}),
+        ({MISMATCHED: "0x60 3x60", MATCHED: rising(50)}, {MATCHED: rising(50)}),
+    ),
+    Case(
+        "MailrailRequireTLSFails",
+        ({UNOFFERED: rising(1)},),
+        (
+            {UNOFFERED: "0x60 5x60"},
+            {of("mailrail_queue_requiretls_errors_total", reason="tlsa", outcome="deferred"): rising(9)},
+        ),
+    ),
+    Case(
+        "MailrailTLSReportsFull",
+        ({ROWS: still(47_000), ALLOWED_ROWS: still(50_000)},),
+        ({ROWS: still(30_000), ALLOWED_ROWS: still(50_000)}, {ROWS: "0x80 50000x40", ALLOWED_ROWS: still(50_000)}),
+    ),
     Case(
         "MailrailLeasesInterrupted",
         ({INTERRUPTED: rising(5), DONE: rising(50)},),

@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
+from mailrail.core.tlspolicy.facts import Requirement
+from mailrail_outbound import metrics
 from mailrail_outbound.ports import RecipientReport, Result
 
 from testkit.ca import Certificate
@@ -208,6 +211,35 @@ async def test_the_better_mx_host_gets_the_mail_although_only_the_other_has_reco
     first, second = await hosts.start("a.order.test", offering=False), await hosts.start("b.order.test")
     assert (await deliver(world, "order.test")).result is Result.DELIVERED
     assert (len(first.messages), second.sessions) == (1, [])
+
+
+@pytest.mark.parametrize(
+    ("domain", "fields", "offering", "counted"),
+    [
+        ("secure", {}, True, ("dane", "nothing", "no")),
+        ("unusable", {}, True, ("none", "tlsa_unusable", "no")),
+        ("mismatch", {"requirement": Requirement.NO}, True, ("none", "dane", "no")),
+        ("none", {}, False, ("clear", "nothing", "no")),
+    ],
+)
+async def test_messages_are_counted_by_what_proved_the_host_and_what_could_have(
+    world: SignedWorld, hosts: Hosts, domain: str, fields: dict[str, Any], offering: bool, counted: tuple[str, ...]
+) -> None:
+    await hosts.start(f"mx.{domain}.test", offering=offering)
+    before = Counter({labels: count.number for labels, count in metrics.TLS_MESSAGES._counts.items()})
+    async with bench(world) as running:
+        for _ in range(3):
+            made = running.delivery(None, f"b@{domain}.test", domain=f"{domain}.test", **fields)
+            assert (await running.deliver(made)).recipients[0].result is Result.DELIVERED
+    after = Counter({labels: count.number for labels, count in metrics.TLS_MESSAGES._counts.items()})
+    assert after - before == Counter({counted: 3})
+
+
+async def test_a_message_that_no_host_takes_is_not_counted(world: SignedWorld, hosts: Hosts) -> None:
+    await hosts.start("mx.mismatch.test")
+    before = {labels: count.number for labels, count in metrics.TLS_MESSAGES._counts.items()}
+    assert (await deliver(world, "mismatch.test")).result is Result.DEFERRED
+    assert {labels: count.number for labels, count in metrics.TLS_MESSAGES._counts.items()} == before
 
 
 async def test_a_delivery_with_all_in_memory_asks_nothing_and_makes_no_task(world: SignedWorld, hosts: Hosts) -> None:

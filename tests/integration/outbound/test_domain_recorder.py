@@ -102,6 +102,7 @@ async def test_what_finds_no_room_is_counted_and_what_is_old_is_swept(
             facts.report([session(f"{name}.example")])
         await eventually(lambda: rows(database, SESSIONS) == [(3, 3)])
         await eventually(lambda: facts._rows == 3)
+        await eventually(lambda: metrics.TLSRPT_ROWS._value.get() == metrics.TLSRPT_ROWS_ALLOWED._value.get() == 3)
         facts.report([session("a.example"), session("d.example"), session("e.example")])
         await eventually(lambda: told("no_room") - before["no_room"] == 2)
         assert rows(database, SESSIONS) == [(4, 3)]

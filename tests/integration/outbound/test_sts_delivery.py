@@ -220,6 +220,25 @@ async def test_in_mode_testing_and_none_mail_goes_as_if_there_were_no_policy(
             assert len(peer.messages) == number
 
 
+@pytest.mark.parametrize(
+    ("mode", "certificate", "counted"),
+    [
+        (Mode.ENFORCE, GOOD, ("mta_sts", "nothing", "possible")),
+        (Mode.TESTING, GOOD, ("pkix", "sts_testing", "no")),
+        (Mode.TESTING, STRANGER, ("none", "sts_testing", "no")),
+        (Mode.NONE, STRANGER, ("none", "nothing", "no")),
+    ],
+)
+async def test_messages_are_counted_by_what_proved_the_host_and_what_could_have(
+    database: str, dns: DnsServer, there: PolicyWorld, mode: Mode, certificate: Any, counted: tuple[str, str, str]
+) -> None:
+    async with serving(dns, certificate), delivering(database, dns, there) as domain:
+        domain.publish("1", policy(HOST, mode=mode))
+        before = metrics.TLS_MESSAGES.of(*counted).number
+        assert (await domain.send()).result is Result.DELIVERED
+        assert metrics.TLS_MESSAGES.of(*counted).number == before + 1
+
+
 async def test_a_dns_that_does_not_say_whether_there_is_a_policy_holds_mail_back_for_a_while_STS_24a(
     database: str, dns: DnsServer, there: PolicyWorld
 ) -> None:

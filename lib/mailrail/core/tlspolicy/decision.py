@@ -36,6 +36,7 @@ __all__ = [
     "Hop",
     "Ignored",
     "Proven",
+    "Published",
     "Purpose",
     "Refusal",
     "RequireTls",
@@ -111,6 +112,17 @@ class Ignored(StrEnum):
     NO_TLS = "no-tls"
 
 
+class Published(StrEnum):
+    """What the destination has by which a host of it can be proven; of several the first. The words are labels of
+    metrics."""
+
+    DANE = "dane"  # TLSA records that can be used
+    MTA_STS = "mta-sts"  # a policy in mode enforce lists the host
+    TESTING = "sts-testing"  # so, in mode testing
+    UNUSABLE = "tlsa-unusable"  # TLSA records, none of which can be used
+    NOTHING = "nothing"
+
+
 class RequireTls(StrEnum):
     """Whether MAIL FROM has the parameter REQUIRETLS."""
 
@@ -166,6 +178,8 @@ class TlsDecision:
     mx_proven: bool = True
     """DNSSEC or a policy in mode enforce proves the name of the host to be the destination's, or the configuration says
     it. Where none does, a certificate for that name is no proof of whom the mail went to (DANE-22)."""
+    published: Published = Published.NOTHING
+    """Demanded or not."""
 
     @property
     def verified(self) -> bool:
@@ -469,7 +483,17 @@ class _Decider:
             ignored=tuple(self._ignored),
             lenient=self._lenient,
             mx_proven=self._configured is not None or self._mx_proven or self._sts.enforced,
+            published=self._published,
         )
+
+    @property
+    def _published(self) -> Published:
+        sts = self._sts
+        if self._dane is Tlsa.USABLE:
+            return Published.DANE
+        if sts.listed and sts.policy in _LISTING:
+            return _LISTING[sts.policy]
+        return Published.UNUSABLE if self._dane is Tlsa.UNUSABLE else Published.NOTHING
 
     def _plainly(self) -> str:
         match self._configured:
@@ -481,6 +505,7 @@ class _Decider:
                 return "the transport says tls.mode Opportunistic: TLS where the server offers it"
 
 
+_LISTING: Final = {StsPolicy.ENFORCE: Published.MTA_STS, StsPolicy.TESTING: Published.TESTING}
 _OURS: Final = frozenset({Cause.NO_PROOF, Cause.TLS_DISABLED})
 """What a floor of ours, or REQUIRETLS, is not met by."""
 
