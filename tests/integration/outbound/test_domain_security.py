@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from mailrail.core.dane.tlsa import TlsaRecord
 from mailrail.core.mtasts.policy import Mode, Policy
 from mailrail.core.outbound.learned import LearnedDomain, Offered
 from mailrail.core.tlspolicy.indicators import DomainSecurity, Light
@@ -121,7 +122,8 @@ async def test_what_the_dns_says_of_the_first_mx_host_BAR_01b(
         found = await reader.of("example.org", "")
         assert (found.dnssec.light, found.dane.light) == (dnssec, dane), found
         assert found.mta_sts.light in (NO, ERROR)
-        assert found.dane.details == ((USABLE,) if dane is YES else ())
+        why = f"{TlsaRecord.from_text(UNUSABLE)}: certificate usage 1 is not used for SMTP"
+        assert found.dane.details == {USABLE: (USABLE,), UNUSABLE: (why,)}.get(records, ())
 
 
 async def test_without_a_trusted_resolver_nothing_is_known_of_dnssec_BAR_01b(database: str, dns: DnsServer) -> None:

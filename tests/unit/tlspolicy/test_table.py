@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mailrail.core.outbound.tls_endings import ENDINGS, Ending
+from mailrail.core.outbound.tls_endings import ENDINGS, TlsEnding
 from mailrail.core.tlspolicy.table import LEGEND, TABLES, Table
 
 SECTIONS = [
@@ -70,6 +70,6 @@ def test_each_word_of_the_tables_has_its_meaning_on_the_page() -> None:
         )
     ),
 )
-def test_what_becomes_of_a_message_that_no_host_took(ending: Ending, result: str) -> None:
+def test_what_becomes_of_a_message_that_no_host_took(ending: TlsEnding, result: str) -> None:
     """RTLS-15a, RTLS-16a, RTLS-17a, RTLS-21a, STS-14a."""
     assert ending.result() == result

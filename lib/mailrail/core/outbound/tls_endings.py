@@ -22,7 +22,7 @@ _OTHER: Final = None
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
+class TlsEnding:
     """One row."""
 
     hosts: str
@@ -46,17 +46,17 @@ class Ending:
 
 
 ENDINGS: Final = (
-    Ending("a policy in mode `enforce` is not met by any", (_STS_TLS, _STS_MX)),
-    Ending("DANE fails at all", (_DANE, _DANE)),
-    Ending("a floor of ours with `otherwise: Fail` is not met by any", (_FLOOR, _FLOOR)),
-    Ending("likewise, and one could not be asked", (_FLOOR, _OTHER)),
-    Ending("REQUIRETLS: the MX name of none is proven", (_UNPROVEN, _UNPROVEN)),
-    Ending("REQUIRETLS: none has TLS that verifies", (_BAD_TLS, _BAD_TLS)),
-    Ending("REQUIRETLS: none offers it inside TLS", (_NO_KEYWORD, _NO_KEYWORD)),
-    Ending("REQUIRETLS: one has bad TLS, one does not offer it", (_BAD_TLS, _NO_KEYWORD)),
-    Ending("REQUIRETLS: one does not offer it, one does not answer", (_NO_KEYWORD, _OTHER)),
-    Ending("REQUIRETLS: a policy in mode `enforce` is not met by any", (_STS_MX_REQUIRED, _BAD_TLS)),
-    Ending("a notification of a message with REQUIRETLS: none offers it", (_NO_KEYWORD,), notification=True),
-    Ending("likewise, and one does not answer", (_NO_KEYWORD, _OTHER), notification=True),
+    TlsEnding("a policy in mode `enforce` is not met by any", (_STS_TLS, _STS_MX)),
+    TlsEnding("DANE fails at all", (_DANE, _DANE)),
+    TlsEnding("a floor of ours with `otherwise: Fail` is not met by any", (_FLOOR, _FLOOR)),
+    TlsEnding("likewise, and one could not be asked", (_FLOOR, _OTHER)),
+    TlsEnding("REQUIRETLS: the MX name of none is proven", (_UNPROVEN, _UNPROVEN)),
+    TlsEnding("REQUIRETLS: none has TLS that verifies", (_BAD_TLS, _BAD_TLS)),
+    TlsEnding("REQUIRETLS: none offers it inside TLS", (_NO_KEYWORD, _NO_KEYWORD)),
+    TlsEnding("REQUIRETLS: one has bad TLS, one does not offer it", (_BAD_TLS, _NO_KEYWORD)),
+    TlsEnding("REQUIRETLS: one does not offer it, one does not answer", (_NO_KEYWORD, _OTHER)),
+    TlsEnding("REQUIRETLS: a policy in mode `enforce` is not met by any", (_STS_MX_REQUIRED, _BAD_TLS)),
+    TlsEnding("a notification of a message with REQUIRETLS: none offers it", (_NO_KEYWORD,), notification=True),
+    TlsEnding("likewise, and one does not answer", (_NO_KEYWORD, _OTHER), notification=True),
 )
 """What becomes of mail when no host took it (RTLS-15, RTLS-16, RTLS-17, RTLS-21, STS-13, STS-14)."""
