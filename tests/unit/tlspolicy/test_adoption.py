@@ -9,7 +9,7 @@ from unit.tlspolicy.test_properties import SHOWN, hops
 from mailrail.core.outbound.learned import Offered
 from mailrail.core.revision.revision import TlsMode, TlsProof
 from mailrail.core.tlspolicy.adoption import Adoption, adoption, proof_of
-from mailrail.core.tlspolicy.decision import Hop, Proven, Published, Requirement, decide, lacks
+from mailrail.core.tlspolicy.decision import Hop, Proven, PublishedProof, Requirement, decide, lacks
 from mailrail.core.tlspolicy.facts import NO_DNSSEC, NO_STS, DnsFacts, StsFacts, StsPolicy, Tlsa
 
 HOST = "mx.example.org"
@@ -76,7 +76,7 @@ def test_what_is_published_is_told_whatever_the_message_says(hop: Hop) -> None:
     }
     assert len(told) <= 1
     if hop.sts == NO_STS and hop.dns == NO_DNSSEC:
-        assert told <= {Published.NOTHING}
+        assert told <= {PublishedProof.NOTHING}
 
 
 def test_of_several_proofs_the_first_is_told() -> None:

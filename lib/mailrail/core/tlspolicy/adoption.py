@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 from mailrail.core.outbound.learned import Offered
 from mailrail.core.revision.revision import TlsProof
-from mailrail.core.tlspolicy.decision import Proven, Published, RequireTls, TlsDecision
+from mailrail.core.tlspolicy.decision import Proven, PublishedProof, RequireTls, TlsDecision
 
 CLEAR: Final = "clear"
 """In place of a proof: there was no TLS."""
@@ -23,7 +23,7 @@ class Adoption(NamedTuple):
     proof: str
     """`clear`, `none`, `pkix`, `mta_sts` or `dane`."""
     possible: str
-    """What could have proven more, and was not demanded, or passed over: a `Published`, or `starttls`."""
+    """What could have proven more, and was not demanded, or passed over: a `PublishedProof`, or `starttls`."""
     requiretls: str
     """`used`, `possible` (the server offers it and is proven as it asks, and the message did not demand it), `no`."""
 
@@ -40,14 +40,14 @@ def proof_of(decision: TlsDecision, proven: Proven) -> TlsProof | None:
 def adoption(decision: TlsDecision, proven: Proven, offered: Offered) -> Adoption:
     """What is to be counted of a message that a server took."""
     proof = proof_of(decision, proven)
-    possible = Published.NOTHING if proof in _WHOLE else decision.published
+    possible = PublishedProof.NOTHING if proof in _WHOLE else decision.published
     requiretls = "no"
     if decision.require_tls is RequireTls.MUST:
         requiretls = "used"
     elif offered.requiretls and proof is not None and decision.mx_proven:
         requiretls = "possible"
     if not proven.encrypted:
-        unused = offered.starttls and possible is Published.NOTHING
+        unused = offered.starttls and possible is PublishedProof.NOTHING
         return Adoption(CLEAR, "starttls" if unused else _label(possible), requiretls)
     return Adoption(_label(proof) if proof is not None else UNPROVEN, _label(possible), requiretls)
 

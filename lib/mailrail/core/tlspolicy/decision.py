@@ -36,7 +36,7 @@ __all__ = [
     "Hop",
     "Ignored",
     "Proven",
-    "Published",
+    "PublishedProof",
     "Purpose",
     "Refusal",
     "RequireTls",
@@ -112,7 +112,7 @@ class Ignored(StrEnum):
     NO_TLS = "no-tls"
 
 
-class Published(StrEnum):
+class PublishedProof(StrEnum):
     """What the destination has by which a host of it can be proven; of several the first. The words are labels of
     metrics."""
 
@@ -178,7 +178,7 @@ class TlsDecision:
     mx_proven: bool = True
     """DNSSEC or a policy in mode enforce proves the name of the host to be the destination's, or the configuration says
     it. Where none does, a certificate for that name is no proof of whom the mail went to (DANE-22)."""
-    published: Published = Published.NOTHING
+    published: PublishedProof = PublishedProof.NOTHING
     """Demanded or not."""
 
     @property
@@ -487,13 +487,13 @@ class _Decider:
         )
 
     @property
-    def _published(self) -> Published:
+    def _published(self) -> PublishedProof:
         sts = self._sts
         if self._dane is Tlsa.USABLE:
-            return Published.DANE
+            return PublishedProof.DANE
         if sts.listed and sts.policy in _LISTING:
             return _LISTING[sts.policy]
-        return Published.UNUSABLE if self._dane is Tlsa.UNUSABLE else Published.NOTHING
+        return PublishedProof.UNUSABLE if self._dane is Tlsa.UNUSABLE else PublishedProof.NOTHING
 
     def _plainly(self) -> str:
         match self._configured:
@@ -505,7 +505,7 @@ class _Decider:
                 return "the transport says tls.mode Opportunistic: TLS where the server offers it"
 
 
-_LISTING: Final = {StsPolicy.ENFORCE: Published.MTA_STS, StsPolicy.TESTING: Published.TESTING}
+_LISTING: Final = {StsPolicy.ENFORCE: PublishedProof.MTA_STS, StsPolicy.TESTING: PublishedProof.TESTING}
 _OURS: Final = frozenset({Cause.NO_PROOF, Cause.TLS_DISABLED})
 """What a floor of ours, or REQUIRETLS, is not met by."""
 
