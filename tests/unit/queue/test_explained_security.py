@@ -36,6 +36,11 @@ def test_a_route_that_cannot_honour_requiretls_says_so_with_its_code(mode: TlsMo
     assert note.endswith("unless its TLSA records prove it") is (mode is not TlsMode.NONE)
 
 
+def test_an_address_has_no_tlsa_records_that_could_prove_it_DANE_21() -> None:
+    (note,) = security_notes(way(tls=TlsMode.REQUIRED, host="192.0.2.25"), NOTHING)
+    assert note.endswith("the transport says tls.mode Required, which proves nothing")
+
+
 @pytest.mark.parametrize("decision", [way(tls=TlsMode.VERIFIED), way(username="u"), DIRECT])
 def test_a_route_that_may_honour_it_needs_no_word(decision: RouteDecision) -> None:
     assert list(security_notes(decision, NOTHING)) == []

@@ -185,7 +185,7 @@ def requiretls_obstacle(decision: RouteDecision, demanded: Demanded) -> str:
     refusal = decide(hop).refusal
     if refusal is None:
         return ""
-    unless = "; unless its TLSA records prove it" if wants_tlsa(hop) else ""
+    unless = "; unless its TLSA records prove it" if wants_tlsa(hop) and not is_ip_address(host) else ""  # DANE-21
     return f"{refusal.status}: {refusal.words}{unless}"
 
 
