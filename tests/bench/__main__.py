@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from bench import alone, compare, hostile, instructions, report, scale
+from bench import alone, compare, hostile, instructions, proven, report, scale
 from bench.load import Load, Sink, counting_sink, own_sink, send, somewhere
 from bench.measure import cpu_ms, memory_mb, settle
 from bench.systems import DEAD_DOMAIN, SINK_DOMAIN, Also, Mailrail, System, idle_sessions, mailrail, postfix
@@ -279,6 +279,8 @@ def measure(chosen: argparse.Namespace, result: report.Result) -> None:
         if "tls" in chosen.only:
             with own_sink(at, tls=True) as own:
                 measure_throughput(result, "tls", systems, own, chosen)
+            load = loads_of("tls", chosen.sizes[:1], chosen.messages, chosen.sessions)[0]
+            proven.measure(chosen, result, load, throughput)
         if "memory" in chosen.only:
             measure_memory(result, systems, "after load")
             for system in systems:

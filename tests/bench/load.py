@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from bench.side import with_bench
 from bench.sink import Counters
 
-from testkit.ca import Authority
+from testkit.ca import Authority, Certificate
 from testkit.conditions import wait_until
 from testkit.peers import program
 from testkit.peers.load import source_command
@@ -87,15 +87,22 @@ class OwnSink:
     """`bench.sink`, which offers STARTTLS, counts recipients, and can note the time of each (`times`)."""
 
     def __init__(
-        self, at: tuple[str, int] | None = None, *, tls: bool = False, timed: bool = False, delay: float = 0.0
+        self,
+        at: tuple[str, int] | None = None,
+        *,
+        tls: bool | Certificate = False,
+        timed: bool = False,
+        delay: float = 0.0,
     ) -> None:
+        """`tls`: offer STARTTLS, with this certificate or one of its own."""
         self.address, self.port = at or somewhere()
         self._folder = Path(tempfile.mkdtemp(prefix="mailrail-bench-sink-"))
         self._counters = Counters(self._folder / "counters", make=True)
         command = [sys.executable, "-m", "bench.sink", "--listen", f"{self.address}:{self.port}"]
         command += ["--counters", str(self._folder / "counters")]
         if tls:
-            command += ["--certificate", str(Authority().issue("sink.test").write(self._folder))]
+            certificate = Authority().issue("sink.test") if tls is True else tls
+            command += ["--certificate", str(certificate.write(self._folder))]
         if delay:
             command += ["--delay", str(delay)]
         if timed:
@@ -119,6 +126,10 @@ class OwnSink:
     def count(self) -> int:
         """Recipients of messages received so far."""
         return self._counters.read()[1]
+
+    def handshakes(self) -> tuple[int, int]:
+        """TLS handshakes so far, in full and resumed."""
+        return self._counters.handshakes()
 
     def times(self) -> dict[str, float]:
         """When the message to each local part had come, in seconds of CLOCK_MONOTONIC; the first of several."""
@@ -160,7 +171,7 @@ def counting_sink(at: tuple[str, int] | None = None) -> Iterator[CountingSink]:
 
 @contextlib.contextmanager
 def own_sink(
-    at: tuple[str, int] | None = None, *, tls: bool = False, timed: bool = False, delay: float = 0.0
+    at: tuple[str, int] | None = None, *, tls: bool | Certificate = False, timed: bool = False, delay: float = 0.0
 ) -> Iterator[OwnSink]:
     """Our own sink for the time of the context. `delay`: seconds that each reply of it takes, as a tarpit's."""
     sink = OwnSink(at, tls=tls, timed=timed, delay=delay)

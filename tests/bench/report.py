@@ -61,6 +61,28 @@ class Alone:
 
 
 @dataclass(frozen=True)
+class Proven:
+    """One run of mail that goes proven, with all that is asked of others known before."""
+
+    system: str
+    proof: str
+    way: str
+    """How connections and TLS sessions are used on the way out."""
+    messages: int
+    per_s: float
+    cpu_ms: dict[str, float]  # a message, by part
+    full: int
+    """TLS handshakes in full, on the way out."""
+    resumed: int
+    questions: int
+    """To the DNS."""
+    fetches: int
+    """Of a policy."""
+    proven: int = 0
+    """Messages that ours says went with the proof."""
+
+
+@dataclass(frozen=True)
 class Memory:
     """PSS of each part of a system in a state."""
 
@@ -93,6 +115,7 @@ class Result:
     machine: dict[str, str]
     throughput: list[Throughput] = field(default_factory=list)
     alone: list[Alone] = field(default_factory=list)
+    proven: list[Proven] = field(default_factory=list)
     memory: list[Memory] = field(default_factory=list)
     database: Database | None = None
     failures: list[str] = field(default_factory=list)
@@ -148,6 +171,7 @@ def tables(result: Result) -> str:
         _throughput([run for run in result.throughput if not run.steady]),
         _verdicts(result.throughput),
         _steady(result),
+        _proven(result.proven),
         _alone(result.alone),
         _memory(result.memory),
         "\n".join(f"Not measured: {failure.splitlines()[0]}" for failure in result.failures),
@@ -231,6 +255,30 @@ def mean_size(load: Load) -> float:
     if not load.mix:
         return load.size
     return sum(size * weight for size, weight in load.mix) / sum(weight for _, weight in load.mix)
+
+
+def _proven(measured: Sequence[Proven]) -> str:
+    if not measured:
+        return ""
+    rows = []
+    for proof, way, system in dict.fromkeys((one.proof, one.way, one.system) for one in measured):
+        found = [one for one in measured if (one.proof, one.way, one.system) == (proof, way, system)]
+        counts = (
+            [one.full / one.messages for one in found],
+            [one.resumed / one.messages for one in found],
+            [one.questions / one.messages for one in found],
+            [one.fetches / one.messages for one in found],
+        )
+        rows.append(
+            [
+                f"{proof}, {way}: {system}",
+                _spread([one.per_s for one in found]),
+                f"**{_spread([sum(one.cpu_ms.values()) for one in found])}**",
+                *map(_spread, counts),
+            ]
+        )
+    head = ["proven, caches warm", "messages/s", "CPU, whole", "full handshakes", "resumed", "DNS questions", "fetches"]
+    return f"{table(head, rows)}\n\nHandshakes, questions and fetches a message; CPU without that of the resolver."
 
 
 def _alone(measured: Sequence[Alone]) -> str:

@@ -1,7 +1,8 @@
 """`python -m bench.sink`: the sink of what smtp-sink cannot do: STARTTLS, recipients counted, times of single messages.
 
-It accepts everything and throws it away; with `--delay` as a tarpit does, where each reply takes so long. Two numbers
-lie in a file that others map into their memory: messages and recipients received so far. With `--log` it writes a
+It accepts everything and throws it away; with `--delay` as a tarpit does, where each reply takes so long. Four numbers
+lie in a file that others map into their memory: messages and recipients received so far, and TLS handshakes, in full
+and resumed. With `--log` it writes a
 line for each recipient: local part, and the clock's seconds (CLOCK_MONOTONIC, which all processes share) when the
 final dot had been read.
 """
@@ -20,8 +21,8 @@ from typing import cast
 from mailrail.kit.open_files import raise_limit
 from mailrail.kit.run import new_event_loop
 
-COUNTERS = struct.Struct("=QQ")
-"""Messages and recipients, as they lie in the file of counters."""
+COUNTERS = struct.Struct("=QQQQ")
+"""Messages, recipients, full and resumed handshakes, as they lie in the file of counters."""
 _END = b"\r\n.\r\n"
 
 
@@ -36,13 +37,25 @@ class Counters:
 
     def add(self, recipients: int) -> None:
         """One message for so many."""
+        self._add(1, recipients, 0, 0)
+
+    def shake(self, *, resumed: bool) -> None:
+        """A TLS handshake was done."""
+        self._add(0, 0, not resumed, resumed)
+
+    def _add(self, *more: int) -> None:
         before = COUNTERS.unpack_from(self._map)
-        COUNTERS.pack_into(self._map, 0, before[0] + 1, before[1] + recipients)
+        COUNTERS.pack_into(self._map, 0, *map(sum, zip(before, more, strict=True)))
 
     def read(self) -> tuple[int, int]:
         """Messages and recipients."""
-        messages, recipients = COUNTERS.unpack_from(self._map)
+        messages, recipients, _, _ = COUNTERS.unpack_from(self._map)
         return messages, recipients
+
+    def handshakes(self) -> tuple[int, int]:
+        """TLS handshakes in full, and resumed."""
+        _, _, full, resumed = COUNTERS.unpack_from(self._map)
+        return full, resumed
 
 
 class _Session(asyncio.Protocol):
@@ -135,6 +148,9 @@ class _Session(asyncio.Protocol):
         except OSError:  # it went away in the middle of the handshake
             self._transport = None
             return
+        tls = self._transport.get_extra_info("ssl_object") if self._transport is not None else None
+        if tls is not None:
+            self._counters.shake(resumed=bool(tls.session_reused))
         self._encrypted, self._upgrading = True, None
         self._work()
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,11 +83,13 @@ def mailrail(
     *,
     resolver: str | None = None,
     limits: Mapping[str, object] = _NO_LIMITS,
+    options: Sequence[str] = (),
 ) -> Iterator[Mailrail]:
     """`mailrail local` with its embedded Postgres; one global route hands everything on to the sink.
 
     Without a sink everything goes by MX, as the `resolver` (HOST:PORT) says. `settings` are variables for the services,
-    such as MAILRAIL_QUEUE_KEEP_CONTENT_SECONDS; `limits` are those of the gateway.
+    such as MAILRAIL_QUEUE_KEEP_CONTENT_SECONDS; `limits` are those of the gateway, `options` further ones of
+    `mailrail local`.
     """
     nobody = loopback_address()
     documents = [one for one in basics() if one["kind"] != "MailGateway"]
@@ -102,7 +104,7 @@ def mailrail(
             rule("sink", "sink" if sink is not None else None),
         ),
     ]
-    words = ["--log-level", "warning", *(["--resolver", resolver] if resolver else [])]
+    words = ["--log-level", "warning", *(["--resolver", resolver] if resolver else []), *options]
     with Rail(documents, options=words, env=side.environment, python=side.python, settings=settings) as rail:
 
         def parts() -> dict[str, list[int]]:

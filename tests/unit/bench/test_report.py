@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 from bench.aims import SPEED
 from bench.load import Load
+from bench.proven import check
 from bench.report import (
     PAGE,
     Database,
     Memory,
+    Proven,
     Result,
     Throughput,
     carry_out,
@@ -54,6 +56,32 @@ def test_the_page_of_benchmarks_repeats_the_aims_at_2_kib() -> None:
 @pytest.mark.parametrize(("speed", "verdict"), [(299.0, "not reached"), (300.0, "reached")])
 def test_a_report_says_whether_an_aim_is_reached(speed: float, verdict: str) -> None:
     assert f"(aim: 3 ×, {verdict})" in said(run("Mailrail", speed), run("Postfix", 100.0))
+
+
+WARM = Proven("Mailrail", "DANE", "connections kept", 10, 100.0, {"outbound": 1.0}, 1, 4, 0, 0, 10)
+
+
+def test_proven_mail_is_told_by_message_with_what_was_asked_of_others() -> None:
+    theirs = replace(WARM, system="Postfix", cpu_ms={"postfix": 2.0, "more": 1.0}, full=10, resumed=0, questions=25)
+    text = tables(Result(OPTIONS, MACHINE, proven=[WARM, replace(WARM, per_s=110.0), theirs]))
+    assert "| DANE, connections kept: Mailrail | 100–110 | **1.00** | 0.10 | 0.40 | 0.00 | 0.00 |" in text
+    assert "| DANE, connections kept: Postfix | 100 | **3.00** | 1.00 | 0.00 | 2.50 | 0.00 |" in text
+    assert "proven" not in tables(Result(OPTIONS, MACHINE))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"questions": 1}, "1 questions went to the DNS"),
+        ({"fetches": 2}, "2 to a policy host"),
+        ({"proven": 9}, "9 of 10 messages went proven by DANE"),
+    ],
+)
+def test_a_run_of_ours_that_was_not_warm_or_not_proven_is_no_figure(changes: dict[str, int], words: str) -> None:
+    check(WARM)
+    with pytest.raises(RuntimeError, match=words):
+        check(replace(WARM, **changes))  # type: ignore[arg-type]
+    check(replace(WARM, system="Postfix", **changes))  # type: ignore[arg-type]
 
 
 def test_verdicts_are_of_medians_and_the_table_shows_all_runs() -> None:

@@ -46,6 +46,12 @@ async def test_starttls_is_used_on_both_sides(tmp_path: Path) -> None:
     assert await sent(tmp_path, load, tls=True) == (4, 4)
 
 
+async def test_handshakes_are_counted_one_a_connection(tmp_path: Path) -> None:
+    assert await sent(tmp_path, run([2048] * 3, tls=trusting_anybody()), tls=True) == (3, 3)
+    full, resumed = Counters(tmp_path / "counters").handshakes()
+    assert (full + resumed, full >= 1) == (3, True)
+
+
 async def test_a_sink_without_tls_refuses_starttls_and_the_source_says_so(tmp_path: Path) -> None:
     load = run([2048], tls=trusting_anybody())
     assert await sent(tmp_path, load) == (0, 0)
