@@ -7,7 +7,7 @@ Steps are GREETING, EHLO (also for LHLO), HELO, STARTTLS, AUTH, MAIL, RCPT, DATA
 RSET, NOOP, QUIT. A step's value is a reply ("250 ok", lines separated by "\\n"), an action (`Close`, `Hang`, `Drip`,
 `Flood`, `Raw`, `Held`, `Injected`), a list of those for successive occurrences (the last one repeats), or a function of
 the session and the line that returns one of them, or None for the usual reply. Everything a client sends is recorded as
-it came.
+it came; a test that fails shows what was said (`transcripts`).
 """
 
 import asyncio
@@ -19,6 +19,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from scramp import ScramException, ScramMechanism
+
+from testkit.transcripts import Transcript, note_server
 
 
 @dataclass(frozen=True)
@@ -113,10 +115,12 @@ class PeerSession:
     closed: bool = False
     octets: int = 0
     """Octets of content received."""
+    transcript: Transcript = field(default_factory=Transcript)
 
     def secured(self, tls: ssl.SSLObject) -> None:
         """The handshake is done."""
         self.tls, self.resumed = tls.version() or "", bool(tls.session_reused)
+        self.transcript.note(f"{self.tls}{', resumed' if self.resumed else ''}")
 
 
 class _Over(Exception):
@@ -160,12 +164,14 @@ class SmtpPeer:
         self._counts: dict[str, int] = {}
         self._server: asyncio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
+        self._transcripts: dict[asyncio.StreamWriter, Transcript] = {}
 
     async def __aenter__(self) -> "SmtpPeer":
         self._server = await asyncio.start_server(
             self._connected, self.host, self.port, ssl=self._tls if self._implicit else None, limit=2**20
         )
         self.port = self._server.sockets[0].getsockname()[1]
+        note_server(self)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -188,6 +194,16 @@ class SmtpPeer:
                 await self.changed.wait()
 
     @property
+    def served(self) -> bool:
+        """It has not ended."""
+        return self._server is not None and self._server.is_serving()
+
+    @property
+    def transcript(self) -> str:
+        """What was said in all sessions, with who said it."""
+        return "\n".join(f"{self.host}:{self.port}, from {s.address}\n{s.transcript}" for s in list(self.sessions))
+
+    @property
     def commands(self) -> list[str]:
         """Every line of every session, in order of sessions."""
         return [line for session in self.sessions for line in session.lines]
@@ -199,20 +215,24 @@ class SmtpPeer:
         assert task is not None
         self._tasks.add(task)
         session = PeerSession(writer.get_extra_info("peername")[0])
+        self._transcripts[writer] = session.transcript
         if self._implicit:
             session.secured(writer.get_extra_info("ssl_object"))
         self.sessions.append(session)
         self.changed.set()
         try:
             await self._serve(session, reader, writer)
-        except (_Over, ConnectionError, ssl.SSLError, asyncio.IncompleteReadError, TimeoutError, BrokenPipeError):
-            pass
+        except _Over:
+            session.transcript.note("closed by the server")
+        except (ConnectionError, ssl.SSLError, asyncio.IncompleteReadError, TimeoutError, BrokenPipeError) as error:
+            session.transcript.note(f"ended: {error or type(error).__name__}")
         except asyncio.CancelledError:
             writer.transport.abort()
         finally:
             session.closed = True
             self.changed.set()
             self._tasks.discard(task)
+            del self._transcripts[writer]
             with contextlib.suppress(Exception):
                 writer.close()
 
@@ -222,6 +242,7 @@ class SmtpPeer:
             raw = await reader.readuntil(b"\n")
             line = raw.rstrip(b"\r\n").decode("utf-8", "surrogateescape")
             session.lines.append(line)
+            session.transcript.client(line)
             self.changed.set()
             verb = line.split(" ", 1)[0].upper()
             scripted = self._step("EHLO" if verb == "LHLO" else verb, session, line)
@@ -232,7 +253,7 @@ class SmtpPeer:
                     extensions = [*extensions, "STARTTLS"]
                 await self._do(writer, scripted or "\n".join(["250 peer.example", *("250 " + e for e in extensions)]))
             elif verb == "STARTTLS" and isinstance(scripted, Injected | None) and self._tls is not None:
-                writer.write(b"220 go ahead\r\n" + (scripted.octets if scripted is not None else b""))
+                self._write(writer, b"220 go ahead\r\n" + (scripted.octets if scripted is not None else b""))
                 await writer.drain()
                 await writer.start_tls(self._tls)
                 session.secured(writer.get_extra_info("ssl_object"))
@@ -252,6 +273,7 @@ class SmtpPeer:
                 await self._do(writer, action)
                 if isinstance(action, str) and action.startswith("354"):
                     content = await self._data(session, reader)
+                    session.transcript.client(f"({len(content)} octets of content and the final dot)")
                     await self._end(session, writer, content, bdat=False)
             elif verb == "BDAT":
                 await self._bdat(session, line, scripted, reader, writer)
@@ -284,6 +306,7 @@ class SmtpPeer:
         words = line.split()
         chunk = await reader.readexactly(int(words[1]))
         session.octets += len(chunk)
+        session.transcript.client(f"({len(chunk)} octets)")
         held = getattr(session, "chunks", b"")
         held = held + chunk if self._keep else b""
         session.chunks = held  # type: ignore[attr-defined]
@@ -315,6 +338,11 @@ class SmtpPeer:
         self._counts[name] = count + 1
         return step[min(count, len(step) - 1)]
 
+    def _write(self, writer: asyncio.StreamWriter, octets: bytes) -> None:
+        if (transcript := self._transcripts.get(writer)) is not None:
+            transcript.server(octets)
+        writer.write(octets)
+
     async def _do(self, writer: asyncio.StreamWriter, action: Action) -> None:
         match action:
             case str():
@@ -322,27 +350,27 @@ class SmtpPeer:
                 for i, line in enumerate(lines):
                     if i < len(lines) - 1 and line[3:4] == " ":
                         line = line[:3] + "-" + line[4:]
-                    writer.write(line.encode("utf-8", "surrogateescape") + b"\r\n")
+                    self._write(writer, line.encode("utf-8", "surrogateescape") + b"\r\n")
                 await writer.drain()
             case Close(first):
                 if first:
-                    writer.write(first.encode() + b"\r\n")
+                    self._write(writer, first.encode() + b"\r\n")
                     await writer.drain()
                 raise _Over
             case Hang(first):
                 if first:
-                    writer.write(first.encode() + b"\r\n")
+                    self._write(writer, first.encode() + b"\r\n")
                     await writer.drain()
                 await asyncio.Event().wait()
             case Drip(octets, interval):
                 while True:
                     for octet in octets:
-                        writer.write(bytes([octet]))
+                        self._write(writer, bytes([octet]))
                         await writer.drain()
                         await asyncio.sleep(interval)
             case Flood(octets):
                 while True:
-                    writer.write(octets * 100)
+                    self._write(writer, octets * 100)
                     await writer.drain()
                     await asyncio.sleep(0)
             case Slow(reply, seconds):
@@ -352,7 +380,7 @@ class SmtpPeer:
                 await release.wait()
                 await self._do(writer, reply)
             case Raw(octets):
-                writer.write(octets)
+                self._write(writer, octets)
                 await writer.drain()
 
     # --- AUTH -------------------------------------------------------------------------------------------------------
@@ -368,6 +396,7 @@ class SmtpPeer:
             await self._do(writer, "334 " + base64.b64encode(challenge).decode())
             answer = (await reader.readuntil(b"\n")).strip()
             session.lines.append(answer.decode())
+            session.transcript.client(answer.decode())
             if answer == b"*":
                 raise ScramException("cancelled")
             return base64.b64decode(answer)
