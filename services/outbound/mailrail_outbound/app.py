@@ -74,6 +74,12 @@ _ANOTHER_ADDRESS_MAY_DO = frozenset({Stage.CONNECT, Stage.GREETING, Stage.HELLO}
 our own side the pool has tried them all."""
 _LEASE_LOW = Answer(Stage.DNS, None, Trouble.LEASE, "too little of the lease is left")
 _CANCELLED = Answer(Stage.DNS, None, Trouble.CANCELLED, "cancelled by an administrator")
+_WENT = {
+    Way.DECIDED: "",
+    Way.UNCHECKED: "; the certificate is not valid, which is only reported ({})",
+    Way.PLAIN: "; it failed, so without ({})",
+}
+"""What the history says of how a host was tried, by what had failed before."""
 _REQUIRED = Requirement.REQUIRED
 _FAIL = TransportKind.FAIL  # reading a member off its enum costs more than what is asked of it for each message
 _LEARNED_AT_ONCE = 20  # recipients of a message through a transport, of whose domains something is learned
@@ -575,7 +581,7 @@ class Outbound(Worker):
                     self._tell(progress, seen)
             if decision.check_name is not None and answer is not None and _certificate_failed(answer):  # RTLS-22b
                 self._log.info("a certificate is not valid, which is only reported", host=host.name, why=answer.detail)
-                answer = yield from self._run_job(progress, attempt, plan, host, Way.UNCHECKED)
+                answer = yield from self._run_job(progress, attempt, plan, host, Way.UNCHECKED, failed=answer.detail)
             if (
                 answer is not None
                 and answer.trouble is Trouble.TLS
@@ -584,7 +590,7 @@ class Outbound(Worker):
             ):
                 # TLS-07: on a new connection, and the history says so.
                 self._log.info("TLS failed; continuing without TLS", host=host.name, reason=answer.detail)
-                answer = yield from self._run_job(progress, attempt, plan, host, Way.PLAIN)
+                answer = yield from self._run_job(progress, attempt, plan, host, Way.PLAIN, failed=answer.detail)
             if answer is None:
                 return
             answer = tls_failed(decision, answer)
@@ -606,9 +612,16 @@ class Outbound(Worker):
             host = host._replace(addresses=rest)
 
     def _run_job(
-        self, progress: "DeliveryInProgress", attempt: Attempt, plan: DialPlan, host: Host, way: Way
+        self,
+        progress: "DeliveryInProgress",
+        attempt: Attempt,
+        plan: DialPlan,
+        host: Host,
+        way: Way,
+        *,
+        failed: str = "",
     ) -> Steps[Answer | None]:
-        """Run one job. None: the host had a session for it; else why not."""
+        """Run one job. None: the host had a session for it; else why not. `failed`: why it did not go as decided."""
         decision = plan.decision
         dial = plan.dials.get(way)
         if dial is None:
@@ -627,7 +640,7 @@ class Outbound(Worker):
             attempt,
             dial,
             decision,
-            tls_verdict=f"{reason}; it failed, so without" if way is Way.PLAIN else reason,
+            tls_verdict=reason + _WENT[way].format(failed),
             lease_margin=self._settings.lease_margin,
             on_done=progress.on_job_done,
         )

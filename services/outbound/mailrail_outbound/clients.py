@@ -96,6 +96,7 @@ _GONE = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT, grpc.Statu
 """What a replica says of content that no other replica will have either."""
 _RECIPIENT = Scope.RECIPIENT
 _MAX_LINES, _MAX_LINE = 32, 512  # of a reply that is handed on (types.proto, Reply)
+_MAX_VERDICT = 1024  # characters of why TLS was as it was; a stranger's DNS, policy host and server have a say in it
 
 
 class LeaseClient:
@@ -675,7 +676,7 @@ def _fill_connection(seen: ConnectionFacts, attempt: types_pb2.Attempt) -> None:
     facts = seen.tls
     if facts is not None:
         tls = attempt.tls
-        tls.verdict = facts.verdict
+        tls.verdict = facts.verdict[:_MAX_VERDICT]
         if facts.version:
             tls.version = facts.version
             tls.cipher = facts.cipher

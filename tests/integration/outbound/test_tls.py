@@ -91,7 +91,10 @@ async def test_a_failed_handshake_is_followed_by_a_new_connection_in_the_clear_T
 
 async def test_a_refused_starttls_is_followed_by_a_new_connection_in_the_clear() -> None:
     async with SmtpPeer(extensions=["STARTTLS"], replies={"STARTTLS": "454 4.7.0 not now"}) as peer:
-        assert (await send(via_peer(peer))).result is Result.RELAYED
+        sent = await send(via_peer(peer))
+        assert sent.result is Result.RELAYED
+        assert sent.tls is not None
+        assert "454 4.7.0 not now" in sent.tls.verdict
         assert len(peer.sessions) == 2
 
 

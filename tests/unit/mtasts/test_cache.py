@@ -109,6 +109,27 @@ def test_a_plain_refusal_of_the_question_holds_no_mail_back_STS_24a() -> None:
     assert next_step(None, replace(BROKEN, refused=True), None, FETCHED).step is PolicyStep.WITHOUT
 
 
+@pytest.mark.parametrize(
+    ("cached", "record", "failure", "trouble"),
+    [
+        (None, GONE, None, ""),
+        (None, NoRecord("it has no id", faulty=True), None, "it has no id"),
+        (None, BROKEN, None, "SERVFAIL"),
+        (None, replace(BROKEN, refused=True), None, "SERVFAIL; its servers refuse this question alone"),
+        (None, StsRecord("1"), failed("1", FETCHED), TIMEOUT.reason),
+        (CACHED, StsRecord("1"), None, ""),
+        (CACHED, GONE, None, GONE.reason),
+        (CACHED, StsRecord("2"), failed("2", FETCHED), TIMEOUT.reason),
+    ],
+)
+def test_what_is_wrong_is_told_beside_what_follows_from_it(
+    cached: CachedPolicy | None, record: NoRecord | DnsTrouble | StsRecord, failure: LastFailure | None, trouble: str
+) -> None:
+    found = next_step(cached, record, failure, FETCHED + 1).trouble
+    assert found.startswith(trouble)
+    assert bool(found) == bool(trouble)
+
+
 def test_a_policy_is_fetched_anew_about_daily_and_before_its_end_STS_19a() -> None:
     assert refresh_at(CACHED) == FETCHED + REFRESH
     assert refresh_at(CachedPolicy("1", replace(ENFORCE, max_age=7200), FETCHED)) == FETCHED + 3600

@@ -36,6 +36,23 @@ def test_without_a_semicolon_after_the_version_it_is_no_record_of_ours_STS_01() 
 
 
 @pytest.mark.parametrize(
+    ("texts", "meant"),
+    [
+        ([], False),
+        ([b"v=spf1 -all"], False),
+        ([b"v=spf1 -all", b"v=STSv1 id=1"], True),
+        ([b"v=stsv1; id=1;"], True),
+        ([b"v=STSv1;"], True),
+        ([b"v=STSv1; id=1;", b"v=STSv1; id=2;"], True),
+    ],
+)
+def test_a_record_that_is_wrong_is_told_from_none_that_was_meant_STS_01(texts: list[bytes], meant: bool) -> None:
+    found = read_records([[text] for text in texts])
+    assert isinstance(found, NoRecord)
+    assert found.faulty is meant
+
+
+@pytest.mark.parametrize(
     ("text", "id_"),
     [
         (b"v=STSv1; a.b-c=hello; id=A1; id=B2", "A1"),

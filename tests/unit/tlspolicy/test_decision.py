@@ -3,6 +3,8 @@
 The whole table is in test_table.py, what holds for every input in test_properties.py.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from mailrail.core.revision.revision import TlsMode
@@ -17,6 +19,7 @@ from mailrail.core.tlspolicy.decision import (
     decide,
     lacks,
 )
+from mailrail.core.tlspolicy.facts import DnsFacts, StsFacts, StsPolicy, Tlsa
 
 HOST = "mx.example.org"
 
@@ -64,6 +67,35 @@ def test_tls_required_no_weakens_nothing_that_the_transport_demands(configured: 
         default.plaintext_may_follow,
         None,
     )
+
+
+_SECURE = DnsFacts(True, True, True)
+
+
+@pytest.mark.parametrize(
+    ("sts", "dns", "words"),
+    [
+        (
+            StsFacts(domain="a.test", trouble="it has no id"),
+            _SECURE,
+            "a.test counts as one without MTA-STS policy: it has",
+        ),
+        (
+            StsFacts(StsPolicy.ENFORCE, True, "a.test", "no answer"),
+            _SECURE,
+            "of a.test that is cached holds on: no answer",
+        ),
+        (StsFacts(StsPolicy.UNKNOWN, False, "a.test", "SERVFAIL"), _SECURE, "policy, and none is cached: SERVFAIL"),
+        (
+            StsFacts(),
+            replace(_SECURE, tlsa=Tlsa.UNUSABLE, ignored=("1 1 1 ab: no",)),
+            "not counted: 1 1 1 ab: no",
+        ),
+    ],
+)
+def test_what_is_wrong_with_what_a_domain_publishes_is_told(sts: StsFacts, dns: DnsFacts, words: str) -> None:
+    decision = decide(Hop(HOST, None, sts=sts, dns=dns))
+    assert words in (decision.refusal.words if decision.refusal is not None else decision.reason)
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,19 @@ def proceeds(hop: Hop) -> bool:
 
 
 @given(hops)
+def test_what_is_said_of_faults_is_words_alone(hop: Hop) -> None:
+    told = decide(
+        replace(hop, sts=replace(hop.sts, trouble="it is broken"), dns=replace(hop.dns, ignored=("3 1 9: no",)))
+    )
+    plain = decide(hop)
+    assert replace(told, reason="", refusal=None) == replace(plain, reason="", refusal=None)
+    assert (told.refusal is None) == (plain.refusal is None)
+    if told.refusal is not None and plain.refusal is not None:
+        assert replace(told.refusal, words="") == replace(plain.refusal, words="")
+        assert told.refusal.words.startswith(plain.refusal.words)
+
+
+@given(hops)
 def test_a_message_that_requires_tls_never_goes_in_clear_nor_to_an_unproven_server(hop: Hop) -> None:
     """RTLS-11a, RTLS-13a."""
     hop = replace(hop, requirement=Requirement.REQUIRED, redacted=False, loopback=False)

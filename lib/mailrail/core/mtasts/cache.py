@@ -8,7 +8,7 @@ What makes MTA-STS worth anything is that an attacker cannot take it away: whoev
 changes nothing for as long as a policy is cached (STS-16a).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final
 
@@ -90,6 +90,8 @@ class PolicyVerdict:
     """With USE."""
     failed: FetchFailed | None = None
     """The fetch whose failure led here; for TLS reports, which want it for every attempt."""
+    trouble: str = ""
+    """What is wrong with the record, the policy or the way to them, in words; empty: nothing."""
 
 
 def next_step(
@@ -115,9 +117,10 @@ def next_step(
         return PolicyVerdict(PolicyStep.FETCH, "the record says that there is a policy, and none is cached")
     if live is not None:
         # STS-16a: the record is only a hint that there is something new. What was promised holds.
-        return _use(live, record.reason)
+        return replace(_use(live, record.reason), trouble=record.reason)
     if isinstance(record, NoRecord):
-        return PolicyVerdict(PolicyStep.WITHOUT, f"no MTA-STS policy: {record.reason}")
+        trouble = record.reason if record.faulty else ""
+        return PolicyVerdict(PolicyStep.WITHOUT, f"no MTA-STS policy: {record.reason}", trouble=trouble)
     return _without_dns(record, now)
 
 
@@ -156,9 +159,9 @@ def _failed(live: CachedPolicy | None, failed: FetchFailed) -> PolicyVerdict:
     if live is None:
         # STS-15a: trust on first use. Nobody has told us yet what to insist on.
         reason = f"no MTA-STS policy is known, and it could not be fetched: {failed.reason}"
-        return PolicyVerdict(PolicyStep.WITHOUT, reason, failed=failed)
+        return PolicyVerdict(PolicyStep.WITHOUT, reason, failed=failed, trouble=failed.reason)
     used = _use(live, f"still the cached one, since a new one could not be fetched: {failed.reason}")
-    return PolicyVerdict(used.step, used.reason, used.policy, failed)
+    return replace(used, failed=failed, trouble=failed.reason)
 
 
 def _without_dns(trouble: DnsTrouble, now: float) -> PolicyVerdict:
@@ -166,7 +169,9 @@ def _without_dns(trouble: DnsTrouble, now: float) -> PolicyVerdict:
     # first time. But zones that cannot be asked for such a record are real, and their mail must not wait for ever.
     why = f"the DNS does not say whether there is an MTA-STS policy: {trouble.reason}"
     if trouble.refused:
-        return PolicyVerdict(PolicyStep.WITHOUT, f"{why}; its servers refuse this question alone, so it counts as none")
-    if now - trouble.since >= DEFER_LIMIT:
-        return PolicyVerdict(PolicyStep.WITHOUT, f"{why}; for {DEFER_LIMIT / 3600:.0f} hours now, so it counts as none")
-    return PolicyVerdict(PolicyStep.DEFER, why)
+        so = "its servers refuse this question alone, so it counts as none"
+    elif now - trouble.since >= DEFER_LIMIT:
+        so = f"for {DEFER_LIMIT / 3600:.0f} hours now, so it counts as none"
+    else:
+        return PolicyVerdict(PolicyStep.DEFER, why, trouble=trouble.reason)
+    return PolicyVerdict(PolicyStep.WITHOUT, f"{why}; {so}", trouble=f"{trouble.reason}; {so}")

@@ -16,6 +16,7 @@ _RECORD_LIMIT: Final = 4096  # octets; the records of real domains have less tha
 _SHOWN: Final = 64  # octets
 
 _VERSION: Final = b"v=STSv1;"
+_MEANT: Final = b"v=sts"
 _ID = re.compile(rb"[A-Za-z0-9]{1,32}")
 _NAME = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
 _VALUE = re.compile(rb"[!-:<>-~]+")  # no "=", ";", blank or control character
@@ -38,6 +39,8 @@ class NoRecord:
     """The DNS has answered, and by its answer the domain has no policy."""
 
     reason: str
+    faulty: bool = False
+    """Somebody meant to publish one."""
 
 
 def policy_domain(next_hop: str) -> str | None:
@@ -71,15 +74,16 @@ def read_records(answer: Sequence[Sequence[bytes]]) -> StsRecord | NoRecord:
     joined = [b"".join(strings) for strings in answer]
     ours = [text for text in joined if text.startswith(_VERSION)]
     if not ours:
-        return NoRecord("no TXT record starts with v=STSv1;" if joined else "there is no TXT record")
+        faulty = any(text[: len(_MEANT)].lower() == _MEANT for text in joined)
+        return NoRecord("no TXT record starts with v=STSv1;" if joined else "there is no TXT record", faulty)
     if len(ours) > 1:
-        return NoRecord(f"{len(ours)} TXT records start with v=STSv1; where one may: they count as none")
+        return _faulty(f"{len(ours)} TXT records start with v=STSv1; where one may: they count as none")
     return _read(ours[0])
 
 
 def _read(text: bytes) -> StsRecord | NoRecord:
     if len(text) > _RECORD_LIMIT:
-        return NoRecord(f"the record has {len(text)} octets; more than {_RECORD_LIMIT} are not read")
+        return _faulty(f"the record has {len(text)} octets; more than {_RECORD_LIMIT} are not read")
     # STS-02: fields in any order after the version, unknown ones are passed over, of two with a name the first counts.
     fields: dict[bytes, bytes] = {}
     parts = [part.strip(b" \t") for part in text[len(_VERSION) :].split(b";")]
@@ -88,14 +92,18 @@ def _read(text: bytes) -> StsRecord | NoRecord:
     for part in parts:
         name, equals, value = part.partition(b"=")
         if not equals or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-            return NoRecord(f"the record is not valid: {shown(part)} is no field of the form name=value")
+            return _faulty(f"the record is not valid: {shown(part)} is no field of the form name=value")
         fields.setdefault(name, value)
     found = fields.get(b"id")
     if found is None:
-        return NoRecord("the record is not valid: it has no id")
+        return _faulty("the record is not valid: it has no id")
     if not _ID.fullmatch(found):
-        return NoRecord(f"the record is not valid: its id {shown(found)} is not 1 to 32 letters and digits")
+        return _faulty(f"the record is not valid: its id {shown(found)} is not 1 to 32 letters and digits")
     return StsRecord(found.decode("ascii"))
+
+
+def _faulty(reason: str) -> NoRecord:
+    return NoRecord(reason, faulty=True)
 
 
 def shown(text: bytes) -> str:

@@ -254,12 +254,17 @@ class _Decider:
         """MTA-STS of the recipient's domain."""
         sts, hop = self._sts, self._hop
         whose = f"the MTA-STS policy of {sts.domain}" if sts.domain else "the MTA-STS policy"
+        trouble = f": {sts.trouble}" if sts.trouble else ""
+        if trouble and sts.policy is StsPolicy.ABSENT:
+            self._words.append(f"{sts.domain or 'the domain'} counts as one without MTA-STS policy{trouble}")
+        elif trouble and sts.policy is not StsPolicy.UNKNOWN:
+            self._words.append(f"{whose} that is cached holds on{trouble}")
         match sts.policy:
             case StsPolicy.UNKNOWN:  # STS-24b, STS-24c
                 words = f"the DNS does not say whether {sts.domain or 'the domain'} has an MTA-STS policy"
                 if self._passed_over(words, Ignored.STS_UNANSWERED):
                     return None
-                return self._refused(Cause.STS_UNANSWERED, f"{words}, and none is cached")
+                return self._refused(Cause.STS_UNANSWERED, f"{words}, and none is cached{trouble}")
             case StsPolicy.ENFORCE if not sts.listed:  # STS-10a
                 words = f"{whose} does not list {hop.host}"
                 if self._lenient:

@@ -40,6 +40,8 @@ class StsFacts:
     """The policy's `mx` match the host by the name that its MX record has (STS-08b); of testing and enforce."""
     domain: str = ""
     """The policy domain, for words."""
+    trouble: str = ""
+    """What is wrong with its record, its policy or the way to them, in words: for the timeline alone."""
 
     @property
     def enforced(self) -> bool:

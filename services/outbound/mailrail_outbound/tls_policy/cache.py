@@ -330,16 +330,14 @@ class PolicyCache:
             if (live := self._live(domain)) is not None:
                 return _use(live, "still the cached one, while another process fetches the new one")
             if clock.now() >= until:
-                return PolicyVerdict(
-                    PolicyStep.DEFER, "another process fetches the MTA-STS policy, and has not ended yet"
-                )
+                return _put_off("another process fetches the MTA-STS policy, and has not ended yet")
             await asyncio.sleep(_LOOK)
         try:
             fetched = await self._fetcher.fetch(domain)
         except FetchPutOff as put_off:
             await self._release(domain)
             live = self._live(domain)
-            return _use(live, str(put_off)) if live is not None else PolicyVerdict(PolicyStep.DEFER, str(put_off))
+            return _use(live, str(put_off)) if live is not None else _put_off(str(put_off))
         return self._keep(domain, record, fetched)
 
     async def _claimed(self, domain: str) -> mta_sts.Claim:
@@ -491,3 +489,7 @@ def _result(cached: CachedPolicy | None, fetched: Policy | FetchFailed, now: flo
 
 def _use(cached: CachedPolicy, why: str) -> PolicyVerdict:
     return PolicyVerdict(PolicyStep.USE, f"MTA-STS policy {cached.id}, mode {cached.policy.mode}: {why}", cached.policy)
+
+
+def _put_off(why: str) -> PolicyVerdict:
+    return PolicyVerdict(PolicyStep.DEFER, why, trouble=why)

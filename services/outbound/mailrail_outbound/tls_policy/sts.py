@@ -19,6 +19,7 @@ from mailrail_outbound.tls_policy.cache import PolicyCache, Record
 _TXT: Final = "TXT"
 _MOST_FAILING: Final = 10_000
 """Domains of which is known since when their look-ups fail."""
+_UNREAD: Final = "Postgres cannot be read"
 _NONE: Final = NoRecord("there is no TXT record")
 _REFUSALS: Final = frozenset({"REFUSED", "NOTIMP"})
 _MODES: Final = {Mode.ENFORCE: StsPolicy.ENFORCE, Mode.TESTING: StsPolicy.TESTING, Mode.NONE: StsPolicy.NONE}
@@ -50,11 +51,11 @@ class DomainSts:
         """For the TLS decision about a host. `host`: as its MX record names it (STS-08b)."""
         if self.verdict is None:
             return NO_STS
-        policy = self.verdict.policy
+        policy, trouble = self.verdict.policy, self.verdict.trouble
         if policy is None:
             unknown = self.verdict.step is PolicyStep.DEFER
-            return StsFacts(StsPolicy.UNKNOWN if unknown else StsPolicy.ABSENT, domain=self.domain)
-        return StsFacts(_MODES[policy.mode], listed=policy.matches(host), domain=self.domain)
+            return StsFacts(StsPolicy.UNKNOWN if unknown else StsPolicy.ABSENT, domain=self.domain, trouble=trouble)
+        return StsFacts(_MODES[policy.mode], policy.matches(host), self.domain, trouble)
 
 
 NO_POLICY: Final = DomainSts("")
@@ -62,7 +63,7 @@ NO_POLICY: Final = DomainSts("")
 
 def unread(domain: str) -> DomainSts:
     """For mail that no policy may hold back: whether there is one is not known."""
-    return DomainSts(domain, PolicyVerdict(PolicyStep.DEFER, "Postgres cannot be read"))
+    return DomainSts(domain, PolicyVerdict(PolicyStep.DEFER, _UNREAD, trouble=_UNREAD))
 
 
 class StsLookup:
