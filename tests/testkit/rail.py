@@ -11,10 +11,13 @@ Captive as by default: only loopback addresses are dialled, which the fakes and 
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import sys
 import tempfile
+import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -399,6 +402,27 @@ class Rail:
             MessageToDict(one, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
             for one in answer.recipients
         ]
+
+    def history(self, address: str = "") -> list[dict[str, Any]]:
+        """Finished recipients whose address holds this text, the newest first, as the API names their fields."""
+        request = admin_pb2.ListHistoryRequest(filter=admin_pb2.Filter(to=address), page_size=1000)
+        with self.channel("queue") as channel:
+            answer = admin_pb2_grpc.QueueAdminServiceStub(channel).ListHistory(request, timeout=60)
+        return [
+            MessageToDict(one, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+            for one in answer.recipients
+        ]
+
+    def counted(self, metric: str, *labels: str) -> Counter[tuple[str, ...]]:
+        """What a metric counts, by the values of these labels; what is 0 is left out."""
+        with urllib.request.urlopen(f"http://{self.metrics}/metrics", timeout=60) as answer:
+            lines = answer.read().decode().splitlines()
+        found: Counter[tuple[str, ...]] = Counter()
+        for line in lines:
+            if (series := re.fullmatch(rf"{metric}\{{(.*)\}} (\S+)", line)) is not None:
+                values = dict(re.findall(r'(\w+)="([^"]*)"', series[1]))
+                found[tuple(values[one] for one in labels)] += int(float(series[2]))
+        return +found
 
     def wait_for_recipient(
         self, address: str, condition: Callable[[dict[str, Any]], object], within: float = 60.0
