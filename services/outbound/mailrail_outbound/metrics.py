@@ -45,12 +45,12 @@ TLS = Tally(
 TLS_MESSAGES = Tally(
     "mailrail_outbound_tls_messages",
     "Messages that a host took (each host counts) by what proved it, what else could have, and REQUIRETLS. proof: "
-    "clear (without TLS), none (TLS, and nothing proved the server), pkix (a certificate for its name), mta_sts "
-    "(so, and a policy in mode enforce names the host), dane (its TLSA records). possible: nothing; what the "
-    "destination has and this mail did not demand or passed over: dane, mta_sts, sts_testing (a policy in mode "
-    "testing names the host), tlsa_unusable (records of which none can be used); starttls (offered, and the mail "
-    "went in clear). requiretls: used, possible (offered by a server that is proven as REQUIRETLS asks, and not "
-    "demanded), no",
+    "clear (without TLS), none (TLS, and nothing proved the server), pkix (a certificate for its name, which an "
+    "unproven MX record may have given), mta_sts (so, and a policy in mode enforce names the host), dane (its TLSA "
+    "records). possible: nothing; what the destination has and this mail did not demand or passed over: dane, "
+    "mta_sts, sts_testing (a policy in mode testing names the host), tlsa_unusable (records of which none can be "
+    "used); starttls (offered, and the mail went in clear). requiretls: used, possible (offered by a server that is "
+    "proven as REQUIRETLS asks, and not demanded), no",
     ["proof", "possible", "requiretls"],
     known=(
         *product(("clear", "none", "pkix", "mta_sts", "dane"), ("nothing",), ("no",)),
