@@ -60,10 +60,11 @@ def test_what_the_destination_demands_is_unused_for_lenient_mail_alone(hop: Hop)
     decision = decide(hop)
     for shown in SHOWN:
         if lacks(decision, shown) is None:
-            counted = adoption(decision, shown, Offered(True, bool(shown.requires_tls)))
-            assert (counted.proof == "clear") is not shown.encrypted
-            if counted.possible in ("dane", "mta_sts"):
-                assert decision.lenient
+            for requiretls in {False, shown.encrypted}:
+                counted = adoption(decision, shown, Offered(True, requiretls))
+                assert (counted.proof == "clear") is not shown.encrypted
+                if counted.possible in ("dane", "mta_sts"):
+                    assert decision.lenient
 
 
 @given(hops)

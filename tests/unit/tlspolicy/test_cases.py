@@ -5,10 +5,23 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from mailrail.core.delivery.outcome import HopKind, Outcome, Verdict
+from mailrail.core.outbound.envelope import ContentFacts, Envelope, EnvelopePlan, EnvelopeRecipient, Form, plan
 from mailrail.core.outbound.host_failover import HostFailover
 from mailrail.core.outbound.tls_answers import tls_refused
 from mailrail.core.revision.revision import TlsMode
-from mailrail.core.tlspolicy.decision import Hop, Ignored, Proven, Requirement, decide, ignored_by, lacks
+from mailrail.core.smtp.answer import Trouble
+from mailrail.core.smtp.capabilities import Capabilities
+from mailrail.core.tlspolicy.decision import (
+    Hop,
+    Ignored,
+    Proven,
+    Requirement,
+    RequireTls,
+    TlsDecision,
+    decide,
+    ignored_by,
+    lacks,
+)
 from mailrail.core.tlspolicy.facts import DnsFacts, StsFacts, StsPolicy, Tlsa
 
 SECURE = DnsFacts(trusted=True, mx_secure=True, address_secure=True)
@@ -32,8 +45,8 @@ class Server:
     def shows(self, *, plaintext: bool = False) -> Proven:
         """What a connection to it shows."""
         if plaintext or not self.encrypted:
-            return Proven(False, None, "", False)
-        return Proven(True, self.name if self.valid else None, self.matched, self.requires_tls)
+            return Proven(False, None)
+        return Proven(True, self.name if self.valid else None, self.matched)
 
 
 @dataclass
@@ -45,6 +58,14 @@ class Delivery:
     over: Proven | None = None
     ignored: tuple[Ignored, ...] = ()
     ending: Verdict | None = None
+
+
+def mail(decision: TlsDecision, capabilities: Capabilities) -> EnvelopePlan:
+    """The MAIL command for a server that offers this."""
+    required = decision.require_tls is RequireTls.MUST
+    to = [(0, EnvelopeRecipient("b@example.org"))]
+    content = ContentFacts(100, False, False, False)
+    return plan(Envelope(""), to, content, capabilities, form=Form.AS_IS, require_tls=required)
 
 
 def deliver(*servers: Server, null_path: bool = False, broken: bool = False, **facts: object) -> Delivery:
@@ -59,10 +80,14 @@ def deliver(*servers: Server, null_path: bool = False, broken: bool = False, **f
         found.dialled.append(server.name)
         shown = server.shows(plaintext=broken and decision.plaintext_may_follow)
         lacking = lacks(decision, shown)
-        if lacking is None:
+        planned = mail(decision, Capabilities(require_tls=server.requires_tls))
+        if lacking is not None:
+            failover.record_session_failure(tls_refused(lacking))
+        elif planned.refused:
+            failover.record_refusals(planned.refused)
+        else:
             found.delivered_to, found.over, found.ignored = server.name, shown, ignored_by(decision, shown)
             return found
-        failover.record_session_failure(tls_refused(lacking))
     if null_path and facts.get("requirement") is REQUIRED and failover.wants_tls:
         again = deliver(*servers, **{**facts, "redacted": True})  # type: ignore[arg-type]
         return replace(again, dialled=found.dialled + again.dialled)
@@ -117,7 +142,7 @@ def test_a_redacted_notification_goes_in_clear_only_where_no_host_has_tls_that_w
     """RTLS-21a: the last resort, and a policy of the destination is still followed."""
     plain = Server(sts=StsFacts(), encrypted=False)
     went = deliver(plain, null_path=True, requirement=REQUIRED)
-    assert went.over == Proven(False, None, "", False)
+    assert went.over == Proven(False, None)
     assert deliver(Server(encrypted=False), null_path=True, requirement=REQUIRED).delivered_to is None
 
 
@@ -153,10 +178,10 @@ def test_all_that_tls_required_no_passes_over_is_counted(server: Server, ignored
 def test_a_smarthost_that_does_not_offer_requiretls_gets_no_required_message() -> None:
     """RTLS-25a."""
     decision = decide(Hop("relay.example.net", None, carries_credentials=True, requirement=REQUIRED))
-    refusal = lacks(decision, Proven(True, "relay.example.net", requires_tls=False))
-    assert decision.refusal is None
-    assert refusal is not None
-    assert str(refusal.status) == "5.7.30"
+    assert lacks(decision, Proven(True, "relay.example.net")) is None
+    (refused,) = mail(decision, Capabilities()).refused
+    assert refused[1].trouble is Trouble.REQUIRETLS
+    assert mail(decision, Capabilities(require_tls=True)).mail_line == b"MAIL FROM:<> REQUIRETLS\r\n"
 
 
 def test_bad_tls_of_our_own_smarthost_never_bounces_a_required_message() -> None:
@@ -244,7 +269,7 @@ def test_records_of_a_host_that_an_insecure_mx_names_prove_nothing() -> None:
 def test_a_better_host_without_records_comes_before_a_worse_one_with_records() -> None:
     """DANE-16a: it is dialled with opportunistic TLS, and may go in clear."""
     went = deliver(Server("a", sts=StsFacts(), dns=SECURE), Server("b", sts=StsFacts(), dns=USABLE), broken=True)
-    assert (went.delivered_to, went.over) == ("a", Proven(False, None, "", False))
+    assert (went.delivered_to, went.over) == ("a", Proven(False, None))
 
 
 def test_an_mx_that_is_an_address_has_no_dane() -> None:

@@ -14,6 +14,7 @@ from mailrail.core.tlspolicy.decision import (
     Proven,
     Purpose,
     Requirement,
+    RequireTls,
     decide,
     ignored_by,
     lacks,
@@ -23,12 +24,12 @@ from mailrail.core.tlspolicy.facts import DnsFacts, StsFacts, StsPolicy, Tlsa
 
 HOST = "mx.example.org"
 SHOWN = frozenset(
-    Proven(encrypted, name, matched, offered)
-    for encrypted, name, matched, offered in product((False, True), (None, HOST, "other"), ("", "set"), (False, True))
-    if encrypted or (name is None and not matched and not offered)
+    Proven(encrypted, name, matched)
+    for encrypted, name, matched in product((False, True), (None, HOST, "other"), ("", "set"))
+    if encrypted or (name is None and not matched)
 )
 """All that a connection can show."""
-PLAIN = Proven(False, None, "", False)
+PLAIN = Proven(False, None)
 
 securities = st.builds(
     Security,
@@ -116,7 +117,8 @@ def test_a_message_that_requires_tls_never_goes_in_clear_nor_to_an_unproven_serv
     assert not decide(hop).plaintext_may_follow
     if hop.host == HOST:
         assert states <= named(SHOWN) | matched(SHOWN)
-    assert all(shown.encrypted and (shown.requires_tls or hop.final) for shown in states)
+    assert all(shown.encrypted for shown in states)
+    assert not states or decide(hop).require_tls is (RequireTls.NEVER if hop.final else RequireTls.MUST)
     if hop.configured is None and not hop.carries_credentials and not hop.final:
         proven = hop.dns.mx_proven or hop.sts.enforced
         assert proven or not states
@@ -141,7 +143,7 @@ def test_each_of_all_direct_hops_with_a_required_message_keeps_it_from_plaintext
         decision = decide(hop)
         assert not decision.plaintext_may_follow
         assert lacks(decision, PLAIN)
-        assert lacks(decision, Proven(True, HOST, "set", False)), "RTLS-14: without the keyword inside TLS"
+        assert decision.refusal is not None or decision.require_tls is RequireTls.MUST
         assert (decision.refusal is None) <= ((trusted and mx) or (policy is StsPolicy.ENFORCE and listed))
         asked += 1
     assert asked == 5 * 2 * 8 * 4 * 3 * 3

@@ -141,7 +141,7 @@ def plan(
     if limit is not None and content.size > limit:
         detail = f"the message has {content.size} octets and the server takes {limit}"
         return _none(recipients, Answer(Stage.PLAN, None, Trouble.TOO_LARGE, detail))
-    if require_tls and not capabilities.require_tls:
+    if require_tls and not capabilities.require_tls:  # RTLS-14, RTLS-18
         detail = "the message requires TLS and the server does not offer REQUIRETLS"
         return _none(recipients, Answer(Stage.PLAN, None, Trouble.REQUIRETLS, detail))
     sender = envelope.sender

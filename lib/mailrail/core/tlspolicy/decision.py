@@ -520,7 +520,8 @@ _OURS: Final = frozenset({Cause.NO_PROOF, Cause.TLS_DISABLED})
 
 def lacks(decision: TlsDecision, proven: Proven) -> Refusal | None:
     """What a connection that has shown this much lacks for a message under this decision; None: it may carry it (design
-    4, Deliver)."""
+    4, Deliver). Whether the server offers REQUIRETLS is for the plan of the MAIL command (core/outbound/envelope.py):
+    TLS is well, and other mail may use the connection (RTLS-15a)."""
     if decision.refusal is not None:
         return decision.refusal
     host = decision.verify_name
@@ -534,9 +535,6 @@ def lacks(decision: TlsDecision, proven: Proven) -> Refusal | None:
         return _lack(decision, Cause.TLSA, "the certificate does not match the TLSA records")
     if decision.mode is TlsMode.VERIFIED and not decision.verified:
         return _lack(decision, Cause.NO_PROOF, "nothing says by what the server is authenticated")
-    if decision.require_tls is RequireTls.MUST and proven.requires_tls is False:
-        # RTLS-14. TLS is well, so other mail may use the connection (RTLS-15a).
-        return Refusal(Cause.NO_REQUIRETLS, NO_REQUIRETLS, "the server does not offer REQUIRETLS inside TLS")
     return None
 
 

@@ -102,5 +102,3 @@ class Proven:
     """The certificate is valid for this name."""
     matched: str = ""
     """`DnsFacts.matching` of the TLSA records that its certificates match; empty: none was looked at, or none match."""
-    requires_tls: bool | None = None
-    """REQUIRETLS was offered inside TLS (RTLS-14); None: who plans the MAIL command looks at it."""
