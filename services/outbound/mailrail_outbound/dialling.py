@@ -3,6 +3,7 @@
 import secrets
 import socket
 import ssl
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -203,19 +204,14 @@ class Dialler:
 
 def _tls_hop(hop: NextHop, delivery: Delivery, host: Host) -> TlsHop:
     """Everything that bears on TLS with a host."""
-    transport, by_mx = hop.transport, hop.by_mx
-    return TlsHop(
-        host=host.name,
-        configured=None if by_mx else transport.tls,  # by a SOCKS proxy as without (RTLS-25b)
-        implicit=transport.kind is TransportKind.SUBMISSIONS,
-        carries_credentials=transport.username is not None and not by_mx,
+    return replace(
+        TlsHop.by(hop.transport, host.name, by_mx=hop.by_mx),
         requirement=delivery.requirement,
         redacted=delivery.redacted,
         sts=host.sts,
         dns=host.dns,
         purpose=delivery.purpose,
         demanded=delivery.demanded,
-        final=transport.kind is TransportKind.LMTP,  # RTLS-27b
         loopback=all(map(is_loopback, host.addresses)),
     )
 

@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 from mailrail.core.outbound.captive import is_loopback
 from mailrail.core.outbound.envelope import ContentFacts, Envelope, EnvelopeRecipient, Form, plan
 from mailrail.core.outbound.tls_answers import tls_is_gone, tls_refused
-from mailrail.core.revision.revision import ObjectRef, TransportKind
+from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.client import ClientTransaction
 from mailrail.core.smtp.stuffing import Stuffer
@@ -124,15 +125,7 @@ class Prober:
             if not addresses:
                 return Answer(Stage.DNS, None, Trouble.NO_ADDRESS, f"{name} has no address that may be dialled")
             host = Host(name, hop.port, addresses)
-            decision = decide(
-                TlsHop(
-                    host=name,
-                    configured=transport.tls,
-                    implicit=transport.kind is TransportKind.SUBMISSIONS,
-                    carries_credentials=transport.username is not None,
-                    demanded=add_up([of_transport(transport)]),
-                )
-            )
+            decision = decide(replace(TlsHop.by(transport, name), demanded=add_up([of_transport(transport)])))
             if decision.refusal is not None:
                 return tls_refused(decision.refusal)
             dial = self._dialler.dial(tables, hop, decision, None, host, "")

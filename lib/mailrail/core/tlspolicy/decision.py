@@ -15,7 +15,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from mailrail.core.revision.revision import Otherwise, TlsMinimum, TlsMode, TlsProof, Unanswered
+from mailrail.core.revision.revision import (
+    Otherwise,
+    TlsMinimum,
+    TlsMode,
+    TlsProof,
+    Transport,
+    TransportKind,
+    Unanswered,
+)
 from mailrail.core.smtp.address import is_ip_address
 from mailrail.core.smtp.reply import EnhancedCode
 from mailrail.core.tlspolicy.demands import NOTHING, PROOF_NAMES, Demanded
@@ -83,6 +91,18 @@ class Hop:
     and that is for whoever adds them up."""
     loopback: bool = False
     """All addresses of the host are on this machine."""
+
+    @classmethod
+    def by(cls, transport: Transport, host: str, *, by_mx: bool = False) -> "Hop":
+        """What a transport says of a host that it leads to, and nothing else. `by_mx`: an MX record names the host, and
+        a SOCKS proxy is no part of the hop (RTLS-25b)."""
+        return cls(
+            host,
+            None if by_mx else transport.tls,
+            implicit=transport.kind is TransportKind.SUBMISSIONS,
+            carries_credentials=transport.username is not None and not by_mx,
+            final=transport.kind is TransportKind.LMTP,  # RTLS-27b
+        )
 
 
 class Cause(StrEnum):

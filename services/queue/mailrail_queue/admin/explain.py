@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from mailrail.core.delivery.schedule import base_delay, expires_at
@@ -173,13 +173,10 @@ def requiretls_obstacle(decision: RouteDecision, demanded: Demanded) -> str:
     if transport is None or transport.kind in _BY_MX or transport.kind is TransportKind.FAIL:
         return ""
     host = transport.host or ""
-    hop = Hop(
-        host,
-        transport.tls,
-        carries_credentials=transport.username is not None,
+    hop = replace(
+        Hop.by(transport, host),
         requirement=Requirement.REQUIRED,
         demanded=demanded,
-        final=transport.kind is TransportKind.LMTP,
         loopback=host == "localhost" or (is_ip_address(host) and is_loopback(host)),
     )
     refusal = decide(hop).refusal
