@@ -3,11 +3,14 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
 import pytest
+from integration.outbound.test_service import world
 
 from mailrail.kit.resolver import DnsResolver
 from mailrail_outbound import metrics, resolver_watch
+from mailrail_outbound.settings import OutboundSettings
 
 from testkit.conditions import eventually
 from testkit.dns import DnsServer, Failure
@@ -77,11 +80,18 @@ async def test_of_a_resolver_that_nobody_trusts_nothing_is_asked(dns: DnsServer)
         assert dns.asked("signed.example") == 0
 
 
+async def test_a_process_of_outbound_looks_from_its_start_on(dns: DnsServer, tmp_path: Path) -> None:
+    async with world(tmp_path, resolver=dns.endpoint, resolver_trust_ad=True, resolver_probe="signed.example"):
+        await eventually(validates)
+
+
 @pytest.mark.peer("nsd")
 @pytest.mark.peer("unbound")
 async def test_a_real_resolver_that_validates_is_seen_to(often: None) -> None:
-    with SignedWorld(port=2525) as world:
-        async with watching(world.resolver.endpoint, "secure.test"):
-            await eventually(validates)
-        async with watching(world.resolver.endpoint, "unsigned.test"):
+    with SignedWorld(port=2525) as signed:
+        for probe in (OutboundSettings().resolver_probe, "secure.test"):
+            metrics.RESOLVER_VALIDATES.set(0)
+            async with watching(signed.resolver.endpoint, probe):
+                await eventually(validates)
+        async with watching(signed.resolver.endpoint, "unsigned.test"):
             await eventually(lambda: not validates())

@@ -8,6 +8,7 @@ import pytest
 
 from mailrail.core.outbound.targets import Mx
 from mailrail.kit.resolver import DnsResolver, LookupFailed
+from mailrail_outbound.settings import OutboundSettings
 
 from testkit.chart import needs_helm, rendered
 from testkit.peers import program
@@ -52,6 +53,8 @@ async def test_outbound_is_told_what_is_proven_and_gets_no_bogus_answer_DANE_25(
         mx = await resolver.mx_answer("secure.test")
         assert (mx.records, mx.secure) == ((Mx(10, "mx.secure.test"),), True)
         assert not (await resolver.mx_answer("unsigned.test")).secure
+        probe = await resolver.answer(OutboundSettings().resolver_probe, "SOA")
+        assert (len(probe.records), probe.secure) == (1, True), "it is seen to validate"
         with pytest.raises(LookupFailed) as failed:
             await resolver.mx_answer("bogus.test")
         assert failed.value.rcode == "SERVFAIL"
