@@ -44,8 +44,8 @@ LOGIN = "alice@example.org"
 PASSWORD = "correct horse battery"
 
 SERVICES = ("ingress", "queue", "outbound", "config")
-_PORTS = {"mx": 1025, "submission": 1587, "submissions": 1465, "console": 1080, "metrics": 1081}
-_INTERNAL_PORTS = tuple(range(1082, 1110))
+_PORTS = {"mx": 1025, "submission": 1587, "submissions": 1465, "console": 1080, "metrics": 1081, "policies": 1082}
+_INTERNAL_PORTS = tuple(range(1083, 1110))
 
 Document = dict[str, Any]
 
@@ -244,6 +244,11 @@ class Rail:
     def submissions(self) -> tuple[str, int]:
         """Address and port of submission with TLS from the first byte."""
         return self._where("submissions")
+
+    @property
+    def policies(self) -> tuple[str, int]:
+        """Address and port of the MTA-STS policies of its domains, by HTTP."""
+        return self._where("policies")
 
     @property
     def metrics(self) -> str:

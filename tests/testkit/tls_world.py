@@ -13,7 +13,7 @@ DNS and certificates are those of `signed_world`. The system's trust, for Mailra
 import contextlib
 import ssl
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -88,6 +88,15 @@ def policy(mode: str, *mx: str, max_age: int = 86_400) -> str:
     )
 
 
+@contextlib.contextmanager
+def trusting(authority: Authority) -> Iterator[dict[str, str]]:
+    """The environment of a program for which this is the only authority of the system."""
+    with tempfile.TemporaryDirectory(prefix="mailrail-trust-") as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        yield {"SSL_CERT_FILE": str(authority.write(folder)), "SSL_CERT_DIR": str(folder / "none")}
+
+
 class TlsWorld:
     """See the module. Use as a context manager."""
 
@@ -158,9 +167,7 @@ class TlsWorld:
         self._open.callback(self._end_peers)
         for peer in self._serving:
             background().call(peer.__aenter__())
-        folder = Path(self._open.enter_context(tempfile.TemporaryDirectory(prefix="mailrail-trust-")))
-        folder.chmod(0o755)
-        trusted = self.world.authority.write(folder)
+        trust = self._open.enter_context(trusting(self.world.authority))
         loopback = "127.0.0.0/8"
         values = {
             "direct_port": str(self.world.port),
@@ -173,7 +180,7 @@ class TlsWorld:
                 documents,
                 options=("--deliver", "--resolver", self.world.resolver.endpoint, "--trust-ad"),
                 settings={f"MAILRAIL_OUTBOUND_{key.upper()}": value for key, value in (values | settings).items()},
-                env={"SSL_CERT_FILE": str(trusted), "SSL_CERT_DIR": str(folder / "none")},
+                env=trust,
             )
         )
 
