@@ -29,6 +29,7 @@ import dns.name
 import dns.rcode
 import dns.rdata
 import dns.rdatatype
+import dns.rdtypes.tlsabase
 import dns.resolver
 
 from mailrail.core.outbound.targets import Mx
@@ -47,6 +48,10 @@ LARGEST = 8192
 """Octets of an answer that is kept at most; a larger one is asked for each time."""
 _PAYLOAD = 1232  # octets of an answer over UDP that no path fragments (DNS flag day 2020)
 _WORDS = 200  # characters of what a name server says about a failure
+
+# RFC 7671 9 has a malformed TLSA record dropped, and others count beside it: core/dane/tlsa.py judges its length. For
+# dnspython an answer with one such record is unreadable as a whole, and it waits for another until its time is up.
+dns.rdtypes.tlsabase.TLSABase._cert_length_by_mtype = {}
 
 
 class LookupFailed(Exception):
