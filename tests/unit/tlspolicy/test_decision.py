@@ -69,6 +69,13 @@ def test_tls_required_no_weakens_nothing_that_the_transport_demands(configured: 
     )
 
 
+def test_who_gets_required_mail_back_hears_what_is_wrong_with_the_policy_that_could_have_proven_the_host() -> None:
+    sts = StsFacts(domain="a.test", trouble="its policy has no mx")
+    refusal = decide(Hop(HOST, None, requirement=Requirement.REQUIRED, sts=sts)).refusal
+    assert refusal is not None
+    assert "to be the destination's MX (MTA-STS: its policy has no mx)" in refusal.words
+
+
 _SECURE = DnsFacts(True, True, True)
 
 

@@ -106,7 +106,7 @@ def test_what_is_said_of_faults_is_words_alone(hop: Hop) -> None:
     assert (told.refusal is None) == (plain.refusal is None)
     if told.refusal is not None and plain.refusal is not None:
         assert replace(told.refusal, words="") == replace(plain.refusal, words="")
-        assert told.refusal.words.startswith(plain.refusal.words)
+        assert "broken" not in plain.refusal.words
 
 
 @given(hops)

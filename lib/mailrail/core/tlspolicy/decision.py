@@ -431,6 +431,8 @@ class _Decider:
         return "a TLS report" if self._hop.requirement is not Requirement.NO else "TLS-Required: No"
 
     def _refused(self, cause: Cause, words: str) -> Refusal:
+        if self._sts.trouble and cause in (Cause.MX_UNPROVEN, Cause.NO_PROOF):
+            words = f"{words} (MTA-STS: {self._sts.trouble})"
         if self._strict:
             words = f"the message requires TLS, and {words}"
         elif cause in _OURS:
