@@ -5,21 +5,29 @@ server for each MX host. Each row is a domain of its own, whose mail goes, waits
 timeline tells why, and what is counted adds up to all rows.
 """
 
-import contextlib
-import email
-import email.message
-import smtplib
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
 
 import pytest
 
-from testkit.ca import trusting_anybody
 from testkit.conditions import wait_until
-from testkit.rail import LOGIN, PASSWORD, Document, Rail, basics, gateway, route, rule, transport
+from testkit.rail import LOGIN, Rail
 from testkit.smtp_peer import SmtpPeer
+from testkit.tls_rows import (
+    NO,
+    REQUIRED,
+    Fails,
+    Goes,
+    Network,
+    Row,
+    Waits,
+    delivering,
+    ended,
+    logged_in,
+    proof_in,
+    send,
+    status_in,
+)
 from testkit.tls_world import (
     ANOTHER_KEY,
     OWN_KEY,
@@ -42,65 +50,6 @@ LACKS = Mx(inside=("PIPELINING",))
 """TLS is well, and REQUIRETLS is not offered."""
 DANE_OF_A_STRANGER = Mx(of_a_stranger, tlsa=(OWN_KEY,))
 UNANSWERED = Mx(tlsa=(OWN_KEY,), broken_tlsa=True)
-REQUIRED, NO = "required", "no"
-
-
-@dataclass(frozen=True)
-class Goes:
-    """The message arrives."""
-
-    proof: str
-    """As the metric has it: clear, none, pkix, mta_sts, dane."""
-    host: int = 0
-    over: str = ""
-    """What is passed over, as its metric has it."""
-    words: str = ""
-    """In the timeline."""
-
-
-@dataclass(frozen=True)
-class Waits:
-    """It stays in the queue."""
-
-    cause: str
-    words: str
-    dialled: bool = False
-    status: str = "4.7.5"
-
-
-@dataclass(frozen=True)
-class Fails:
-    """The sender gets it back at once."""
-
-    status: str
-    reason: str
-    """As the metric has it; empty: it is not counted there."""
-    dialled: bool = False
-
-
-@dataclass(frozen=True)
-class Row:
-    """A domain, and what becomes of a message to it."""
-
-    name: str
-    then: Goes | Waits | Fails
-    hosts: tuple[Mx, ...] = (Mx(),)
-    signed: bool = False
-    mode: str = ""
-    """Of its policy; empty: it has none. `unanswered`: the DNS does not say whether it has."""
-    lists: tuple[str, ...] = ()
-    """What its policy lists; default: all its hosts."""
-    says: str = "default"
-    floor: tuple[tuple[str, Any], ...] = ()
-    """Of a rule for it: `require.tls`."""
-    by: tuple[tuple[str, Any], ...] = ()
-    """Its mail goes to its first host by a transport: the member's name and, as it is written, what it says."""
-
-    @property
-    def domain(self) -> str:
-        return f"{self.name.replace(' ', '-')}.test"
-
-
 PLAIN_MAIL = [
     Row("any certificate will do", Goes("none"), (STRANGER,)),
     Row("without tls", Goes("clear"), (NO_TLS,)),
@@ -242,151 +191,21 @@ GOOD, MALFORMED, ELSEWHERE = "good.test", "malformed.test", "elsewhere.test"
 ROWS = [*PLAIN_MAIL, *DANE, *MTA_STS, *BOTH, *REQUIRETLS, *TLS_REQUIRED_NO, *FLOORS, *TRANSPORTS]
 
 
-@dataclass
-class Network:
-    """All rows, and a Mailrail before them."""
-
-    rail: Rail
-    world: TlsWorld
-
-    def peers(self, row: Row) -> list[SmtpPeer]:
-        return self.world.peers[row.domain]
-
-    def heard(self, row: Row) -> str:
-        """What the servers of a row heard and said."""
-        return "\n".join(peer.transcript for peer in self.peers(row)) or "nobody was dialled"
-
-
-def documents(world: TlsWorld) -> list[Document]:
-    """No second attempt within the test: what is counted is the first one of each row."""
-    rules, transports = [], []
-    for row in ROWS:
-        name = row.domain.removesuffix(".test")
-        if row.by:
-            ((member, mode),) = row.by
-            where = {"host": f"mx1.{row.domain}", "port": world.world.port, "tls": {"mode": mode}}
-            transports.append(transport(name, **{member: where}))
-        if row.by or row.floor:
-            rules.append(rule(name, name if row.by else None, to=[row.domain]))
-        if row.floor:
-            rules[-1]["require"] = {"tls": dict(row.floor)}
-    return [
-        *(one for one in basics() if one["kind"] != "MailGateway"),
-        gateway(retry={"delaysSeconds": [3600], "lifetimeSeconds": 86400, "maxAttempts": 100}),
-        *transports,
-        route("rows", ("MailGateway", "local"), *rules),
-    ]
+def neighbours(world: TlsWorld) -> None:
+    world.domain(GOOD, Mx(), policy=policy("enforce", f"mx1.{GOOD}"))
+    world.same_hosts(MALFORMED, GOOD, policy="version: STSv1\nmode: enforce\n")
+    world.same_hosts(ELSEWHERE, GOOD, policy=policy("enforce", *OUTSIDE))
 
 
 @pytest.fixture(scope="module")
 def network() -> Iterator[Network]:
-    with TlsWorld() as world:
-        for row in ROWS:
-            listed = row.lists or [f"mx{n}.{{}}" for n in range(1, len(row.hosts) + 1)]
-            text = policy(row.mode, *(one.format(row.domain) for one in listed))
-            unanswered = row.mode == "unanswered"
-            served = "" if unanswered or not row.mode else text
-            world.domain(row.domain, *row.hosts, signed=row.signed, policy=served, broken_record=unanswered)
-        world.domain(GOOD, Mx(), policy=policy("enforce", f"mx1.{GOOD}"))
-        world.same_hosts(MALFORMED, GOOD, policy="version: STSv1\nmode: enforce\n")
-        world.same_hosts(ELSEWHERE, GOOD, policy=policy("enforce", *OUTSIDE))
-        rail = world.deliver(documents(world))
-        with logged_in(rail) as client:
-            for row in ROWS:
-                send(client, row.domain, row.says)
-        yield Network(rail, world)
-
-
-@contextlib.contextmanager
-def logged_in(rail: Rail) -> Iterator[smtplib.SMTP]:
-    with smtplib.SMTP(*rail.submission) as client:
-        client.starttls(context=trusting_anybody())
-        client.login(LOGIN, PASSWORD)
-        yield client
-
-
-def send(client: smtplib.SMTP, domain: str, says: str = "default") -> None:
-    field = "TLS-Required: No\r\n" if says == NO else ""
-    text = f"From: <{LOGIN}>\r\nMessage-ID: <mail@{domain}>\r\n{field}Subject: hello\r\n\r\nmind the gap\r\n"
-    options = ["REQUIRETLS"] if says == REQUIRED else []
-    assert not client.sendmail(LOGIN, [f"friend@{domain}"], text, mail_options=options)
+    with delivering(ROWS, neighbours) as made:
+        yield made
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.name) for row in ROWS])
 def test_mail_goes_waits_or_comes_back_as_the_table_says(network: Network, row: Row) -> None:
-    match row.then:
-        case Goes():
-            goes(network, row, row.then)
-        case Waits():
-            waits(network, row, row.then)
-        case Fails():
-            fails(network, row, row.then)
-
-
-def ended(rail: Rail, domain: str) -> dict[str, Any]:
-    """The last attempt for a domain's recipient that has ended."""
-    wait_until(lambda: rail.history(f"friend@{domain}"), 60, f"the end of the mail to {domain}")
-    last: dict[str, Any] = rail.history(f"friend@{domain}")[0]["last"]
-    return last
-
-
-def proof_in(attempt: dict[str, Any]) -> str:
-    """What an attempt was proven by, in the words of the metric."""
-    tls = attempt.get("tls", {})
-    if not tls.get("version"):
-        return "clear"
-    word = str(tls["proof"]).removeprefix("TLS_PROOF_").lower()
-    return "none" if word == "unspecified" else word
-
-
-def goes(network: Network, row: Row, then: Goes) -> None:
-    taker = network.peers(row)[then.host]
-    wait_until(lambda: taker.messages, 120, lambda: f"the message at host {then.host}\n{network.heard(row)}")
-    assert [len(peer.messages) for peer in network.peers(row)] == [int(peer is taker) for peer in network.peers(row)], (
-        network.heard(row)
-    )
-    (message,) = taker.messages
-    assert bool(message.session.tls) == (then.proof != "clear"), network.heard(row)
-    assert ("REQUIRETLS" in message.mail) == (row.says == REQUIRED), network.heard(row)
-    last = ended(network.rail, row.domain)
-    assert proof_in(last) == then.proof, last
-    assert then.words in last["tls"]["verdict"], last
-
-
-def waits(network: Network, row: Row, then: Waits) -> None:
-    found = network.rail.wait_for_recipient(f"friend@{row.domain}", lambda one: "last" in one, within=120)
-    last = found["last"]
-    kept = last["tls_cause"].removeprefix("TLS_CAUSE_").lower().replace("_", "-")
-    told = f"{last}\n{network.heard(row)}"
-    if then.cause:
-        assert (kept, last["status"]) == (then.cause, then.status), told
-    assert then.words in " ".join(last["reply"]["lines"]), told
-    untouched(network, row, dialled=then.dialled)
-
-
-def fails(network: Network, row: Row, then: Fails) -> None:
-    found = network.rail.wait_for_mail(LOGIN, lambda one: one["in_reply_to"] == f"<mail@{row.domain}>", within=120)
-    assert status_in(network.rail.read(found)) == then.status, network.heard(row)
-    assert b"mind the gap" not in network.rail.read(found) or row.says != REQUIRED
-    untouched(network, row, dialled=then.dialled)
-
-
-def status_in(notification: bytes) -> str:
-    """The status of the first recipient of a DSN."""
-    parts = email.message_from_bytes(notification).walk()
-    payload = next(part for part in parts if part.get_content_type() == "message/delivery-status").get_payload()
-    assert isinstance(payload, list)
-    fields = payload[1]
-    assert isinstance(fields, email.message.Message)
-    return str(fields["Status"]).split()[0]
-
-
-def untouched(network: Network, row: Row, *, dialled: bool) -> None:
-    """No server got anything of the message; without `dialled` none was asked."""
-    for peer in network.peers(row):
-        assert not peer.messages, network.heard(row)
-        assert not any(line.startswith("DATA") for line in peer.commands), network.heard(row)
-        assert dialled or not peer.sessions, network.heard(row)
+    network.check(row)
 
 
 def expected(*, metric: str) -> Counter[tuple[str, ...]]:

@@ -11,6 +11,7 @@ from functools import cached_property
 
 import dns.dnssec
 import dns.name
+import dns.rdata
 import dns.rdataclass
 import dns.rdatatype
 import dns.rdtypes.ANY.DNSKEY
@@ -88,7 +89,7 @@ class Zone:
             for kind, value in (("SOA", soa), ("NS", name_server)):
                 writer.add(self.origin, dns.rdataset.from_text("IN", kind, _TTL, value))
             for (owner, rdtype), values in records:
-                writer.add(owner, dns.rdataset.from_text("IN", rdtype, _TTL, *values))
+                writer.add(owner, dns.rdataset.from_rdata(_TTL, *(_rdata(rdtype, value) for value in values)))
         if self.signed is not Signed.INSECURE:
             now = int(time.time())
             ended = self.signed is Signed.EXPIRED
@@ -110,6 +111,14 @@ class Zone:
             assert signatures is not None, f"{owner} has no signature of {rdtype.name}"
             wrong = [one.replace(signature=bytes([one.signature[0] ^ 1]) + one.signature[1:]) for one in signatures]
             writer.replace(owner, dns.rdataset.from_rdata(_TTL, *wrong))
+
+
+def _rdata(kind: dns.rdatatype.RdataType, text: str) -> dns.rdata.Rdata:
+    # In the form of RFC 3597 5 (`\\# LENGTH HEX`) the data may be malformed, which dnspython would not write otherwise.
+    words = text.split()
+    if words[0] != "\\#":
+        return dns.rdata.from_text("IN", kind, text)
+    return dns.rdata.GenericRdata(dns.rdataclass.IN, kind, bytes.fromhex("".join(words[2:])))
 
 
 _Key = tuple[ec.EllipticCurvePrivateKey, dns.rdtypes.ANY.DNSKEY.DNSKEY]

@@ -13,7 +13,7 @@ DNS and certificates are those of `signed_world`. The system's trust, for Mailra
 import contextlib
 import ssl
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Self
@@ -27,10 +27,12 @@ from testkit.signed_world import SignedWorld, tlsa
 from testkit.signed_zones import Signed
 from testkit.smtp_peer import SmtpPeer, Step
 
-OWN_KEY: Final = "own key"
-"""For the TLSA record of the key that a host has (3 1 1)."""
-ANOTHER_KEY: Final = "another key"
+OWN_KEY: Final = "own 3 1 1"
+"""For the TLSA record of the key that a host has; other numbers as well."""
+ANOTHER_KEY: Final = "another 3 1 1"
 """For one of a key that no host has."""
+ISSUER: Final = "issuer 2 0 1"
+"""For one of the authority."""
 UNUSABLE: Final = "1 1 1 " + 64 * "0"
 """A TLSA record that SMTP cannot use."""
 
@@ -54,6 +56,11 @@ def for_another_name(authority: Authority, name: str) -> Certificate:
     return authority.issue(f"not-{name}")
 
 
+def with_its_issuer(made: Certificate, authority: Authority) -> Certificate:
+    """The same certificate, and that of the authority is sent along."""
+    return Certificate(made.names, made.chain_pem + authority.pem, made.key_pem)
+
+
 def of_a_stranger(_: Authority, name: str) -> Certificate:
     """One that nobody vouches for."""
     return Authority().issue(name)
@@ -70,7 +77,7 @@ class Mx:
     clear: Sequence[str] = ("PIPELINING",)
     """What it offers without, beside STARTTLS."""
     tlsa: Sequence[str] = ()
-    """Records in presentation form, or OWN_KEY, ANOTHER_KEY."""
+    """Records in presentation form, or OWN_KEY, ANOTHER_KEY, ISSUER."""
     broken_tlsa: bool = False
     """Their signature is wrong."""
     context: Callable[[], ssl.SSLContext] | None = None
@@ -97,6 +104,14 @@ def trusting(authority: Authority) -> Iterator[dict[str, str]]:
         yield {"SSL_CERT_FILE": str(authority.write(folder)), "SSL_CERT_DIR": str(folder / "none")}
 
 
+def _record(text: str, certificates: Mapping[str, bytes]) -> str:
+    whose, *numbers = text.split()
+    if whose not in certificates:
+        return text
+    usage, selector, matching = map(int, numbers)
+    return tlsa(certificates[whose], usage, selector, matching)
+
+
 class TlsWorld:
     """See the module. Use as a context manager."""
 
@@ -113,7 +128,7 @@ class TlsWorld:
         name: str,
         *hosts: Mx,
         signed: bool = False,
-        policy: str | bytes = "",
+        policy: str | bytes | None = None,
         record: Sequence[str] = ("v=STSv1; id=1;",),
         broken_record: bool = False,
         **answer: Any,
@@ -122,13 +137,13 @@ class TlsWorld:
         PolicyHosts.publish); `record`: TXT records, where there is a policy, or where they are no usual ones."""
         zone = self.world.zone(name, Signed.SECURE if signed or broken_record else Signed.INSECURE)
         self.peers[name] = [self._host(name, number, host) for number, host in enumerate(hosts, 1)]
-        if policy or broken_record or record != ("v=STSv1; id=1;",):
+        if policy is not None or broken_record or record != ("v=STSv1; id=1;",):
             zone.add(f"_mta-sts.{name}", "TXT", *(f'"{one}"' for one in record), broken=broken_record)
             zone.add(f"mta-sts.{name}", "A", self.policies.address)
-        if policy:
+        if policy is not None:
             self.policies.publish(name, policy, **answer)
 
-    def same_hosts(self, name: str, other: str, *, policy: str | bytes = "") -> None:
+    def same_hosts(self, name: str, other: str, *, policy: str) -> None:
         """A domain whose mail goes to the hosts of another one."""
         zone = self.world.zone(name, Signed.INSECURE)
         zone.add(name, "MX", *(f"{10 * n} mx{n}.{other}." for n in range(1, len(self.peers[other]) + 1)))
@@ -144,10 +159,12 @@ class TlsWorld:
         made = mx.shows(self.world.authority, name) if mx.shows is not None else None
         context = mx.context() if mx.context is not None else made.server_context() if made is not None else None
         if mx.tlsa:
-            own = made.chain_pem if made is not None else self.world.certificates[name].chain_pem
-            another = Authority().issue(name).chain_pem
-            written = {OWN_KEY: tlsa(own, 3, 1, 1), ANOTHER_KEY: tlsa(another, 3, 1, 1)}
-            records = [written.get(one, one) for one in mx.tlsa]
+            certificates = {
+                "own": (made or self.world.certificates[name]).chain_pem,
+                "another": Authority().issue(name).chain_pem,
+                "issuer": self.world.authority.pem,
+            }
+            records = [_record(one, certificates) for one in mx.tlsa]
             zone.add(self.world.tlsa_name(name), "TLSA", *records, broken=mx.broken_tlsa)
         peer = SmtpPeer(
             host=self.world.addresses[name],
