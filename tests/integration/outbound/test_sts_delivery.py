@@ -239,6 +239,20 @@ async def test_messages_are_counted_by_what_proved_the_host_and_what_could_have(
         assert metrics.TLS_MESSAGES.of(*counted).number == before + 1
 
 
+async def test_messages_that_share_a_connection_are_counted_each_by_what_it_demands(
+    database: str, dns: DnsServer, there: PolicyWorld
+) -> None:
+    used, possible = (metrics.TLS_MESSAGES.of("mta_sts", "nothing", word) for word in ("used", "possible"))
+    async with serving(dns, GOOD) as peer, delivering(database, dns, there, connections_per_destination=1) as domain:
+        domain.publish("1", policy(HOST))
+        before = used.number, possible.number
+        demands = [Requirement.REQUIRED, Requirement.DEFAULT, Requirement.DEFAULT] * 4
+        reports = await asyncio.gather(*(domain.send(requirement=each) for each in demands))
+        assert {report.result for report in reports} == {Result.DELIVERED}
+        assert len(peer.sessions) == 1
+        assert (used.number - before[0], possible.number - before[1]) == (4, 8)
+
+
 async def test_a_dns_that_does_not_say_whether_there_is_a_policy_holds_mail_back_for_a_while_STS_24a(
     database: str, dns: DnsServer, there: PolicyWorld
 ) -> None:
