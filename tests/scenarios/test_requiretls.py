@@ -9,7 +9,6 @@ import email
 import email.message
 import re
 import smtplib
-import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -202,9 +201,8 @@ def test_one_mailrail_hands_it_to_another_without_a_word_of_configuration_about_
             received = email.message_from_bytes(there.read(mail)).get_all("Received", [])
             assert [" (requiretls)" in field for field in received] == [True, True]
             assert " with ESMTPS (requiretls)" in received[0]
-            with urllib.request.urlopen(f"http://{there.metrics}/metrics", timeout=60) as scraped:
-                counted = scraped.read().decode()
-            assert re.search(r'tls_requirements_total\{[^}]*origin="mx",requirement="required"[^}]*\} 1\.0', counted)
+            counted = there.counted("mailrail_ingress_tls_requirements_total", "origin", "requirement")
+            assert counted["mx", "required"] == 1
 
 
 def test_what_was_answered_250_stays_required_whoever_is_killed_RTLS_06(rail: Rail, offers: SmtpPeer) -> None:

@@ -184,10 +184,19 @@ TRANSPORTS = [
         (STRANGER,),
         by=(("smtp", "Verified"),),
     ),
+    Row(
+        "by submission and another",
+        Waits("certificate", "issuer", True, "4.3.5"),
+        (STRANGER,),
+        by=(("submission", "Verified"),),
+    ),
+    Row("by lmtp in clear", Goes("clear"), (Mx(None, lmtp=True),), says=REQUIRED, by=(("lmtp", "Disabled"),)),
+    Row("by lmtp verified", Goes("pkix"), (Mx(lmtp=True),), says=REQUIRED, by=(("lmtp", "Verified"),)),
 ]
-"""RTLS_25b."""
+"""RTLS_25b RTLS_27b, for a store on this machine."""
 GOOD, MALFORMED, ELSEWHERE = "good.test", "malformed.test", "elsewhere.test"
 """Three domains on the same MX host, and the policies of two are broken."""
+REPAIRED = "repaired.test"
 ROWS = [*PLAIN_MAIL, *DANE, *MTA_STS, *BOTH, *REQUIRETLS, *TLS_REQUIRED_NO, *FLOORS, *TRANSPORTS]
 
 
@@ -195,6 +204,7 @@ def neighbours(world: TlsWorld) -> None:
     world.domain(GOOD, Mx(), policy=policy("enforce", f"mx1.{GOOD}"))
     world.same_hosts(MALFORMED, GOOD, policy="version: STSv1\nmode: enforce\n")
     world.same_hosts(ELSEWHERE, GOOD, policy=policy("enforce", *OUTSIDE))
+    world.domain(REPAIRED, Mx(), policy=policy("enforce", *OUTSIDE))
 
 
 @pytest.fixture(scope="module")
@@ -265,3 +275,18 @@ def test_the_broken_policy_of_a_stranger_changes_nothing_for_a_neighbour_on_the_
     assert proof_in(ended(rail, MALFORMED)) == "none"
     of_good = {id(one.session) for one in peer.messages if any(GOOD in rcpt for rcpt in one.rcpts)}
     assert not of_good & {id(one.session) for one in peer.messages if any(MALFORMED in rcpt for rcpt in one.rcpts)}
+
+
+def test_mail_that_waits_for_a_wrong_policy_goes_once_it_is_repaired_STS_13b_STS_14b(network: Network) -> None:
+    """The old one is cached for a day; the new id of the record shows that there is another."""
+    rail, (peer,) = network.rail, network.world.peers[REPAIRED]
+    with logged_in(rail) as client:
+        send(client, REPAIRED)
+    waiting = rail.wait_for_recipient(f"friend@{REPAIRED}", lambda one: "last" in one)
+    assert waiting["last"]["tls_cause"] == "TLS_CAUSE_STS_MX"
+    assert not peer.sessions, peer.transcript
+    network.world.change_policy(REPAIRED, policy("enforce", f"mx1.{REPAIRED}"), "2")
+    rail.cli("queue", "kick", str(waiting["id"]))
+    arrived(peer, 1)
+    assert proof_in(ended(rail, REPAIRED)) == "mta_sts"
+    assert network.world.policies.requests[REPAIRED] == 2

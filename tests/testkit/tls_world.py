@@ -83,6 +83,7 @@ class Mx:
     context: Callable[[], ssl.SSLContext] | None = None
     """In place of what follows from `shows`."""
     replies: dict[str, Step] = field(default_factory=dict)
+    lmtp: bool = False
     serves: bool = True
     """False: nobody listens at its address."""
 
@@ -173,10 +174,17 @@ class TlsWorld:
             extensions=mx.clear,
             extensions_after_tls=mx.inside,
             replies=mx.replies,
+            lmtp=mx.lmtp,
         )
         if mx.serves:
             self._serving.append(peer)
         return peer
+
+    def change_policy(self, name: str, policy: str, identifier: str) -> None:
+        """The domain serves another policy from now on, and its record says so."""
+        self.policies.publish(name, policy)
+        self.world.zones[name].set(f"_mta-sts.{name}", "TXT", f'"v=STSv1; id={identifier};"')
+        self.world.publish()
 
     def deliver(self, documents: Iterable[Document], **settings: str) -> Rail:
         """Serve all of it, and start a Mailrail that delivers into it. `settings`: further ones of outbound."""
@@ -191,6 +199,7 @@ class TlsWorld:
             "private_networks": loopback,
             "fetch_networks": loopback,
             "fetch_port": str(self.policies.port),
+            "dns_timeout": "60",  # on a busy machine, where no second attempt comes within the test
         }
         return self._open.enter_context(
             Rail(
