@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from testkit.ca import Authority, Certificate, issue_oversized
+from testkit.conditions import wait_until
 from testkit.smtp_peer import Close, Raw, Step
 from testkit.tls_rows import REQUIRED, Fails, Goes, Network, Publishes, Row, Waits, delivering
 from testkit.tls_world import (
@@ -53,7 +54,7 @@ def lines(*fields: str) -> str:
 
 
 FIELDS = ("version: STSv1", "mode: enforce", "mx: {mx}", "max_age: 604800")
-POLICIES: list[tuple[str, Publishes, str]] = [
+INVALID: list[tuple[str, Publishes, str]] = [
     ("sts-12 no mx", text(lines(*FIELDS[:2], "nmx: {mx}", FIELDS[3])), "it has no mx"),
     ("sts-18 eleven digits", text(lines(*FIELDS[:3], "max_age: 60480000000")), "of 1 to 10 digits"),
     ("sts-18 a sign", text(lines(*FIELDS[:3], "max_age: -1")), "of 1 to 10 digits"),
@@ -68,26 +69,46 @@ POLICIES: list[tuple[str, Publishes, str]] = [
     ("a control character", text(lines(*FIELDS, "note: \x1b[2J")), "control character"),
     ("another version", text(lines("version: STSv2", *FIELDS[1:])), "not STSv1"),
     ("an empty policy", text(""), "it has no version"),
+]
+NOT_FETCHED: list[tuple[str, Publishes, str]] = [
     ("sts-25 a redirect", text(lines(*FIELDS), status="301 Moved Permanently"), "redirects are not followed"),
     ("not found", text(lines(*FIELDS), status="404 Not Found"), "status 404"),
     ("sts-27 html", text(lines(*FIELDS), media="text/html"), "not text/plain"),
     ("sts-29 too long", text(lines(*FIELDS, *["x-pad: x" * 100] * 90)), "more than 65536 octets"),
+]
+NOT_PROVEN: list[tuple[str, Publishes, str]] = [
     ("sts-31 expired", shown(expired), "expired"),
     ("sts-31 self-signed", shown(of_a_stranger), "does not prove it"),
     ("sts-31 another name", shown(for_another_name), "ismatch"),
     ("sts-31 a common name", shown(lambda ca, name: ca.issue("x.test", common_name=name)), "ismatch"),
+]
+NO_RECORD: list[tuple[str, Publishes, str]] = [
     ("sts-01 two records", records("v=STSv1; id=1;", "v=STSv1; id=2;"), "2 TXT records start with v=STSv1;"),
     ("sts-05 no semicolon", records("v=STSv1 id=1"), "no TXT record starts with v=STSv1;"),
     ("no id", records("v=STSv1; mode=enforce;"), "it has no id"),
     ("an id of signs", records("v=STSv1; id=2026-01-01;"), "not 1 to 32 letters and digits"),
     ("no field", records("v=STSv1; enforce; id=1;"), "no field of the form name=value"),
 ]
-"""Records and policies that are none (STS_01 STS_02 STS_04 STS_05 STS_06): name, what is published, and the reason."""
-GOES_ON = [Row(name, Goes("none", words=why), (STRANGER,), publishes=made) for name, made, why in POLICIES]
+POLICIES = [
+    (name, made, why, reported)
+    for samples, reported in (
+        (INVALID, "sts-policy-invalid"),
+        (NOT_FETCHED, "sts-policy-fetch-error"),
+        (NOT_PROVEN, "sts-webpki-invalid"),
+        (NO_RECORD, ""),
+    )
+    for name, made, why in samples
+]
+"""Records and policies that are none (STS_01 STS_02 STS_04 STS_05 STS_06): name, what is published, the reason in
+words, and the failure that reports tell."""
+GOES_ON = [
+    Row(name, Goes("none", words=why), (STRANGER,), publishes=made, reported=reported)
+    for name, made, why, reported in POLICIES
+]
 """STS_15b: as without a policy, and nothing is proven by it."""
 COMES_BACK = [
-    Row(f"{name} and required", Fails("5.7.30", "", words=why), publishes=made, says=REQUIRED)
-    for name, made, why in POLICIES
+    Row(f"{name} and required", Fails("5.7.30", "", words=why), publishes=made, says=REQUIRED, reported=reported)
+    for name, made, why, reported in POLICIES
 ]
 """RTLS_11b: nothing vouches for the host, whose certificate is good and who offers REQUIRETLS."""
 ODD_AND_VALID = [
@@ -115,7 +136,7 @@ TLSA = [
     row
     for name, published, why in UNUSABLE
     for row in (
-        Row(name, Goes("none", words=why), (Mx(of_a_stranger, tlsa=published),), signed=True),
+        Row(name, Goes("none", words=why), (Mx(of_a_stranger, tlsa=published),), True, reported="tlsa-invalid"),
         Row(f"{name} and no tls", Waits("no-tls", "TLS", True), (Mx(None, tlsa=published),), signed=True),
     )
 ]
@@ -126,6 +147,7 @@ CHAINS = [
         Waits("tlsa", "no TLSA record", True),
         (Mx(tlsa=("another 3 0 2", "own 3 0 1")),),
         signed=True,
+        reported="validation-failure",
     ),
     Row(
         "dane-14 a malformed digest that is stronger",
@@ -133,18 +155,26 @@ CHAINS = [
         (Mx(of_a_stranger, tlsa=(f"\\# 65 030102{62 * '00'}", OWN_KEY)),),
         signed=True,
     ),
-    Row("dane-04 an issuer that is not sent", Waits("tlsa", "TLSA", True), (Mx(tlsa=(ISSUER,)),), signed=True),
+    Row(
+        "dane-04 an issuer that is not sent",
+        Waits("tlsa", "TLSA", True),
+        (Mx(tlsa=(ISSUER,)),),
+        signed=True,
+        reported="validation-failure",
+    ),
     Row(
         "dane-06 an issuer and an expired leaf",
         Waits("certificate", "expired", True),
         (Mx(lambda ca, name: with_its_issuer(ca.issue_expired(name), ca), tlsa=(ISSUER,)),),
         signed=True,
+        reported="certificate-expired",
     ),
     Row(
         "an issuer and another name",
         Waits("certificate", "is for not-mx1", True),
         (Mx(lambda ca, name: with_its_issuer(ca.issue(f"not-{name}"), ca), tlsa=(ISSUER,)),),
         signed=True,
+        reported="certificate-host-mismatch",
     ),
 ]
 """DANE_11 DANE_18."""
@@ -154,42 +184,48 @@ CERTIFICATES = [
         Waits("certificate", "ismatch", True),
         (Mx(lambda ca, n: ca.issue("x.test", common_name=n)),),
         mode="enforce",
+        reported="certificate-host-mismatch",
     ),
     Row(
         "not yet valid",
         Waits("certificate", "not yet valid", True),
         (Mx(lambda ca, n: ca.issue_premature(n)),),
         mode="enforce",
+        reported="validation-failure",
     ),
     Row(
         "a megabyte",
         Waits("no-tls", "TLS handshake", True),
         (Mx(lambda _, n: issue_oversized(n, 1_000_000)),),
         mode="enforce",
+        reported="validation-failure",
     ),
     Row(
         "a wildcard of two labels",
         Waits("certificate", "ismatch", True),
         (Mx(lambda ca, _: ca.issue("*.test")),),
         mode="enforce",
+        reported="certificate-host-mismatch",
     ),
 ]
 """STS_11: `*.test` is not `mx1.DOMAIN.test`."""
-REPLIES: list[tuple[str, Step, str]] = [
-    ("starttls refused", "454 4.7.0 TLS not available", "454 4.7.0 TLS not available"),
-    ("starttls not understood", "501 5.5.4 what", "501 5.5.4 what"),
-    ("starttls answered by an end", Close(), "connection"),
-    ("starttls answered by nonsense", Raw(b"what\r\n"), "what"),
-    ("starttls and then no tls", Raw(b"220 go ahead\r\nthis is no TLS\r\n"), "TLS"),
-    ("starttls and control characters", Raw(b"454 \x1b[2J\x00\xff\r\n"), "454"),
+REFUSED, BROKEN = "starttls-not-supported", "validation-failure"
+REPLIES: list[tuple[str, Step, str, str]] = [
+    ("starttls refused", "454 4.7.0 TLS not available", "454 4.7.0 TLS not available", REFUSED),
+    ("starttls not understood", "501 5.5.4 what", "501 5.5.4 what", REFUSED),
+    ("starttls answered by an end", Close(), "connection", ""),
+    ("starttls answered by nonsense", Raw(b"what\r\n"), "what", ""),
+    ("starttls and then no tls", Raw(b"220 go ahead\r\nthis is no TLS\r\n"), "TLS", BROKEN),
+    ("starttls and control characters", Raw(b"454 \x1b[2J\x00\xff\r\n"), "454", REFUSED),
 ]
-"""Replies to STARTTLS."""
+"""Replies to STARTTLS, what the timeline has of them, and the failure that reports tell."""
 STARTTLS = [
     row
-    for name, said, why in REPLIES
+    for name, said, why, reported in REPLIES
+    for host in (Mx(replies={"STARTTLS": said}),)
     for row in (
-        Row(name, Goes("clear", words=why), (Mx(replies={"STARTTLS": said}),)),
-        Row(f"{name} and enforce", Waits("no-tls", "", True, "4."), (Mx(replies={"STARTTLS": said}),), mode="enforce"),
+        Row(name, Goes("clear", words=why), (host,), reported=reported),
+        Row(f"{name} and enforce", Waits("no-tls", "", True, "4."), (host,), mode="enforce", reported=reported),
     )
 ]
 """TLS_07 STS_10b."""
@@ -206,7 +242,7 @@ SECOND_EHLO = [
 DNS = [
     Row("bogus", Waits("", "MX of bogus.test"), ours=False),
     Row("expired", Waits("", "MX of expired.test"), ours=False),
-    Row("bogus-tlsa", Waits("tlsa-unanswered", "TLSA of"), ours=False),
+    Row("bogus-tlsa", Waits("tlsa-unanswered", "TLSA of"), ours=False, reported="dnssec-invalid"),
     Row("refuses-tlsa", Waits("tlsa-unanswered", "TLSA of"), ours=False),
     Row("notimp-tlsa", Waits("tlsa-unanswered", "TLSA of"), ours=False),
 ]
@@ -235,3 +271,13 @@ def test_what_is_wrong_is_told_in_words_and_mail_goes_waits_or_fails_as_the_rule
     network: Network, row: Row
 ) -> None:
     network.check(row)
+
+
+def test_what_is_wrong_is_counted_for_reports_under_the_type_that_says_it_TRPT_07c(network: Network) -> None:
+    """TRPT-07a, TRPT-07c: of the domain and of its hosts."""
+    wanted = {row.domain: {row.reported} for row in ROWS if row.reported}
+    wait_until(
+        lambda: {domain: network.reported().get(domain) for domain in wanted} == wanted,
+        60,
+        lambda: f"{wanted}; told are {network.reported()}",
+    )

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mailrail.core.tlsrpt import facts
+
 from testkit.ca import Authority, trusting_anybody
 from testkit.conditions import wait_until
 from testkit.rail import LOGIN, PASSWORD, Document, Rail, basics, gateway, route, rule, transport
@@ -83,6 +85,8 @@ class Row:
 
     publishes: Publishes | None = None
     """In place of `mode` and `lists`."""
+    reported: str = ""
+    """The failure that reports on TLS tell of it (RFC 8460 4.3); empty: not asked."""
     ours: bool = True
     """False: the signed world has the domain already, and nobody listens there."""
 
@@ -105,6 +109,15 @@ class Network:
     def heard(self, row: Row) -> str:
         """What the servers of a row heard and said."""
         return "\n".join(peer.transcript for peer in self.peers(row)) or "nobody was dialled"
+
+    def reported(self) -> dict[str, set[str]]:
+        """By domain the failures that its report is to tell, of it and of its hosts."""
+        found: dict[str, set[str]] = {}
+        for (octets,) in self.rail.sql("SELECT facts FROM outbound.tlsrpt"):
+            session = facts.decode(bytes(octets))
+            if session.failure is not None:
+                found.setdefault(session.report or session.policy.domain, set()).add(session.failure.result.value)
+        return found
 
     def check(self, row: Row) -> None:
         """The message of a row goes, waits or comes back as it says."""
