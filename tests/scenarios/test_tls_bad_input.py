@@ -213,8 +213,8 @@ REFUSED, BROKEN = "starttls-not-supported", "validation-failure"
 REPLIES: list[tuple[str, Step, str, str]] = [
     ("starttls refused", "454 4.7.0 TLS not available", "454 4.7.0 TLS not available", REFUSED),
     ("starttls not understood", "501 5.5.4 what", "501 5.5.4 what", REFUSED),
-    ("starttls answered by an end", Close(), "connection", ""),
-    ("starttls answered by nonsense", Raw(b"what\r\n"), "what", ""),
+    ("starttls answered by an end", Close(), "connection", BROKEN),
+    ("starttls answered by nonsense", Raw(b"what\r\n"), "what", BROKEN),
     ("starttls and then no tls", Raw(b"220 go ahead\r\nthis is no TLS\r\n"), "TLS", BROKEN),
     ("starttls and control characters", Raw(b"454 \x1b[2J\x00\xff\r\n"), "454", REFUSED),
 ]
@@ -231,12 +231,13 @@ STARTTLS = [
 """TLS_07 STS_10b."""
 AGAIN: dict[str, Step] = {"EHLO": lambda session, _: "503 5.5.1 you said that" if session.tls else None}
 SECOND_EHLO = [
-    Row("a second ehlo refused", Goes("clear", words="503"), (Mx(replies=AGAIN),)),
+    Row("a second ehlo refused", Goes("clear", words="503"), (Mx(replies=AGAIN),), reported=BROKEN),
     Row(
         "a second ehlo refused and enforce",
         Waits("no-tls", "you said that", True, "4."),
         (Mx(replies=AGAIN),),
         mode="enforce",
+        reported=BROKEN,
     ),
 ]
 DNS = [

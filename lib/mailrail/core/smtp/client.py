@@ -472,7 +472,9 @@ class ClientSession:
             if awaiting is Stage.STARTTLS and trouble in _NO_ANSWER:
                 # As good as a refusal of what it offered (TLS-07): opportunistic mail may go without, by a new one.
                 trouble, detail = Trouble.TLS, f"{detail}, at STARTTLS, which the server offered"
-            events += self._end(Answer(awaiting, None, trouble, detail))
+            # TRPT-07a: whoever ends connections at this point keeps TLS from coming about, and the domain hears of it.
+            fault = _broken("session-lost", "no session came about with TLS") if trouble is Trouble.TLS else None
+            events += self._end(Answer(awaiting, None, trouble, detail, fault=fault))
         return events
 
     def receive(self, data: bytes) -> list[Event]:
@@ -589,7 +591,8 @@ class ClientSession:
         elif reply.code in _NOT_UNDERSTOOD and self.tls and self.starttls_offered:
             # Servers older than RFC 3207 4.2 know no second EHLO: no session with TLS comes about (TLS-07).
             detail = f"the server refused EHLO after STARTTLS: {reply}"
-            self._fail_session(Answer(Stage.HELLO, reply, Trouble.TLS, detail), events)
+            fault = _broken("hello-refused", "the server refused EHLO after STARTTLS")
+            self._fail_session(Answer(Stage.HELLO, reply, Trouble.TLS, detail, fault=fault), events)
         else:
             self._fail_session(_refusal(Stage.HELLO, reply), events)
 
@@ -905,6 +908,12 @@ class ClientSession:
         self.ready = False
         events.append(Gone(answer))
         return events
+
+
+def _broken(reason: str, detail: str) -> TlsFault:
+    """Of a session that TLS was negotiated for, and that broke before it could be used: RFC 8460 4.3.1 has no type for
+    that but the one for all others."""
+    return TlsFault(ResultType.VALIDATION_FAILURE, reason, detail)
 
 
 def _refusal(stage: Stage, reply: Reply) -> Answer:
