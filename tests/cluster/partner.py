@@ -14,7 +14,7 @@ from testkit.ca import Authority, Certificate
 from testkit.conditions import wait_until
 
 _PROGRAM = Path(__file__).with_name("post_office.py")
-_TESTKIT = ("__init__", "background", "conditions", "next_hop", "ports", "smtp_peer", "traffic")
+_TESTKIT = ("__init__", "background", "conditions", "next_hop", "ports", "smtp_peer", "traffic", "transcripts")
 _FILES = "post-office"  # the ConfigMap with the program
 _CONTROL = 8080
 
