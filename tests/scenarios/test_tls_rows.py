@@ -170,6 +170,13 @@ FLOORS = [
         mode="enforce",
         floor=(AUTHENTICATED, ("proofs", ["DANE"]), ("otherwise", "Fail")),
     ),
+    Row(
+        "floor of dane and one not answered",
+        Waits("tlsa-unanswered", "which TLSA records", status="4."),
+        (Mx(), UNANSWERED),
+        signed=True,
+        floor=(AUTHENTICATED, ("proofs", ["DANE"]), ("otherwise", "Fail")),
+    ),
     Row("floor lets go on", Goes("none"), mode="unanswered", floor=(("whenUnanswered", "Proceed"),)),
 ]
 """DANE_20b STS_24b."""
