@@ -282,3 +282,12 @@ def test_what_is_wrong_is_counted_for_reports_under_the_type_that_says_it_TRPT_0
         60,
         lambda: f"{wanted}; told are {network.reported()}",
     )
+
+
+@pytest.mark.parametrize("sample", [INVALID[0], NOT_PROVEN[0], *NO_RECORD], ids=lambda sample: sample[0])
+def test_a_domain_is_shown_with_what_is_wrong_with_its_policy(
+    network: Network, sample: tuple[str, Publishes, str]
+) -> None:
+    name, _, why = sample
+    domain = next(row.domain for row in ROWS if row.name == name)
+    assert why in " ".join(network.rail.cli("tls", domain).split())

@@ -10,10 +10,9 @@ from collections import OrderedDict
 from collections.abc import Awaitable
 from typing import Final, TypeVar
 
-from mailrail.core.mtasts.cache import PolicyStep
 from mailrail.core.outbound.learned import LearnedDomain
 from mailrail.core.outbound.targets import NoHosts, mx_hosts
-from mailrail.core.tlspolicy.facts import DnsFacts, StsPolicy
+from mailrail.core.tlspolicy.facts import DnsFacts
 from mailrail.core.tlspolicy.indicators import DomainSecurity, KnownHosts, KnownPolicy, LookupFailure, domain_security
 from mailrail.kit import clock
 from mailrail.kit.resolver import DnsResolver
@@ -85,9 +84,7 @@ class DomainSecurityReader:
         if verdict is None or verdict.policy is not None:
             lines = tuple(str(verdict.policy).splitlines()) if verdict is not None else ()
             return KnownPolicy(facts.policy, now, lines=lines)
-        if verdict.step is PolicyStep.DEFER:
-            return KnownPolicy(StsPolicy.UNKNOWN, now, verdict.reason)
-        return KnownPolicy(StsPolicy.ABSENT, now, verdict.failed.reason if verdict.failed is not None else "")
+        return KnownPolicy(facts.policy, now, facts.trouble)
 
     async def _hosts(self, domain: str) -> KnownHosts:
         if not self._resolver.trusted:
