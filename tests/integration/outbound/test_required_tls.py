@@ -367,6 +367,7 @@ def _passed_over() -> dict[str, float]:
         ("", TlsMode.OPPORTUNISTIC, "5.7.10"),
         ("SERVFAIL", TlsMode.OPPORTUNISTIC, "4.7.5"),
     ],
+    ids=["opportunistic", "required", "disabled", "verified", "of another", "none", "unanswered"],
 )
 async def test_tlsa_records_prove_a_smarthost_that_its_transport_does_not_verify_RTLS_25c(
     dns: DnsServer, tlsa: str, mode: TlsMode, status: str
@@ -391,7 +392,11 @@ async def test_tlsa_records_prove_a_smarthost_that_its_transport_does_not_verify
             assert peer.messages[-1].mail.endswith(" REQUIRETLS")
 
 
-@pytest.mark.parametrize(("tlsa", "delivered"), [(named(STRANGER), True), (named(GOOD), False), ("", False)])
+@pytest.mark.parametrize(
+    ("tlsa", "delivered"),
+    [(named(STRANGER), True), (named(GOOD), False), ("", False)],
+    ids=["matches", "of another", "none"],
+)
 async def test_a_floor_that_allows_dane_alone_is_met_by_a_smarthost_with_tlsa_records_RTLS_25c(
     dns: DnsServer, tlsa: str, delivered: bool
 ) -> None:
