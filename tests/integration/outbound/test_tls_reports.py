@@ -186,6 +186,7 @@ async def test_what_keeps_a_host_from_being_dialled_is_told_TRPT_07c(dns: DnsSer
         ("SERVFAIL", False, "dnssec-invalid"),
         ("", True, "dane-required"),
     ],
+    ids=["mismatch", "unusable", "unanswered", "none"],
 )
 async def test_records_are_told_of_each_fault_TRPT_07c(dns: DnsServer, records: str, floor: bool, type: str) -> None:
     """TRPT-07c."""
