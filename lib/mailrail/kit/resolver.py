@@ -29,7 +29,7 @@ import dns.name
 import dns.rcode
 import dns.rdata
 import dns.rdatatype
-import dns.rdtypes.tlsabase
+import dns.rdtypes.ANY.TLSA
 import dns.resolver
 
 from mailrail.core.outbound.targets import Mx
@@ -49,9 +49,10 @@ LARGEST = 8192
 _PAYLOAD = 1232  # octets of an answer over UDP that no path fragments (DNS flag day 2020)
 _WORDS = 200  # characters of what a name server says about a failure
 
-# RFC 7671 9 has a malformed TLSA record dropped, and others count beside it: core/dane/tlsa.py judges its length. For
-# dnspython an answer with one such record is unreadable as a whole, and it waits for another until its time is up.
-dns.rdtypes.tlsabase.TLSABase._cert_length_by_mtype = {}
+# RFC 7671 9 has a malformed TLSA record dropped, and others count beside it: core/dane/tlsa.py reads its octets and
+# judges them. For dnspython an answer with one such record is unreadable as a whole, and it waits for another until its
+# time is up. A type that it knows cannot be registered anew, so TLSA is read as types are that it does not know.
+dns.rdtypes.ANY.TLSA.TLSA.from_wire_parser = dns.rdata.GenericRdata.from_wire_parser  # type: ignore[method-assign]
 
 
 class LookupFailed(Exception):

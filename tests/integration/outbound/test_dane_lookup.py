@@ -289,6 +289,28 @@ async def test_which_digest_counts_is_a_setting_DANE_18() -> None:
             assert known.demand.records == (TlsaRecord.from_text(counts),)
 
 
+@pytest.mark.parametrize(
+    ("malformed", "dane"),
+    [
+        (r"\# 5 030102abcd", Tlsa.USABLE),  # a digest of two octets is dropped
+        (r"\# 3 030101", Tlsa.USABLE),
+        (r"\# 2 0301", Tlsa.FAILED),  # what such a name server says is no record, and no reason to prove less
+    ],
+)
+async def test_a_malformed_record_never_makes_its_host_one_without_any_DANE_18(malformed: str, dane: Tlsa) -> None:
+    with DnsServer() as dns:
+        dns.secure_zone("example.com")
+        dns.add("example.com", "MX", "10 mx.example.com.")
+        dns.add("mx.example.com", "A", "192.0.2.1")
+        for records in ((malformed, RECORD), (malformed,)):
+            dns.set("_25._tcp.mx.example.com", "TLSA", *records)
+            lookup = DaneLookup(DnsResolver(dns.endpoint, trust_ad=True))
+            known = await awaited(lookup.of_host("example.com", "mx.example.com", FAMILIES, 25))
+            alone = Tlsa.UNUSABLE if dane is Tlsa.USABLE else dane
+            assert known.facts.dane is (dane if RECORD in records else alone)
+            assert bool(known.failure) == (dane is Tlsa.FAILED)
+
+
 async def test_a_huge_set_of_records_is_used_and_not_kept() -> None:
     with DnsServer() as dns:
         dns.secure_zone("example.com")

@@ -157,7 +157,10 @@ def _same(one: object, other: object) -> bool:
 def _tlsa_answer(base: str, answer: _Answer) -> TlsaAnswer:
     if isinstance(answer, NoSuchDomain):
         return TlsaAnswer(base, answer.secure, ())
-    records = tuple(TlsaRecord(each.usage, each.selector, each.mtype, each.cert) for each in answer.records)
+    try:
+        records = tuple(TlsaRecord.from_wire(each.to_generic().data) for each in answer.records)
+    except ValueError as error:
+        raise LookupFailed(f"TLSA of {base}: {error}") from None  # no answer (DANE-02), not one of no records
     return TlsaAnswer(base, answer.secure, records)
 
 
