@@ -198,19 +198,6 @@ DASHBOARD = Dashboard(
                     "result",
                 ),
                 Panel(
-                    "Room for TLS reports",
-                    "Rows of facts that wait for whoever makes the reports, by how many there may be. When it is full, "
-                    "facts that are new are dropped.",
-                    (
-                        Query(
-                            "max(mailrail_outbound_tlsrpt_rows) / max(mailrail_outbound_tlsrpt_rows_allowed)",
-                            "rows",
-                        ),
-                    ),
-                    Unit.SHARE,
-                    top=1,
-                ),
-                Panel(
                     "Stopped because the lease ran low",
                     "Transactions stopped before the final dot because too little of the lease was left: next hops are "
                     "slow, or the queue does not renew leases.",

@@ -76,7 +76,6 @@ MATCHED = of("mailrail_outbound_dane_comparisons_total", result="matched")
 MISMATCHED = of("mailrail_outbound_dane_comparisons_total", result="tlsa_mismatch")
 EXPIRED = of("mailrail_outbound_dane_comparisons_total", result="certificate_expired")
 UNOFFERED = of("mailrail_queue_requiretls_errors_total", reason="no_requiretls", outcome="failed")
-ROWS, ALLOWED_ROWS = of("mailrail_outbound_tlsrpt_rows"), of("mailrail_outbound_tlsrpt_rows_allowed")
 STEP = of("mailrail_queue_step_failures_total", step="due_work")
 INTERRUPTED = of("mailrail_queue_attempts_total", outcome="interrupted")
 MESSAGES = of("mailrail_ingress_messages_total", origin="mx", result="deferred")
@@ -330,11 +329,6 @@ CASES = (
             {UNOFFERED: "0x60 5x60"},
             {of("mailrail_queue_requiretls_errors_total", reason="tlsa", outcome="deferred"): rising(9)},
         ),
-    ),
-    Case(
-        "MailrailTLSReportsFull",
-        ({ROWS: still(47_000), ALLOWED_ROWS: still(50_000)},),
-        ({ROWS: still(30_000), ALLOWED_ROWS: still(50_000)}, {ROWS: "0x80 50000x40", ALLOWED_ROWS: still(50_000)}),
     ),
     Case(
         "MailrailLeasesInterrupted",

@@ -12,6 +12,8 @@ from testkit.observability import alerts, dashboards, records
 
 METRICS = Path(__file__).resolve().parents[3] / "docs/reference/metrics.md"
 NAMES = ("overview", "slo", "sites", "configuration", "ingress", "queue", "outbound", "config", "operator")
+NOT_SHOWN = {"mailrail_outbound_tlsrpt_rows", "mailrail_outbound_tlsrpt_rows_allowed"}
+"""Room of an outbox that nobody reads yet: it fills, and nobody could do anything about it."""
 _SERIES = re.compile(r"\b((?:mailrail|process)_[a-z_]+|mailrail:[a-z0-9_:]+|ALERTS)(\{[^}]*\})?")
 
 
@@ -87,4 +89,4 @@ def test_every_documented_series_is_on_a_dashboard_and_no_other_is_asked_for() -
             asked.add(parent if kinds.get(parent) == "histogram" else series)
     ours = {name for name in asked if name.startswith("mailrail_")}
     assert ours - documented == set(), "not exported by anybody"
-    assert documented - ours == set(), "exported, and on no dashboard"
+    assert documented - ours == NOT_SHOWN, "exported, and on no dashboard"
