@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 
+from mailrail.core.mtasts.answer import FetchFailed
 from mailrail.core.mtasts.cache import DnsTrouble, PolicyStep
 from mailrail.core.mtasts.policy import Mode, Policy
 from mailrail.core.mtasts.record import NoRecord, StsRecord
@@ -308,6 +309,27 @@ async def test_memory_is_bounded_and_what_was_pushed_out_is_read_again_and_fetch
     assert set(there.fetches.values()) == {1}
 
 
+@pytest.mark.parametrize("outcome", [REFUSED, FetchPutOff("too many others are fetched")], ids=["failed", "put-off"])
+async def test_a_policy_that_is_pushed_out_of_memory_while_the_next_one_is_fetched_still_holds_STS_16b(
+    database: str, there: PolicyWorld, outcome: FetchFailed | FetchPutOff
+) -> None:
+    """Whoever forges a new id, blocks the policy host and has others fill the memory must gain nothing."""
+    there.policies["example.org"] = ENFORCE
+    async with policy_process(database, there, octets=50 * 1700) as cache:
+        await cache.verdict("example.org", FIRST)
+        await saved(database, ("example.org", "id1"))
+        await eventually(lambda: not cache._unsaved)
+        there.go_on.clear()
+        there.policies["example.org"] = outcome
+        fetching = asyncio.create_task(cache.verdict("example.org", SECOND))
+        await eventually(lambda: there.fetches["example.org"] == 2)
+        await asyncio.gather(*(cache.verdict(f"n{i}.example", NOTHING) for i in range(300)))
+        assert "example.org" not in cache._entries
+        there.go_on.set()
+        assert (await fetching).policy == ENFORCE
+        assert (await cache.verdict("example.org", NOTHING)).policy == ENFORCE
+
+
 # --- refresh ---
 
 
@@ -344,6 +366,25 @@ async def test_a_refresh_that_fails_takes_no_policy_away_is_told_and_is_made_aga
         assert rows(database, "SELECT refresh > now() + interval '50 minutes' FROM outbound.mta_sts") == [(True,)]
         assert told.number == before + 1
         assert there.fetches["example.org"] == 2
+
+
+async def test_a_policy_that_is_pushed_out_of_memory_while_it_is_refreshed_still_holds_STS_16b(
+    database: str, there: PolicyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache_module, "_REFRESH_EVERY", 0.05)
+    there.policies["example.org"] = ENFORCE
+    async with policy_process(database, there, octets=50 * 1700) as cache:
+        await cache.verdict("example.org", FIRST)
+        await saved(database, ("example.org", "id1"))
+        there.go_on.clear()
+        there.policies["example.org"] = REFUSED
+        rows(database, "UPDATE outbound.mta_sts SET refresh = now()")
+        await eventually(lambda: there.fetches["example.org"] == 2)
+        await asyncio.gather(*(cache.verdict(f"n{i}.example", NOTHING) for i in range(300)))
+        assert "example.org" not in cache._entries
+        there.go_on.set()
+        await eventually(lambda: rows(database, "SELECT failure <> '' FROM outbound.mta_sts") == [(True,)])
+        assert (await cache.verdict("example.org", FIRST)).policy == ENFORCE
 
 
 async def test_that_mail_went_to_a_domain_is_written_now_and_then_and_not_for_each_message_STS_25(

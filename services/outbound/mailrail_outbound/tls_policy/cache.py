@@ -327,7 +327,7 @@ class PolicyCache:
                 return verdict
             if claim is not mta_sts.Claim.ANOTHERS:
                 break
-            if (live := self._live(domain)) is not None:
+            if (live := self._live(domain, entry)) is not None:
                 return _use(live, "still the cached one, while another process fetches the new one")
             if clock.now() >= until:
                 return _put_off("another process fetches the MTA-STS policy, and has not ended yet")
@@ -336,9 +336,9 @@ class PolicyCache:
             fetched = await self._fetcher.fetch(domain)
         except FetchPutOff as put_off:
             await self._release(domain)
-            live = self._live(domain)
+            live = self._live(domain, entry)
             return _use(live, str(put_off)) if live is not None else _put_off(str(put_off))
-        return self._keep(domain, record, fetched)
+        return self._keep(domain, record, fetched, entry)
 
     async def _claimed(self, domain: str) -> mta_sts.Claim:
         try:
@@ -352,10 +352,10 @@ class PolicyCache:
             async with self._database.writing.use() as connection:
                 await mta_sts.release(connection, domain)
 
-    def _keep(self, domain: str, record: StsRecord, fetched: Policy | FetchFailed) -> PolicyVerdict:
-        """What came of a fetch, for all that wait and for later."""
-        entry = self._entries.get(domain)
-        before, now = (entry.cached if entry is not None else None), self.now()
+    def _keep(self, domain: str, record: StsRecord, fetched: Policy | FetchFailed, known: _Entry) -> PolicyVerdict:
+        """What came of a fetch, for all that wait and for later. `known`: what was known before it."""
+        entry = self._newest(domain, known)
+        before, now = entry.cached, self.now()
         verdict, cached = after_fetch(before, record, fetched, now)
         result = _result(before, fetched, now)
         metrics.POLICY_FETCHES.inc(result)
@@ -365,17 +365,20 @@ class PolicyCache:
             failure = self._failures[domain] = LastFailure(record.id, now, fetched)
             while len(self._failures) > 10 * _BATCH:
                 self._failures.pop(next(iter(self._failures)))
-            unsaved = entry is not None and entry.unsaved
-            self._put(domain, cached, failure, entry.read if entry is not None else clock.now(), unsaved=unsaved)
+            self._put(domain, cached, failure, entry.read, unsaved=entry.unsaved)
         else:
             self._failures.pop(domain, None)
             self._put(domain, cached, None, clock.now(), unsaved=True).not_before = 0.0
         self._to_write.set()
         return verdict
 
-    def _live(self, domain: str) -> CachedPolicy | None:
-        entry = self._entries.get(domain)
-        cached = entry.cached if entry is not None else None
+    def _newest(self, domain: str, known: _Entry) -> _Entry:
+        """What is known of a domain after something else was waited for: it may have changed, or be pushed out, and
+        what was `known` before holds (STS-16b)."""
+        return self._entries.get(domain, known)
+
+    def _live(self, domain: str, known: _Entry) -> CachedPolicy | None:
+        cached = self._newest(domain, known).cached
         return cached if cached is not None and self.now() < cached.expires else None
 
     # --- writing ------------------------------------------------------------------------------------------------------
@@ -459,17 +462,17 @@ class PolicyCache:
 
     async def _refresh(self, stored: mta_sts.StoredPolicy, records: RecordLookup) -> None:
         """Fetch a policy before it ends, without mail (STS-19). Whatever the record says: it is a hint alone."""
-        cached = self._merge(stored, clock.now()).cached
+        known = self._merge(stored, clock.now())
         record = await records.record(stored.domain)
         if not isinstance(record, StsRecord):
-            if cached is None:
+            if known.cached is None:
                 return
-            record = StsRecord(cached.id)
+            record = StsRecord(known.cached.id)
         try:
             fetched = await self._fetcher.fetch(stored.domain)
         except FetchPutOff:
             return
-        self._keep(stored.domain, record, fetched)
+        self._keep(stored.domain, record, fetched, known)
 
 
 def _weight_of(cached: CachedPolicy | None) -> int:
