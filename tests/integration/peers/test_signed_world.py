@@ -6,6 +6,7 @@ import dns.flags
 import dns.message
 import dns.query
 import dns.rcode
+import dns.rdata
 import dns.rdatatype
 import pytest
 
@@ -78,12 +79,17 @@ def test_what_is_published_anew_is_found_at_once() -> None:
         assert asked(world, "secure.test", "MX") == ("NOERROR", True, ["20 other.secure.test."])
 
 
+def octets(record: str) -> bytes:
+    """RDATA of a TLSA record, written as such or as one of a type that is not known (RFC 3597 5)."""
+    return dns.rdata.from_text("IN", "TLSA", record).to_generic().data
+
+
 def test_a_certificate_of_the_world_is_what_its_tlsa_record_says(world: SignedWorld) -> None:
     for host in ("mx.secure.test", "mx.unsigned.test"):
         _, _, (record,) = asked(world, world.tlsa_name(host), "TLSA")
-        assert record == tlsa(world.certificates[host].chain_pem, 3, 1, 1)
+        assert octets(record) == octets(tlsa(world.certificates[host].chain_pem, 3, 1, 1))
     _, _, (anchor,) = asked(world, world.tlsa_name("mx.ta.test"), "TLSA")
-    assert anchor == tlsa(world.authority.pem, 2, 1, 1)
+    assert octets(anchor) == octets(tlsa(world.authority.pem, 2, 1, 1))
     assert world.authority.pem in world.certificates["mx.ta.test"].chain_pem
 
 
