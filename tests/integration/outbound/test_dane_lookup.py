@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain, combinations
 from typing import NamedTuple
 
 import pytest
 
 from mailrail.core.dane.tlsa import TlsaRecord
-from mailrail.core.revision.revision import Revision
+from mailrail.core.revision.revision import Revision, Security, Unanswered
+from mailrail.core.tlspolicy.decision import Cause, Hop, Requirement, decide
+from mailrail.core.tlspolicy.demands import Demanded
 from mailrail.core.tlspolicy.facts import DnsFacts, Tlsa
 from mailrail.kit import clock
 from mailrail.kit.resolver import DnsResolver
@@ -162,7 +165,7 @@ async def test_what_cannot_be_looked_up_or_fails_validation_is_never_taken_for_n
     world: SignedWorld, domain: str, host: str, what: str
 ) -> None:
     known, _ = await look_up(world, domain, host, timeout=4.0 if "drops" in domain else 60.0)
-    assert known.facts == FAILED
+    assert known.facts == replace(FAILED, mx_secure=not what.startswith("MX"))
     assert known.facts.dane is Tlsa.FAILED
     assert known.failure.startswith(what)
 
@@ -197,7 +200,26 @@ async def test_a_host_that_the_proven_answer_does_not_name_is_not_one_of_the_dom
 ) -> None:
     known, _ = await look_up(world, domain, host)
     assert known.facts.dane is Tlsa.FAILED
+    assert not known.facts.mx_proven
     assert known.failure == f"{host} is no MX host of {domain} any more"
+
+
+async def test_who_goes_on_without_answers_sends_required_mail_to_no_host_that_nothing_proves_RTLS_11a() -> None:
+    security = Security(when_unanswered=Unanswered.PROCEED)
+    hop = Hop("mx.example.com", None, requirement=Requirement.REQUIRED, demanded=Demanded(security))
+    with DnsServer() as dns:
+        dns.secure_zone("example.com")
+        dns.add("example.com", "MX", "10 mx.example.com.")
+        dns.add("mx.example.com", "A", "192.0.2.1")
+        refused = {}
+        for name, kind in (("example.com", "MX"), ("_25._tcp.mx.example.com", "TLSA")):
+            dns.fail(name, Failure.SERVFAIL, kind)
+            lookup = DaneLookup(DnsResolver(dns.endpoint, trust_ad=True))
+            known = await awaited(lookup.of_host("example.com", "mx.example.com", FAMILIES, 25))
+            refusal = decide(replace(hop, dns=known.facts)).refusal
+            refused[kind] = (refusal.cause, str(refusal.status)) if refusal is not None else None
+            dns.mend(name, kind)
+    assert refused == {"MX": (Cause.TLSA_UNANSWERED, "4.7.5"), "TLSA": None}, "only in the second case a name is proven"
 
 
 async def test_an_alias_of_the_domain_itself_gives_a_second_name_to_authenticate(world: SignedWorld) -> None:

@@ -309,7 +309,9 @@ class _Decider:
         match self._dane:
             case Tlsa.FAILED:  # DANE-03a
                 words = f"the DNS does not say which TLSA records {host} has"
-                if self._passed_over(words, Ignored.TLSA_UNANSWERED):
+                # RTLS-11a: whoever goes on without an answer has no proof of the name in place of it.
+                proven = not self._strict or self._mx_proven or self._sts.enforced
+                if proven and self._passed_over(words, Ignored.TLSA_UNANSWERED):
                     return None
                 return self._refused(Cause.TLSA_UNANSWERED, words)
             case Tlsa.USABLE if self._lenient:

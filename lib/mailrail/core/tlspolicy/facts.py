@@ -86,8 +86,10 @@ class DnsFacts:
 
     @property
     def dane(self) -> Tlsa:
-        """What counts of the TLSA records: nothing where the chain to them is not secure (DANE-05a)."""
-        return self.tlsa if self.mx_proven and self.address_secure else Tlsa.NONE
+        """What counts of the TLSA records: nothing where the chain to them is not secure (DANE-05a). Where they are not
+        known, whether the chain is may not be known either (DANE-02)."""
+        secure = self.trusted if self.tlsa is Tlsa.FAILED else self.mx_proven
+        return self.tlsa if secure and self.address_secure else Tlsa.NONE
 
 
 NO_DNSSEC: Final = DnsFacts()

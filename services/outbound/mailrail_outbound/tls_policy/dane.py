@@ -86,8 +86,10 @@ class DaneLookup:
             known = yield from self._looked_up(question, families, answers)
         except (LookupFailed, NoSuchDomain) as error:
             # DANE-03: it may have records, and so counts as if it had. This holds for the answers before, too: an
-            # attacker who can break one must gain nothing by it.
-            failed = DnsFacts(trusted=True, mx_secure=True, address_secure=True, tlsa=Tlsa.FAILED)
+            # attacker who can break one must gain nothing by it. But only an answer that names the host proves that it
+            # is the domain's (RTLS-11b).
+            named = bool(answers) or not question[0]
+            failed = DnsFacts(trusted=True, mx_secure=named, address_secure=True, tlsa=Tlsa.FAILED)
             return HostDane(failed, failure=str(error))
         if sum(answer.octets for answer in answers if isinstance(answer, DnsRecords)) <= LARGEST:
             self._kept[question] = (answers, known)
@@ -99,22 +101,23 @@ class DaneLookup:
     def _looked_up(
         self, question: tuple[str, str, int], families: Sequence[str], answers: list[_Answer]
     ) -> Steps[HostDane]:
-        """`answers` gets each answer that the conclusion rests on. Raises LookupFailed, and NoSuchDomain where the
-        domain, or a host without one, is gone."""
+        """`answers` gets each answer that the conclusion rests on; a proven one about MX only if it names the host.
+        Raises LookupFailed, and NoSuchDomain where the domain, or a host without one, is gone."""
         domain, host, port = question
         next_hop: NextHopDomain | None = None
         if domain:
             mx = self._resolver.kept_mx_answer(domain)
             if mx is None:
                 mx = yield self._resolver.mx_answer(domain)
-            answers.append(mx)
             next_hop = NextHopDomain(Expansion(domain, mx.name, mx.secure), implicit=not mx.records)
             if not mx.secure:
                 # DANE-05b: whoever forged the MX record has TLSA records of his own; none of them proves anything.
+                answers.append(mx)
                 return _NOTHING
             if not any(record.host == host for record in mx.records) and not (host == domain and not mx.records):
                 # The host came of an answer before, whatever that was worth; it is not what is proven now.
                 raise LookupFailed(f"{host} is no MX host of {domain} any more")
+            answers.append(mx)
         addresses = self._resolver.kept_address_answer(host, families)
         if addresses is None:
             addresses = yield self._resolver.address_answer(host, families)
