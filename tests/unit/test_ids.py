@@ -54,6 +54,7 @@ def test_a_message_id_is_a_uuid_of_version_7_and_says_its_cell(now: float, dice:
     parsed = uuid.UUID(bytes=made)
     assert (parsed.version, parsed.variant) == (7, uuid.RFC_4122)
     assert int.from_bytes(made[:6], "big") == int(now * 1000)
+    assert ids.began(made) == int(now * 1000) / 1000
     assert made[9] == cell
 
 

@@ -1,6 +1,8 @@
 """Turns in a line."""
 
-from mailrail.core.line import Line, Lines, Need
+import pytest
+
+from mailrail.core.line import DatedLine, Line, Lines, Need
 
 
 def test_the_one_that_came_last_has_every_other_turn() -> None:
@@ -25,6 +27,18 @@ def test_whose_turn_came_to_nothing_stands_first() -> None:
         line.add(name)
     line.put_back(line.take())
     assert [line.take() for _ in range(3)] == ["c", "b", "a"]
+
+
+def test_who_waits_for_what_is_newest_need_not_have_come_last() -> None:
+    line = DatedLine[str]()
+    for name, time in (("a", 1.0), ("b", 3.0), ("c", 3.0), ("d", 2.0), ("e", 0.0)):
+        line.add(name, time)
+    line.discard("b")
+    line.discard("b")
+    assert len(line) == 4
+    assert [line.take(newest=newest) for newest in (True, False, True, False)] == ["c", "a", "d", "e"]
+    with pytest.raises(KeyError, match="nobody waits"):
+        line.take(newest=True)
 
 
 def test_who_is_new_and_who_comes_again_alternate_and_who_wants_more_goes_last() -> None:

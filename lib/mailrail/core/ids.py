@@ -72,6 +72,11 @@ def message_id(now: float, dice: bytes, cell: int = CELL) -> bytes:
     return bytes(made)
 
 
+def began(message_id: bytes) -> float:
+    """Unix seconds, to the millisecond, at which the message of an id began."""
+    return int.from_bytes(message_id[:6], "big") / 1000
+
+
 def header_key(message_id: str) -> int:
     """The number under which a Message-ID of the header is stored and looked for, with or without angle brackets.
 

@@ -4,6 +4,7 @@ First come, first served would let what is fresh stand behind all that waits for
 first served would let somebody stand for ever.
 """
 
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from enum import IntEnum
@@ -47,6 +48,42 @@ class Line(Generic[T]):
         """Whose turn it is, or who came `last` or first; it leaves the line. Raises KeyError when nobody waits."""
         self._last = not self._last if last is None else last
         return self._waiting.popitem(last=self._last)[0]
+
+
+class DatedLine(Generic[T]):
+    """Those that wait, each once, for the sake of something that has a time of its own.
+
+    Who hands on a backlog does it in an order of his own, so what came last need not be what is newest.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: OrderedDict[T, tuple[float, int]] = OrderedDict()
+        self._by_time: list[tuple[float, int, T]] = []
+        self._count = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, one: T, time: float) -> None:
+        """Stand in line, who does not yet, for something of this `time`. Of the same time, who comes last is newest."""
+        self._count += 1
+        self._waiting[one] = (time, self._count)
+        insort(self._by_time, (time, self._count, one))
+
+    def discard(self, one: T) -> None:
+        """Leave the line."""
+        at = self._waiting.pop(one, None)
+        if at is not None:
+            del self._by_time[bisect_left(self._by_time, at)]  # a short tuple sorts right before its longer one
+
+    def take(self, *, newest: bool) -> T:
+        """Who waits for what is newest, or who has waited longest; it leaves the line. Raises KeyError when nobody
+        waits."""
+        if not self._waiting:
+            raise KeyError("nobody waits")
+        one = self._by_time[-1][2] if newest else next(iter(self._waiting))
+        self.discard(one)
+        return one
 
 
 class Need(IntEnum):

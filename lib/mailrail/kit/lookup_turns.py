@@ -1,7 +1,7 @@
 """Turns at a bounded number of look-ups, each of which takes a socket or two.
 
 A name server that is silent holds a look-up for all its time, and a stranger can have any number of names there. So
-names that never answered have half of the look-ups, and those that wait do so in lines (core/line.py). A name that was
+names that never answered have half of the look-ups, and wait in lines (core/outbound/lookup_order.py). A name that was
 never looked up has a short turn, so that it does not wait for long however many silent ones come with it. A name that
 failed last, as it does after such a turn, has a longer one among its kind, which have half of that half. A turn is only
 broken off while others wait. A name that has answered before waits for none of these.
@@ -9,11 +9,12 @@ broken off while others wait. A name that has answered before waits for none of 
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator
-from enum import IntEnum
+from contextvars import ContextVar
 from typing import Final
 
-from mailrail.core.line import Line
+from mailrail.core.outbound.lookup_order import ANSWERED, NEW, LookupOrder, LookupTurn, NameHistory
 
 FIRST_PATIENCE: Final = 1.0
 """Seconds without an answer after which the first look-up of a name gives way to others. A name whose servers take
@@ -25,17 +26,9 @@ ROUND: Final = 4
 millisecond of it: where thousands of names are answered at once, known ones would wait for hundreds in each step."""
 _LOOK: Final = 0.5
 """Seconds between looks whether others wait."""
-
-
-class NameHistory(IntEnum):
-    """What is known of a name before it is looked up."""
-
-    NEW = 0
-    FAILED = 1  # nothing answered for it
-    ANSWERED = 2  # if only that there is none
-
-
-NEW, FAILED, ANSWERED = NameHistory.NEW, NameHistory.FAILED, NameHistory.ANSWERED
+MAIL_BEGAN: Final[ContextVar[float | None]] = ContextVar("MAIL_BEGAN", default=None)
+"""Unix seconds at which the message began for which this task, and each that it makes, looks names up. None: it is for
+no message, and counts as one that begins now."""
 
 
 class NoTurn(Exception):
@@ -46,16 +39,15 @@ class GaveWay(Exception):
     """There was no answer for so long, and others waited."""
 
 
-class _Turn:
-    """A turn, or the wait for one."""
+class _Turn(LookupTurn):
+    """A turn of somebody here."""
 
-    __slots__ = ("begun", "fresh", "history")
+    __slots__ = ("begun",)
 
     def __init__(self, history: NameHistory, begun: "asyncio.Future[None]") -> None:
-        self.history = history
+        began = MAIL_BEGAN.get()
+        super().__init__(history, time.time() if began is None else began)
         self.begun = begun
-        self.fresh = False
-        """It is NEW, and had its turn for having come last."""
 
 
 class LookupTurns:
@@ -63,15 +55,10 @@ class LookupTurns:
 
     def __init__(self, most: int, wait: float) -> None:
         """`wait`: seconds that a look-up stands in line at most."""
-        self._most = most
-        self._most_unknown = max(1, most // 2)
-        self._part_of_failed = self._most_unknown // 2
         self._wait = wait
         self._loop = asyncio.get_running_loop()
-        self._held = [0, 0, 0]  # by history
-        self._fresh = 0
+        self._order = LookupOrder[_Turn](most)
         self._begun = 0  # of this round, counted to ROUND
-        self._lines = [Line[_Turn](), Line[_Turn](), Line[_Turn]()]
 
     @contextlib.asynccontextmanager
     async def turn(self, history: NameHistory) -> AsyncIterator[None]:
@@ -86,7 +73,7 @@ class LookupTurns:
     @contextlib.asynccontextmanager
     async def _turn(self, history: NameHistory) -> AsyncIterator[None]:
         turn = _Turn(history, self._loop.create_future())
-        self._lines[history].add(turn)
+        self._order.add(turn)
         self._hand_on()
         try:
             async with asyncio.timeout(self._wait):
@@ -95,7 +82,7 @@ class LookupTurns:
             if turn.begun.done() and not turn.begun.cancelled():
                 self._end(turn)
             else:
-                self._lines[history].discard(turn)
+                self._order.discard(turn)
             if isinstance(error, TimeoutError):
                 raise NoTurn("too many names that nobody answers for are being looked up") from error
             raise
@@ -113,7 +100,7 @@ class LookupTurns:
 
         def look() -> None:
             nonlocal looks
-            if self._wanted(history):
+            if self._order.wanted(history):
                 limit.reschedule(self._loop.time())
             else:
                 looks = self._loop.call_later(_LOOK, look)
@@ -129,46 +116,14 @@ class LookupTurns:
         finally:
             looks.cancel()
 
-    def _wanted(self, history: NameHistory) -> bool:
-        """Whether somebody waits for a turn of a name with this history."""
-        if self._lines[NEW]:
-            return True
-        return bool(self._lines[FAILED]) and (history is FAILED or self._held[FAILED] < max(1, self._part_of_failed))
-
-    def _next(self) -> NameHistory | None:
-        """Whose turn it is, of those that wait."""
-        lines, held = self._lines, self._held
-        if sum(held) >= self._most:
-            return None
-        if lines[ANSWERED]:
-            return ANSWERED
-        if held[NEW] + held[FAILED] >= self._most_unknown or self._begun >= ROUND:
-            return None
-        if lines[FAILED] and held[FAILED] < self._part_of_failed:
-            return FAILED
-        if lines[NEW]:
-            return NEW
-        return FAILED if lines[FAILED] and held[FAILED] < max(1, self._part_of_failed) else None
-
     def _hand_on(self) -> None:
-        while (history := self._next()) is not None:
-            line = self._lines[history]
-            if history is NEW:
-                # Half of these are for who came last, at any time: by turns, each quick answer to a fresh name would be
-                # followed by an old one that is silent for long.
-                fresh = self._fresh * 2 <= self._held[NEW]
-                turn = line.take(last=fresh)
-                turn.fresh = fresh
-                self._fresh += fresh
-            else:
-                turn = line.take(last=False if history is ANSWERED else None)
-            self._held[history] += 1
-            if history is not ANSWERED:
+        while (turn := self._order.take(unknown=self._begun < ROUND)) is not None:
+            if turn.history is not ANSWERED:
                 if not self._begun:
                     self._loop.call_soon(self._next_round)
                 self._begun += 1
             if turn.begun.done():  # nobody waits for it any more
-                self._end(turn)
+                self._order.end(turn)
             else:
                 turn.begun.set_result(None)
 
@@ -177,6 +132,5 @@ class LookupTurns:
         self._hand_on()
 
     def _end(self, turn: _Turn) -> None:
-        self._held[turn.history] -= 1
-        self._fresh -= turn.fresh
+        self._order.end(turn)
         self._hand_on()

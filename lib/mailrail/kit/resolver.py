@@ -32,9 +32,10 @@ import dns.rdatatype
 import dns.rdtypes.ANY.TLSA
 import dns.resolver
 
+from mailrail.core.outbound.lookup_order import NameHistory
 from mailrail.core.outbound.targets import Mx
 from mailrail.kit import clock
-from mailrail.kit.lookup_turns import GaveWay, LookupTurns, NameHistory, NoTurn
+from mailrail.kit.lookup_turns import GaveWay, LookupTurns, NoTurn
 from mailrail.kit.settings import host_port
 
 LONGEST = 86400.0

@@ -19,6 +19,7 @@ from typing import Any
 from mailrail.core.delivery.outcome import Outcome, Verdict, of_trouble
 from mailrail.core.delivery.shares import SiteStanding
 from mailrail.core.dsn.redact import CONTENT_LIMIT, redact
+from mailrail.core.ids import began
 from mailrail.core.outbound.captive import is_loopback, simulated_reply
 from mailrail.core.outbound.host_failover import HostFailover, RecipientVerdict
 from mailrail.core.outbound.learned import Offered
@@ -33,6 +34,7 @@ from mailrail.core.tlspolicy.demands import NOTHING
 from mailrail.core.tlspolicy.facts import Purpose, Requirement
 from mailrail.core.tlsrpt.result import HostPolicies, SeenSession, sessions_of
 from mailrail.kit import clock, log
+from mailrail.kit.lookup_turns import MAIL_BEGAN
 from mailrail.kit.resolver import DnsResolver
 from mailrail_outbound import metrics
 from mailrail_outbound.content import OutgoingContent
@@ -255,6 +257,7 @@ class Outbound(Worker):
     async def _wait(self, progress: "DeliveryInProgress", wanted: Awaitable[Any]) -> None:
         value: object = None
         error: Exception | None = None
+        MAIL_BEGAN.set(began(progress.delivery.message_id))
         try:
             value = await wanted
         except asyncio.CancelledError:

@@ -5,10 +5,11 @@ import contextlib
 
 import pytest
 
+from mailrail.core.outbound.lookup_order import NameHistory
 from mailrail.core.outbound.targets import Mx
 from mailrail.kit import clock, lookup_turns
 from mailrail.kit import resolver as resolver_module
-from mailrail.kit.lookup_turns import ROUND, LookupTurns, NameHistory
+from mailrail.kit.lookup_turns import MAIL_BEGAN, ROUND, LookupTurns
 from mailrail.kit.resolver import Cache, DnsResolver, LookupFailed, NoSuchDomain
 
 from testkit.conditions import eventually
@@ -190,6 +191,35 @@ async def test_a_name_that_was_never_looked_up_is_soon_however_many_silent_ones_
         silent += [asyncio.ensure_future(resolver.mx(name)) for name in names[150:]]
         async with asyncio.timeout(20):  # 150 names before and after it, of which twenty have a turn at a time
             assert await new == (Mx(10, "mx.new.test"),)
+        for each in silent:
+            each.cancel()
+        await asyncio.gather(*silent, return_exceptions=True)
+
+
+async def test_a_name_for_the_newest_mail_is_looked_up_before_silent_ones_of_older_mail_that_come_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lookup_turns, "FIRST_PATIENCE", 0.2)
+    with DnsServer() as dns:
+        dns.add("new.test", "MX", "10 mx.new.test.")
+        before, after = ([f"{name}{i}.test" for i in range(20)] for name in ("before", "after"))
+        for name in (*before, *after):
+            dns.fail(name, Failure.SILENT)
+        resolver = DnsResolver(dns.endpoint, timeout=600.0, turns=LookupTurns(4, 600.0))
+
+        async def look_up(name: str, mail_began: float) -> object:
+            MAIL_BEGAN.set(mail_began)
+            return await resolver.mx(name)
+
+        silent = [asyncio.create_task(look_up(name, 1000.0)) for name in before]
+        await eventually(lambda: len(dns.queries) == 2)
+        new = asyncio.create_task(look_up("new.test", 2000.0))
+        await asyncio.sleep(0)
+        silent += [asyncio.create_task(look_up(name, 1000.0)) for name in after]
+        async with asyncio.timeout(30):
+            assert await new == (Mx(10, "mx.new.test"),)
+        asked = [query.name for query in dns.queries]
+        assert set(asked[: asked.index("new.test")]) <= set(before)
         for each in silent:
             each.cancel()
         await asyncio.gather(*silent, return_exceptions=True)

@@ -2,16 +2,18 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
 
+from mailrail.core.ids import message_id
+from mailrail.kit import lookup_turns
 from mailrail.sink import Sink
 from mailrail_outbound.ports import DeliveryReport, RecipientReport, Result
 
 from testkit.conditions import eventually
-from testkit.dns import DnsServer
+from testkit.dns import DnsServer, Failure
 from testkit.outbound import MESSAGE, OutboundBench, StreamedBody
 from testkit.ports import loopback_address
 from testkit.servers import serve
@@ -65,10 +67,15 @@ class Net:
 
 
 @pytest.fixture
-async def net() -> AsyncIterator[Net]:
-    with DnsServer() as dns:
-        async with contextlib.AsyncExitStack() as stack:
-            yield Net(dns, stack)
+def dns() -> Iterator[DnsServer]:
+    with DnsServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def net(dns: DnsServer) -> AsyncIterator[Net]:
+    async with contextlib.AsyncExitStack() as stack:
+        yield Net(dns, stack)
 
 
 def begin(bench: OutboundBench, *domains: str) -> list["asyncio.Future[DeliveryReport]"]:
@@ -309,3 +316,30 @@ async def test_600_domains_at_one_mx_host_share_its_connections(net: Net) -> Non
             waiting = begin(bench, *(f"own{i}.test" for i in range(300)))
             assert {(await result(future)).result for future in waiting} == {Result.RELAYED}
             assert most <= 25  # some are on their way out while others come
+
+
+async def test_the_first_mail_to_a_new_domain_is_looked_up_before_older_mail_at_silent_names_that_comes_later(
+    net: Net, dns: DnsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup_turns, "FIRST_PATIENCE", 0.2)
+    new = await net.healthy("new.test")
+    before, after = ([f"{name}{i}.test" for i in range(20)] for name in ("before", "after"))
+    for name in (*before, *after):
+        dns.fail(name, Failure.SILENT)
+    async with net.bench(lookups=4) as bench:
+
+        def deliver(domain: str, began: float) -> "asyncio.Future[DeliveryReport]":
+            return bench.begin(bench.delivery(None, domain=domain, message_id=message_id(began, bytes(10))))
+
+        for domain in before:
+            deliver(domain, 1000.0)
+        await eventually(lambda: len(dns.queries) == 2)
+        first = deliver("new.test", 2000.0)
+        for domain in after:
+            deliver(domain, 1000.0)
+        assert (await result(first)).result is Result.DELIVERED
+        asked = [query.name for query in dns.queries]
+        assert set(asked[: asked.index("new.test")]) <= set(before)
+        # One of them has the turn that its MX record was found in.
+        assert len(set(asked[: asked.index("mx.new.test")]) & set(after)) <= 1
+        assert len(new.messages) == 1

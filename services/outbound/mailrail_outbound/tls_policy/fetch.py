@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Final
 from mailrail.core.mtasts.answer import FetchFailed, FetchTrouble, judge_answer
 from mailrail.core.mtasts.policy import BODY_LIMIT, Policy
 from mailrail.core.mtasts.record import POLICY_PATH, policy_host
+from mailrail.core.outbound.lookup_order import NameHistory
 from mailrail.core.outbound.targets import may_be_dialled
-from mailrail.kit.lookup_turns import GaveWay, LookupTurns, NameHistory, NoTurn
+from mailrail.kit.lookup_turns import GaveWay, LookupTurns, NoTurn
 from mailrail.kit.resolver import DnsResolver, LookupFailed
 from mailrail_outbound.settings import OutboundSettings
 
