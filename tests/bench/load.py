@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from bench.side import with_bench
 from bench.sink import Counters
@@ -83,6 +83,15 @@ class CountingSink:
         self._process.stdout.close()
 
 
+class Arrival(NamedTuple):
+    """A message that came to the sink."""
+
+    when: float
+    """Seconds of CLOCK_MONOTONIC."""
+    octets: int
+    """After the header, and before the final dot."""
+
+
 class OwnSink:
     """`bench.sink`, which offers STARTTLS, counts recipients, and can note the time of each (`times`)."""
 
@@ -131,13 +140,17 @@ class OwnSink:
         """TLS handshakes so far, in full and resumed."""
         return self._counters.handshakes()
 
+    def arrived(self) -> dict[str, list[Arrival]]:
+        """What came to each local part, in this order."""
+        found: dict[str, list[Arrival]] = {}
+        for line in self._log.read_text().splitlines() if self._log.exists() else ():
+            local, when, octets = line.rsplit(" ", 2)
+            found.setdefault(local, []).append(Arrival(float(when), int(octets)))
+        return found
+
     def times(self) -> dict[str, float]:
         """When the message to each local part had come, in seconds of CLOCK_MONOTONIC; the first of several."""
-        found: dict[str, float] = {}
-        for line in self._log.read_text().splitlines() if self._log.exists() else ():
-            local, _, when = line.rpartition(" ")
-            found.setdefault(local, float(when))
-        return found
+        return {local: came[0].when for local, came in self.arrived().items()}
 
     def stop(self) -> None:
         """End it."""

@@ -2,9 +2,8 @@
 
 It accepts everything and throws it away; with `--delay` as a tarpit does, where each reply takes so long. Four numbers
 lie in a file that others map into their memory: messages and recipients received so far, and TLS handshakes, in full
-and resumed. With `--log` it writes a
-line for each recipient: local part, and the clock's seconds (CLOCK_MONOTONIC, which all processes share) when the
-final dot had been read.
+and resumed. With `--log` it writes a line for each recipient: local part, the clock's seconds (CLOCK_MONOTONIC, which
+all processes share) when the final dot had been read, and how many octets the message had after its header.
 """
 
 import argparse
@@ -24,6 +23,8 @@ from mailrail.kit.run import new_event_loop
 COUNTERS = struct.Struct("=QQQQ")
 """Messages, recipients, full and resumed handshakes, as they lie in the file of counters."""
 _END = b"\r\n.\r\n"
+_HEADER_END = b"\r\n\r\n"
+_LONGEST_HEADER = 1 << 20
 
 
 class Counters:
@@ -70,6 +71,11 @@ class _Session(asyncio.Protocol):
         self._upgrading: asyncio.Task[None] | None = None
         self._encrypted = False
         self._recipients: list[bytes] = []
+        self._octets = 0
+        """Of the content so far, with the line end that is put before it."""
+        self._head: bytes | None = b""
+        """The beginning of the content until the header has ended; then None."""
+        self._head_octets = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -88,12 +94,15 @@ class _Session(asyncio.Protocol):
         while self._upgrading is None:
             if self._in_content:
                 if self._buffer.endswith(_END):  # the usual case, without a search
+                    self._count(self._buffer, -len(_END))
                     rest = b""
                 else:
                     before, end, rest = self._buffer.partition(_END)
                     if not end:
                         self._buffer = before[-4:]
+                        self._count(before, -len(self._buffer))
                         break
+                    self._count(before, 0)
                 self._buffer, self._in_content = rest, False
                 self._received()
                 replies.append(b"250 2.0.0 taken\r\n")
@@ -109,6 +118,20 @@ class _Session(asyncio.Protocol):
             asyncio.get_running_loop().call_later(self._delay, self._say, replies)
         else:
             self._say(replies)
+
+    def _count(self, data: bytes, more: int) -> None:
+        """Octets of the content, and where its header ends, if that is noted; `more`: those that are not counted now.
+
+        What is counted begins with the line end that is put before it, and ends before the one of the last line.
+        """
+        if self._log is None:
+            return
+        self._octets += len(data) + more
+        if self._head is not None:
+            self._head += data[: len(data) + more]
+            at = self._head.find(_HEADER_END)
+            if at >= 0 or len(self._head) > _LONGEST_HEADER:
+                self._head_octets, self._head = max(0, at + len(_HEADER_END)), None
 
     def _say(self, replies: list[bytes]) -> None:
         if self._transport is None:
@@ -158,7 +181,9 @@ class _Session(asyncio.Protocol):
         self._counters.add(len(self._recipients))
         if self._log is not None:
             now = time.monotonic()
-            os.write(self._log, b"".join(b"%b %.6f\n" % (one, now) for one in self._recipients))
+            body = self._octets - self._head_octets + len(b"\r\n") if self._head is None else 0
+            os.write(self._log, b"".join(b"%b %.6f %d\n" % (one, now, body) for one in self._recipients))
+            self._octets, self._head, self._head_octets = 0, b"", 0
         self._recipients.clear()
 
 
