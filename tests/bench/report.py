@@ -376,11 +376,11 @@ def carry_out(
     chosen: argparse.Namespace,
     result: R,
     tables: Callable[[R], str],
-    section: str,
+    section: str | None,
 ) -> int:
     """Measure, print, write JSON and, where it is chosen, the page. Exit status 1 when something was not measured.
 
-    What is stopped (Ctrl-C) tells what it has, but not on the page.
+    What is stopped (Ctrl-C) tells what it has, but not on the page. `section`: of the page; None: `measure` writes it.
     """
     try:
         measure(chosen, result)
@@ -390,6 +390,6 @@ def carry_out(
     text = tables(result)
     print(text)
     write_json(result, chosen.json)
-    if chosen.page:
+    if chosen.page and section is not None:
         write_page(section, text)
     return 1 if result.failures else 0

@@ -1,27 +1,36 @@
 """`make bench ARGS='scale'`: whether what a message costs depends on what else there is.
 
 Backlogs up to 5,000,000 recipients, 100,000 routes, 10,000 idle connections and 1,000 slow senders, a hundred messages
-of 100 MB at once, and 1, 2 and 4 replicas of each service.
+of 100 MB at once, and 1, 2 and 4 replicas of each service. Each part has a sink of its own, and is told, written as
+JSON and, with `--page`, on the page as it ends: whatever becomes of the others.
 """
 
 import argparse
+import json
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
 from bench import aims, healthy, report
 from bench.fleet import fleet
 from bench.hostile import Strangers, attack
-from bench.load import Load, OwnSink, own_sink, send, somewhere
+from bench.load import Arrival, Load, OwnSink, own_sink, send, somewhere
 from bench.measure import cpu_ms, memory_mb, settle
+from bench.side import with_bench
+from bench.source import body_size
 from bench.systems import SINK_DOMAIN, Mailrail, mailrail
+from mailrail.core.limits import INLINE_LIMIT
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc
 
 from testkit.backlog import Backlog, seed
@@ -37,6 +46,15 @@ ROUTES = 100_000
 IDLE, SLOW = 10_000, 1_000
 LARGE, LARGE_OCTETS = 100, 100_000_000
 REPLICAS = (1, 2, 4)
+_WAL = 4 << 30
+"""Octets of WAL that the embedded Postgres may keep (max_wal_size)."""
+_UPLOADS = 4 << 30
+"""Octets of what is uploaded and given up that may lie in Postgres until vacuum has swept it: the queue's bound."""
+_RESERVE = 2 << 30
+"""Octets that stay free on the disk: with less, large messages are stopped."""
+_KEEP_CONTENT = 30.0
+"""Seconds for which the queue keeps large content once it is delivered, so that it does not all lie on the disk."""
+_MESSAGES = 10_000  # of a run for speed
 _FILE = 2000  # routes in one file of resources
 _EXPLAINED = 50
 _NO_LIMITS = {"connections": 20_000, "connectionsPerIP": 20_000}
@@ -56,6 +74,42 @@ class Case:
     pss_mb: dict[str, float] = field(default_factory=dict)
     """The largest of each part meanwhile."""
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Large:
+    """What became of so many large messages that were begun at once by clients that come back after a 4yz."""
+
+    what: str
+    messages: int
+    octets: int
+    """Of each, about."""
+    accepted: int
+    whole: int
+    """Of those accepted: how many the sink has, with every octet after the header."""
+    twice: int
+    """How many came more than once, as SMTP allows."""
+    damaged: int
+    """How many came with another size, accepted or not."""
+    put_off: Mapping[str, int]
+    """How often each 4yz code was said, or a connection was `lost`, and the message was tried again."""
+    refusals: tuple[str, ...]
+    """What was said to those that were never accepted, each once."""
+    first_s: float
+    """Until the first was accepted; 0 where none was."""
+    accepted_s: float
+    delivered_s: float
+    pss_mb: Mapping[str, float]
+    """The largest of each part meanwhile."""
+
+    def broken(self) -> list[str]:
+        """What Mailrail promised and did not keep, in words."""
+        lost, said = self.accepted - self.whole, []
+        if lost:
+            said.append(f"{lost} of {self.accepted} accepted messages did not come whole")
+        if self.damaged:
+            said.append(f"{self.damaged} messages came with another size")
+        return said
 
 
 @dataclass(frozen=True)
@@ -79,8 +133,20 @@ class Result:
 
     machine: dict[str, str]
     cases: list[Case] = field(default_factory=list)
+    large: list[Large] = field(default_factory=list)
     replicas: list[Replicas] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    """Each begins with its part and a colon."""
+
+    def add(self, measured: Case | Large | Replicas) -> None:
+        """One more measurement."""
+        if isinstance(measured, Case):
+            self.cases.append(measured)
+        elif isinstance(measured, Replicas):
+            self.replicas.append(measured)
+        else:
+            self.large.append(measured)
+            self.failures += [f"large: {measured.what}: {one}" for one in measured.broken()]
 
 
 class Peak:
@@ -194,14 +260,122 @@ def measure_connections(crowd: Strangers, sink: OwnSink, chosen: argparse.Namesp
     return Case("connections", crowd.what, seen, pss_mb=dict(most))
 
 
-def measure_large(count: int, octets: int, sink: OwnSink) -> Case:
-    """So many large messages at once."""
-    load = Load(count, count, octets, False, "source@source.test", f"sink@{SINK_DOMAIN}", mix=((octets, 1),))
-    with mailrail(sink) as system, Peak(system) as most:
-        timing = send(load, system.address, system.port, sink, within=600 + count * octets / 2e6)
-    rate = count * octets / timing.delivered_s / (1 << 20)
-    what = f"{count} messages of {octets / 1e6:.0f} MB at once"
-    return Case("large", what, pss_mb=dict(most), notes=(f"{rate:.0f} MiB/s", f"{timing.delivered_s:.0f} s"))
+def measure_large(clients: int, sink: OwnSink, chosen: argparse.Namespace) -> Large:
+    """Large messages at once, each on a connection of its own, from so many addresses in turn.
+
+    They are more than the bounds on what is uploaded and not committed allow (ACC-07), so most hear 452 and come back.
+    Raises OSError when the disk has no room for it or is nearly full, TimeoutError when it does not end.
+    """
+    count, octets = chosen.large_messages, chosen.large_octets
+    what = large_from(clients, chosen)
+    folder = tempfile.gettempdir()
+    free, wanted = shutil.disk_usage(folder).free, room_for(count, octets)
+    if free < wanted:
+        raise OSError(
+            f"{what} need {wanted / 1e9:.0f} GB free in {folder}, which has {free / 1e9:.0f} GB: make room there, set"
+            " TMPDIR, or choose fewer (--large-messages) or smaller ones (--large-octets)"
+        )
+    name, within = f"large{clients}", 600 + count * octets / 2e6
+    settings = {"MAILRAIL_QUEUE_KEEP_CONTENT_SECONDS": f"{_KEEP_CONTENT:g}"}
+    for bound in ("upload_octets", "client_upload_octets"):
+        if (given := getattr(chosen, bound)) is not None:
+            settings[f"MAILRAIL_INGRESS_{bound.upper()}"] = f"{given}"
+    with (
+        mailrail(sink, settings=settings) as system,
+        Peak(system) as most,
+        tempfile.TemporaryDirectory(prefix="mailrail-bench-large-") as place,
+    ):
+        noted = Path(place) / "report"
+        command = [sys.executable, "-m", "bench.source", "--to", f"{system.address}:{system.port}"]
+        command += ["--report", str(noted), "--messages", str(count), "--sessions", str(count), "--sizes", str(octets)]
+        command += ["--numbered", "--times", "--retry", f"{within:g}", "--recipient", f"{name}@{SINK_DOMAIN}"]
+        command += ["--from-address", loopback_address(), "--clients", str(clients)]
+        _until_delivered(command, noted, sink, count, what, within + 300)
+        if not noted.exists():
+            raise RuntimeError(f"the generator failed with {what}")
+        found = json.loads(noted.read_text())
+        return became(what, octets, name, found, sink.arrived(), dict(most))
+
+
+def large_from(clients: int, chosen: argparse.Namespace) -> str:
+    """What is sent, in words."""
+    of = "client" if clients == 1 else "clients"
+    return f"{chosen.large_messages} messages of {chosen.large_octets / 1e6:g} MB from {clients} {of}"
+
+
+def room_for(count: int, octets: int) -> int:
+    """Octets of disk that so many large messages may take at most: none is deleted, WAL is full, uploads are not swept.
+
+    A quarter more than they have is for the rows around them, and for partitions that wait to be dropped.
+    """
+    whole = count * octets
+    return whole * 5 // 4 + min(2 * whole, _WAL) + min(2 * whole, _UPLOADS) + _RESERVE
+
+
+def _until_delivered(command: Sequence[str], noted: Path, sink: OwnSink, count: int, what: str, within: float) -> None:
+    """Run the generator until it ends and the sink has what was accepted, or for 60 s no more of it.
+
+    Raises OSError when the disk becomes full, TimeoutError.
+    """
+    start = told = came = time.monotonic()
+    already = delivered = sink.count()
+    source = subprocess.Popen(command, env=with_bench())
+    try:
+        while True:
+            time.sleep(0.2)
+            now, before, delivered = time.monotonic(), delivered, sink.count()
+            free = shutil.disk_usage(tempfile.gettempdir()).free
+            if now - told >= 10:
+                told = now
+                whole = f"{delivered - already} of {count} delivered in {now - start:.0f} s"
+                say(f"large: {whole}, {free / 1e9:.0f} GB free")
+            if free < _RESERVE:
+                raise OSError(f"{what} were stopped: only {free / 1e9:.1f} GB are left in {tempfile.gettempdir()}")
+            if delivered != before or source.poll() is None:
+                came = now
+            else:  # what is missing after a minute, the verdict says
+                accepted = json.loads(noted.read_text())["accepted"] if noted.exists() else 0
+                if delivered - already >= accepted or now - came > 60:
+                    return
+            if now - start > within:
+                raise TimeoutError(f"{what}: {delivered - already} delivered within {within:.0f} s")
+    finally:
+        source.kill()
+        source.wait()
+
+
+def became(
+    what: str,
+    octets: int,
+    name: str,
+    found: Mapping[str, Any],
+    arrived: Mapping[str, Sequence[Arrival]],
+    pss_mb: Mapping[str, float],
+) -> Large:
+    """Match what the generator noted with what came to the sink, for recipients NUMBER.`name`."""
+    start = last = found["started"]
+    body, accepted, whole = body_size(octets), 0, 0
+    came = {number: arrived.get(f"{number}.{name}", ()) for number, _, _ in found["times"]}
+    for number, _, taken in found["times"]:
+        good = [one for one in came[number] if one.octets == body]
+        accepted += taken is not None
+        whole += taken is not None and bool(good)
+        last = max([last, *(one.when for one in good[:1])])
+    return Large(
+        what,
+        len(came),
+        octets,
+        accepted,
+        whole,
+        sum(len(ones) > 1 for ones in came.values()),
+        sum(any(one.octets != body for one in ones) for ones in came.values()),
+        found["put_off"],
+        tuple(found["replies"]),
+        min((begun + taken for _, begun, taken in found["times"] if taken is not None), default=start) - start,
+        found["ended"] - start,
+        last - start,
+        pss_mb,
+    )
 
 
 def measure_replicas(replicas: int, sink: OwnSink, chosen: argparse.Namespace) -> Replicas:
@@ -258,28 +432,97 @@ def _together(listen: Sequence[tuple[str, int]], each: int, sink: OwnSink) -> fl
 
 def tables(result: Result) -> str:
     """The report in Markdown."""
-    paragraphs = [
+    said = (
         f"{report.heading(result.machine)}. Speed is of 2 KiB messages with reuse; latencies are of a client that sends"
         f" {healthy.RATE:g} messages a second, each on a connection of its own. Memory is the largest PSS meanwhile."
-    ]
-    if result.cases:
-        parts = list(dict.fromkeys(part for case in result.cases for part in case.pss_mb))
-        rows = [
-            [
-                case.what,
-                f"{case.per_s:,.0f}" if case.per_s else "",
-                f"{case.cpu_ms:.2f}" if case.per_s else "",
-                *(healthy.cells(case.seen) if case.seen is not None else [""] * len(healthy.HEAD)),
-                *(f"{case.pss_mb[part]:.0f}" if part in case.pss_mb else "" for part in parts),
-                "; ".join(case.notes),
-            ]
-            for case in result.cases
+    )
+    return "\n\n".join([said, *filter(None, (part_table(part, result) for part in PARTS))]) + "\n"
+
+
+def section(part: str, result: Result) -> str:
+    """What the page says of a part; empty where nothing of it was measured."""
+    of_cases = any(case.part == part for case in result.cases)
+    if not (of_cases or (part == "large" and result.large) or (part == "replicas" and result.replicas)):
+        return ""
+    return f"{report.heading(result.machine)}.\n\n{part_table(part, result)}\n"
+
+
+def part_table(part: str, result: Result) -> str:
+    """What was measured of a part, in Markdown, and what was not."""
+    of = [case for case in result.cases if case.part == part]
+    paragraphs = [_cases(of), "\n".join(flatness(of))]
+    if part == "large":
+        paragraphs += [_large(result.large), "\n".join(f"- {line}" for one in result.large for line in remarks(one))]
+    elif part == "replicas":
+        paragraphs.append(_replicas(result.replicas))
+    failures = [one.splitlines()[0] for one in result.failures if one.startswith(f"{part}: ")]
+    paragraphs.append("\n".join(f"- Failed: {one}" for one in failures))
+    return "\n\n".join(filter(None, paragraphs))
+
+
+def _cases(cases: Sequence[Case]) -> str:
+    """A table with those columns that any of the cases has."""
+    if not cases:
+        return ""
+    speed, latency = any(case.per_s for case in cases), any(case.seen is not None for case in cases)
+    notes = any(case.notes for case in cases)
+    parts = list(dict.fromkeys(part for case in cases for part in case.pss_mb))
+    rows = []
+    for case in cases:
+        row = [case.what]
+        if speed:
+            row += [f"{case.per_s:,.0f}", f"{case.cpu_ms:.2f}"] if case.per_s else ["", ""]
+        if latency:
+            row += healthy.cells(case.seen) if case.seen is not None else [""] * len(healthy.HEAD)
+        row += _memory(case.pss_mb, parts)
+        rows.append([*row, "; ".join(case.notes)] if notes else row)
+    head = ["what else there is", *(["messages/s", "CPU ms"] if speed else []), *(healthy.HEAD if latency else [])]
+    return report.table([*head, *(f"{part} MiB" for part in parts), *([""] if notes else [])], rows)
+
+
+def _memory(pss_mb: Mapping[str, float], parts: Sequence[str]) -> list[str]:
+    return [f"{pss_mb[part]:.0f}" if part in pss_mb else "" for part in parts]
+
+
+def _large(measured: Sequence[Large]) -> str:
+    if not measured:
+        return ""
+    parts = list(dict.fromkeys(part for one in measured for part in one.pss_mb))
+    rows = [
+        [
+            one.what,
+            f"{one.accepted} of {one.messages}",
+            f"{one.put_off.get('452', 0):,}",
+            f"{one.whole} of {one.accepted}",
+            f"{one.first_s:,.0f}" if one.accepted else "",
+            f"{one.accepted_s:,.0f}",
+            f"{one.delivered_s:,.0f}",
+            f"{one.whole * one.octets / one.delivered_s / (1 << 20):,.0f}" if one.delivered_s else "",
+            *_memory(one.pss_mb, parts),
         ]
-        head = ["what else there is", "messages/s", "CPU ms", *healthy.HEAD, *(f"{part} MiB" for part in parts), ""]
-        paragraphs.append(report.table(head, rows))
-    paragraphs += ["\n".join(flatness(result.cases)), _replicas(result.replicas)]
-    paragraphs.append("\n".join(f"Not measured: {one.splitlines()[0]}" for one in result.failures))
-    return "\n\n".join(one for one in paragraphs if one) + "\n"
+        for one in measured
+    ]
+    head = [
+        "begun at once",
+        "accepted",
+        "times 452",
+        "came whole",
+        "first accepted s",
+        "last s",
+        "delivered s",
+        "MiB/s",
+    ]
+    return report.table([*head, *(f"{part} MiB" for part in parts)], rows)
+
+
+def remarks(one: Large) -> list[str]:
+    """What the row of large messages does not say, a line for each."""
+    others = ", ".join(f"{many} × {code}" for code, many in sorted(one.put_off.items()) if code != "452")
+    return [
+        *([f"{one.what}: tried again also after {others}."] if others else []),
+        *([f"{one.what}: {one.twice} came more than once."] if one.twice else []),
+        *([f"{one.what}: never accepted: {'; '.join(one.refusals)}."] if one.refusals else []),
+    ]
 
 
 def flatness(cases: Sequence[Case]) -> list[str]:
@@ -336,15 +579,37 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--only", action="append", choices=PARTS, help="only this part; may be repeated")
     parser.add_argument("--share", type=float, default=1.0, help="of all numbers: less to try it out")
-    parser.add_argument("--messages", type=int, default=10_000, help="of a run for speed (default %(default)s)")
+    parser.add_argument("--messages", type=int, default=_MESSAGES, help="of a run for speed (default %(default)s)")
     parser.add_argument("--seconds", type=float, default=healthy_seconds(), help="of a run for latency (%(default)g)")
+    parser.add_argument("--large-messages", type=int, help=f"large ones at once (default {LARGE}, times --share)")
+    parser.add_argument("--large-octets", type=int, default=LARGE_OCTETS, help="of each of them (default %(default)s)")
+    for bound in ("upload-octets", "client-upload-octets"):
+        parser.add_argument(f"--{bound}", type=int, help="this setting of ingress for them, lower to try it out")
     parser.add_argument("--json", type=Path, default=report.ROOT / ".bench" / "scale.json", help="where figures go")
-    parser.add_argument("--page", action="store_true", help="write the table into docs/benchmarks.md, too")
+    parser.add_argument("--page", action="store_true", help="write each part's table into docs/benchmarks.md, too")
     chosen = parser.parse_args(arguments)
-    if chosen.page and (chosen.share < 1 or chosen.only):
-        parser.error("--page writes the whole table: leave --share and --only out")
+    small = (
+        chosen.share < 1
+        or chosen.large_messages is not None
+        or chosen.messages < _MESSAGES
+        or chosen.seconds < healthy_seconds()
+        or chosen.large_octets != LARGE_OCTETS
+        or chosen.upload_octets is not None
+        or chosen.client_upload_octets is not None
+    )
+    if chosen.page and small:
+        parser.error("--page writes figures of the whole size: of the other options only --only and --json go with it")
     if not 0 < chosen.share <= 1 or not 1 <= chosen.seconds <= 3600 or not 1 <= chosen.messages <= 1_000_000:
         parser.error("--share is above 0 and at most 1, --seconds from 1 to 3600, --messages from 1 to 1,000,000")
+    if chosen.large_messages is None:
+        chosen.large_messages = max(1, int(LARGE * chosen.share))
+    if not 1 <= chosen.large_messages <= 1000 or not INLINE_LIMIT < chosen.large_octets <= LARGE_OCTETS:
+        parser.error(
+            f"--large-messages is from 1 to 1000, --large-octets above {INLINE_LIMIT:,} and at most {LARGE_OCTETS:,}"
+        )
+    bounds = [one for one in (chosen.upload_octets, chosen.client_upload_octets) if one is not None]
+    if any(chosen.large_octets * 4 > 3 * bound for bound in bounds):
+        parser.error("three quarters of --upload-octets and --client-upload-octets must hold a message, or none begins")
     chosen.only = chosen.only or list(PARTS)
     return chosen
 
@@ -354,39 +619,75 @@ def healthy_seconds() -> float:
     return 600 / healthy.RATE
 
 
-def measure(chosen: argparse.Namespace, result: Result) -> None:
-    """Every part. What fails is noted, and the rest goes on."""
-    share = chosen.share
+Step = Callable[[OwnSink], Case | Large | Replicas]
+
+
+def steps(part: str, chosen: argparse.Namespace) -> list[tuple[str, Step]]:
+    """What is measured of a part, one after the other: what it is, and how, given a sink."""
 
     def some(number: int) -> int:
-        return int(number * share)
+        return int(number * chosen.share)
 
-    with own_sink(somewhere(), timed=True) as sink:
-        for queued in BACKLOGS if "backlog" in chosen.only else ():
-            with report.noting(result, f"{some(queued):,} queued"):
-                _told(result, measure_backlog(some(queued), sink, chosen))
-        for count in (0, some(ROUTES)) if "routes" in chosen.only else ():
-            with report.noting(result, f"{count:,} routes"):
-                _told(result, measure_routes(count, sink, chosen))
-        for kind, count, words in (("idle", IDLE, "idle connections"), ("slow", SLOW, "senders of an octet a second")):
-            if "connections" in chosen.only:
-                crowd = Strangers(f"many-{kind}", f"{some(count):,} {words}", kind, some(count), 100)
-                with report.noting(result, crowd.what):
-                    _told(result, measure_connections(crowd, sink, chosen))
-        if "large" in chosen.only:
-            with report.noting(result, "large messages"):
-                _told(result, measure_large(max(1, some(LARGE)), LARGE_OCTETS, sink))
-        for replicas in REPLICAS if "replicas" in chosen.only else ():
-            with report.noting(result, f"{replicas} replicas"):
-                result.replicas.append(measure_replicas(replicas, sink, chosen))
-                print(_replicas(result.replicas[-1:]), file=sys.stderr, flush=True)
+    match part:
+        case "backlog":
+            return [(f"{n:,} queued", partial(measure_backlog, n, chosen=chosen)) for n in map(some, BACKLOGS)]
+        case "routes":
+            return [(f"{n:,} routes", partial(measure_routes, n, chosen=chosen)) for n in (0, some(ROUTES))]
+        case "connections":
+            crowds = [
+                Strangers(f"many-{kind}", f"{some(count):,} {words}", kind, some(count), 100)
+                for kind, count, words in (
+                    ("idle", IDLE, "idle connections"),
+                    ("slow", SLOW, "senders of an octet a second"),
+                )
+            ]
+            return [(crowd.what, partial(measure_connections, crowd, chosen=chosen)) for crowd in crowds]
+        case "large":
+            return [
+                (large_from(clients, chosen), partial(measure_large, clients, chosen=chosen))
+                for clients in dict.fromkeys((1, chosen.large_messages))
+            ]
+        case _:
+            return [(f"{n} of each service", partial(measure_replicas, n, chosen=chosen)) for n in REPLICAS]
 
 
-def _told(result: Result, case: Case) -> None:
-    result.cases.append(case)
-    print(tables(replace(result, cases=[case], replicas=[], failures=[])), file=sys.stderr, flush=True)
+def measure(chosen: argparse.Namespace, result: Result) -> None:
+    """Every part. What fails is noted, and the rest goes on; what was measured is kept as it comes."""
+    for part in PARTS:
+        if part in chosen.only:
+            with report.noting(result, part), own_sink(somewhere(), timed=True) as sink:
+                measure_part(part, steps(part, chosen), sink, chosen, result)
+            if chosen.page:
+                keep_on_page(part, result)
+
+
+def measure_part(
+    part: str, todo: Sequence[tuple[str, Step]], sink: OwnSink, chosen: argparse.Namespace, result: Result
+) -> None:
+    """One part, step by step, told at each."""
+    begun = time.monotonic()
+    for number, (what, step) in enumerate(todo, 1):
+        say(f"{part}, {number} of {len(todo)}: {what}")
+        with report.noting(result, f"{part}: {what}"):
+            result.add(step(sink))
+        report.write_json(result, chosen.json)
+    say(f"{part} took {(time.monotonic() - begun) / 60:.1f} minutes\n\n{part_table(part, result)}\n")
+
+
+def keep_on_page(part: str, result: Result, page: Path = report.PAGE) -> None:
+    """Write the section of a part; what the page has stays where nothing was measured."""
+    if text := section(part, result):
+        report.write_page(f"scale {part}", text, page)
+        say(f"wrote the section {part} of {page.name}")
+    else:
+        say(f"nothing of {part} was measured: {page.name} keeps what it says of it")
+
+
+def say(text: str) -> None:
+    """Progress, apart from the report."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Measure, print, write. Exit status 1 when a case could not be measured."""
-    return report.carry_out(measure, options(arguments), Result(report.machine()), tables, "scale")
+    return report.carry_out(measure, options(arguments), Result(report.machine()), tables, None)
