@@ -11,6 +11,7 @@ import pytest
 from integration.outbound.test_required_tls import GOOD, HOST, OTHER, PORT, ROOT, serving, trusted_roots
 
 from mailrail.core.mtasts.answer import FetchFailed
+from mailrail.core.mtasts.cache import PolicyStep
 from mailrail.core.mtasts.policy import Mode, Policy
 from mailrail.core.outbound.learned import Offered
 from mailrail.core.revision.revision import Security, TlsMode, TransportKind, Unanswered
@@ -18,12 +19,15 @@ from mailrail.core.tlspolicy.decision import Cause
 from mailrail.core.tlspolicy.demands import Demand, add_up
 from mailrail.core.tlspolicy.facts import Purpose, Requirement
 from mailrail.kit.postgres import Login
+from mailrail.kit.resolver import DnsResolver
 from mailrail.sink import Sink
 from mailrail_outbound import metrics
 from mailrail_outbound.domain_recorder import DomainRecorder
+from mailrail_outbound.hosts import awaited
 from mailrail_outbound.ports import RecipientReport, Result
 from mailrail_outbound.store.connection import DomainDatabase
 from mailrail_outbound.tls_policy import cache as cache_module
+from mailrail_outbound.tls_policy.sts import StsLookup
 
 from testkit.chains import issue
 from testkit.conditions import eventually
@@ -263,6 +267,23 @@ async def test_a_dns_that_does_not_say_whether_there_is_a_policy_holds_mail_back
         assert "does not say whether example.org has an MTA-STS policy" in report.text
         assert not peer.sessions
         assert (await domain.send(requirement=Requirement.NO)).result is Result.DELIVERED
+
+
+async def test_a_look_up_that_failed_days_ago_is_no_part_of_todays_outage_STS_24a(
+    database: str, dns: DnsServer, there: PolicyWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Meanwhile another process may have had all the answers."""
+    dns.fail(RECORD, Failure.SERVFAIL)
+    async with policy_process(database, there) as policies:
+        lookup, began = StsLookup(DnsResolver(dns.endpoint), policies), policies.now()
+        steps = {}
+        for hours in (0.0, 3.9, 4.1, 16.2, 60.0, 63.9, 64.1):
+            monkeypatch.setattr(policies, "now", lambda hours=hours: began + 3600 * hours)
+            verdict = (await awaited(lookup.of_domain("example.org", anew=True))).verdict
+            assert verdict is not None
+            steps[hours] = verdict.step
+    waits, goes = PolicyStep.DEFER, PolicyStep.WITHOUT
+    assert steps == {0.0: waits, 3.9: waits, 4.1: goes, 16.2: goes, 60.0: waits, 63.9: waits, 64.1: goes}
 
 
 async def test_a_floor_can_say_to_go_on_while_the_dns_does_not_answer_and_another_to_wait_STS_24b(

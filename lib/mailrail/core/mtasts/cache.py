@@ -28,6 +28,9 @@ LATELY: Final = 31 * 86_400.0
 """Seconds since the last mail to a domain after which its policy is not refreshed any more (STS-25)."""
 DEFER_LIMIT: Final = 4 * 3600.0
 """Seconds for which failing look-ups of the record hold back mail to a domain without a cached policy (STS-24a)."""
+OUTAGE_ENDS: Final = 86_400.0
+"""Seconds without a look-up of the record after which one that failed before is no part of the same outage: nobody
+knows what the DNS said meanwhile. More than lies between two attempts at a message (core/delivery/schedule.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class DnsTrouble:
 
     reason: str
     since: float
-    """When look-ups of this record began to fail, with no answer since."""
+    """When look-ups of this record began to fail, with no answer since (`failing_since`)."""
     refused: bool = False
     """The servers of the zone answer other questions, and this one with REFUSED or NOTIMP."""
 
@@ -92,6 +95,11 @@ class PolicyVerdict:
     """The fetch whose failure led here; for TLS reports, which want it for every attempt."""
     trouble: str = ""
     """What is wrong with the record, the policy or the way to them, in words; empty: nothing."""
+
+
+def failing_since(since: float, last: float, now: float) -> float:
+    """Since when look-ups of a record fail, of which one fails now; before it they failed from `since` to `last`."""
+    return since if now - last < OUTAGE_ENDS else now
 
 
 def next_step(

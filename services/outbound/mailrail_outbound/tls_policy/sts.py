@@ -8,7 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mailrail.core.mtasts.cache import DnsTrouble, PolicyStep, PolicyVerdict
+from mailrail.core.mtasts.cache import DnsTrouble, PolicyStep, PolicyVerdict, failing_since
 from mailrail.core.mtasts.policy import Mode, Policy
 from mailrail.core.mtasts.record import NoRecord, StsRecord, policy_domain, read_records, record_name
 from mailrail.core.tlspolicy.facts import NO_STS, StsFacts, StsPolicy
@@ -71,7 +71,7 @@ class StsLookup:
 
     def __init__(self, resolver: DnsResolver, cache: PolicyCache) -> None:
         self._resolver, self._cache = resolver, cache
-        self._failing: OrderedDict[str, float] = OrderedDict()
+        self._failing: OrderedDict[str, tuple[float, float]] = OrderedDict()  # since when, and when last
 
     def of_domain(self, next_hop: str, *, anew: bool = False) -> Steps[DomainSts]:
         """What is known of the domain that mail goes to. `anew`: its record is asked for past every cache (STS-13b).
@@ -109,7 +109,9 @@ class StsLookup:
         if isinstance(error, NoSuchDomain):
             self._failing.pop(domain, None)
             return _NONE
-        since = self._failing.setdefault(domain, self._cache.now())
+        now = self._cache.now()
+        since = failing_since(*self._failing.pop(domain, (now, now)), now)
+        self._failing[domain] = (since, now)
         while len(self._failing) > _MOST_FAILING:
             self._failing.popitem(last=False)
         return DnsTrouble(str(error), since, refused=error.rcode in _REFUSALS)
