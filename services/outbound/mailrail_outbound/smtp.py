@@ -301,8 +301,9 @@ class ClientConnection(asyncio.Protocol):
         if self._transport is None:
             if self.connect_limit is not None:
                 self.connect_limit.reschedule(self._loop.time())
-        elif self._handshaking:
-            self._fail(Answer(Stage.HANDSHAKE, None, Trouble.TIMEOUT, self.gives_way))
+        elif self._handshaking or self.session.awaiting is Stage.STARTTLS:
+            stage = self.session.awaiting or Stage.HANDSHAKE
+            self._fail(Answer(stage, None, Trouble.TIMEOUT, self.gives_way))
         else:
             self.abort(Trouble.TIMEOUT, self.gives_way)
 

@@ -175,6 +175,22 @@ async def test_who_never_answers_is_broken_off_for_others_past_the_allowance_and
         assert not any(future.done() for future in waiting[4:])
 
 
+async def test_who_is_broken_off_for_others_while_starttls_is_not_answered_gets_no_mail_in_clear_TLS_07(
+    net: Net,
+) -> None:
+    """That others wait is no fault of its TLS."""
+    tarpits = [await net.tarpit("220 hi", EHLO="250-mx\n250 STARTTLS", STARTTLS=Hang()) for _ in range(8)]
+    for i, peer in enumerate(tarpits):
+        net.domain(f"d{i}.test", peer.host)
+    async with net.bench(connections=8, slow_seconds=0.2, slow_connections=2, tls_timeout=300.0) as bench:
+        waiting = begin(bench, *(f"d{i}.test" for i in range(8)))
+        await eventually(lambda: any(future.done() for future in waiting))
+        for each in [await result(future) for future in waiting if future.done()]:
+            assert (each.result, str(each.status)) == (Result.DEFERRED, "4.4.2")
+            assert each.text.endswith(" did not answer in 0 s while others waited")
+    assert {command.split()[0] for peer in tarpits for command in peer.commands} == {"EHLO", "STARTTLS"}
+
+
 async def test_an_address_of_which_nothing_is_known_has_a_moment_where_others_wait_to_try_theirs(net: Net) -> None:
     healthy = await net.healthy("healthy.test")
     tarpits = [await net.tarpit(Hang()) for _ in range(4)]
