@@ -613,6 +613,23 @@ async def test_content_that_is_too_large_for_a_lease_is_fetched_from_any_offset_
         assert refused.value.code() is grpc.StatusCode.NOT_FOUND
 
 
+async def test_a_body_of_more_rows_than_are_read_at_once_is_fetched_whole_LSE_06(database: str) -> None:
+    body = b"".join(number.to_bytes(4, "big") for number in range(20 * CHUNK_SIZE // 4)) + b"the end"
+    async with running_queue(database) as q:
+        outbound = await q.outbound()
+        ingress = await q.ingress()
+        number = message_id()
+        for at in range(0, len(body), CHUNK_SIZE):
+            ingress.chunk(number, body[at : at + CHUNK_SIZE])
+        (future,) = ingress.commit(commit_of("bob@away.example", body=None), ids=[number])
+        assert (await future).accepted
+        await eventually(lambda: outbound.deliveries)
+        (delivery,) = outbound.deliveries
+        for offset in (0, 9 * CHUNK_SIZE, 11 * CHUNK_SIZE + 17):
+            request = lease_pb2.FetchContentRequest(token=delivery.token, message_id=number, offset=offset)
+            assert b"".join([r.data async for r in outbound.stub.FetchContent(request)]) == body[offset:]
+
+
 async def test_a_lease_names_its_revision_and_the_digest_of_its_transport_LSE_07(database: str) -> None:
     transport = relay()
     async with running_queue(database, a_revision(transports=[transport], rules=[rule_to(RELAY)])) as q:

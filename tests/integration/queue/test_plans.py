@@ -303,7 +303,7 @@ async def _uploads(connection: Connection, full: Full, count: int) -> None:
     await content.upload_chunks(connection, new, 1, [b"b"])
     await content.claim_uploads(connection, [new])
     await content.add_chunks(connection, message_id(1.9e9, os.urandom(10)), b"c")
-    await content.chunk(connection, new, 0)
+    await content.chunks(connection, new, 0, 8)
     await content.drop_chunks(connection, [new])
     await content.abort_uploads(connection, [new])
     await content.sweep_stray_chunks(connection, None, 1000)

@@ -261,10 +261,10 @@ async def content_for(
         yield body[start : start + CHUNK_SIZE]
     for number in range(found.chunks):
         async with use() as connection:
-            part = await content_store.chunk(connection, message_id.bytes, number)
-        if part is None:
+            parts = await content_store.chunks(connection, message_id.bytes, number, 1)
+        if not parts:
             raise ContentIncomplete(CONTENT_INCOMPLETE)
-        yield part
+        yield parts[0]
 
 
 async def delivered_content(

@@ -147,7 +147,7 @@ async def piece(connection: Connection, message_id: bytes, offset: int, octets: 
     return (rows[0][0], rows[0][1]) if rows else None
 
 
-async def chunk(connection: Connection, message_id: bytes, number: int) -> bytes | None:
-    """One chunk of a large body; None past the end."""
-    rows = await run(connection, CHUNKS, {"id": c.uuids([message_id]), "first": number, "count": 1})
-    return bytes(rows[0][1]) if rows and rows[0][0] == number else None
+async def chunks(connection: Connection, message_id: bytes, first: int, count: int) -> list[bytes]:
+    """So many chunks of a large body from number `first` on; fewer where it ends, or where one is missing."""
+    rows = await run(connection, CHUNKS, {"id": c.uuids([message_id]), "first": first, "count": count})
+    return [data for expected, (number, data) in enumerate(rows, first) if number == expected]
