@@ -41,6 +41,26 @@ def test_who_waits_for_what_is_newest_need_not_have_come_last() -> None:
         line.take(newest=True)
 
 
+def test_who_stands_in_line_for_something_newer_too_keeps_the_place_of_its_wait() -> None:
+    line = DatedLine[str]()
+    for name in "abc":
+        line.add(name, 1.0)
+    line.renew("a", 3.0)
+    line.renew("a", 2.0)
+    line.renew("b", 2.0)
+    line.renew("gone", 4.0)
+    assert len(line) == 3
+    assert line.take(newest=True) == "a"
+    assert line.take(newest=True) == "b"
+    assert line.take(newest=False) == "c"
+    for name in "abc":
+        line.add(name, 1.0)
+    line.renew("a", 2.0)
+    assert line.take(newest=False) == "a"
+    assert line.take(newest=True) == "c"
+    assert line.take(newest=True) == "b"
+
+
 def test_who_is_new_and_who_comes_again_alternate_and_who_wants_more_goes_last() -> None:
     lines = Lines[str]()
     for need, names in ((Need.MORE, "xyz"), (Need.AGAIN, "uvwz"), (Need.NEW, "abcde")):

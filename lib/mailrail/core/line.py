@@ -70,6 +70,13 @@ class DatedLine(Generic[T]):
         self._waiting[one] = (time, self._count)
         insort(self._by_time, (time, self._count, one))
 
+    def renew(self, one: T, time: float) -> None:
+        """Who stands in line waits for something of this `time`, too: the newest counts, and its wait goes on."""
+        at = self._waiting.get(one)
+        if at is not None and at[0] < time:
+            del self._by_time[bisect_left(self._by_time, at)]
+            self.add(one, time)  # a key keeps its place in an OrderedDict
+
     def discard(self, one: T) -> None:
         """Leave the line."""
         at = self._waiting.pop(one, None)

@@ -10,7 +10,7 @@ broken off while others wait. A name that has answered before waits for none of 
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Hashable
 from contextvars import ContextVar
 from typing import Final
 
@@ -45,9 +45,13 @@ class _Turn(LookupTurn):
     __slots__ = ("begun",)
 
     def __init__(self, history: NameHistory, begun: "asyncio.Future[None]") -> None:
-        began = MAIL_BEGAN.get()
-        super().__init__(history, time.time() if began is None else began)
+        super().__init__(history, _mail_began())
         self.begun = begun
+
+
+def _mail_began() -> float:
+    began = MAIL_BEGAN.get()
+    return time.time() if began is None else began
 
 
 class LookupTurns:
@@ -58,21 +62,32 @@ class LookupTurns:
         self._wait = wait
         self._loop = asyncio.get_running_loop()
         self._order = LookupOrder[_Turn](most)
+        self._waiting: dict[Hashable, _Turn] = {}
         self._begun = 0  # of this round, counted to ROUND
 
     @contextlib.asynccontextmanager
-    async def turn(self, history: NameHistory) -> AsyncIterator[None]:
-        """Wait for a turn, and have it. Raises NoTurn or GaveWay."""
-        async with self._turn(history):
+    async def turn(self, key: Hashable, history: NameHistory) -> AsyncIterator[None]:
+        """Wait for a turn, and have it. One may wait for `key` at a time. Raises NoTurn or GaveWay."""
+        async with self._turn(key, history):
             if history is ANSWERED:
                 yield
                 return
             async with self._patience(history):
                 yield
 
+    def renew(self, key: Hashable) -> None:
+        """This task waits for the turn for `key` that another waits for, which takes the place of the newer mail."""
+        # Who asked in this round of the event loop stands in line from the next one on.
+        self._loop.call_soon(self._renew, key, _mail_began())
+
+    def _renew(self, key: Hashable, mail_began: float) -> None:
+        turn = self._waiting.get(key)
+        if turn is not None:
+            self._order.renew(turn, mail_began)
+
     @contextlib.asynccontextmanager
-    async def _turn(self, history: NameHistory) -> AsyncIterator[None]:
-        turn = _Turn(history, self._loop.create_future())
+    async def _turn(self, key: Hashable, history: NameHistory) -> AsyncIterator[None]:
+        turn = self._waiting[key] = _Turn(history, self._loop.create_future())
         self._order.add(turn)
         self._hand_on()
         try:
@@ -86,6 +101,8 @@ class LookupTurns:
             if isinstance(error, TimeoutError):
                 raise NoTurn("too many names that nobody answers for are being looked up") from error
             raise
+        finally:
+            del self._waiting[key]
         try:
             yield
         finally:

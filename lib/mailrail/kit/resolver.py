@@ -127,6 +127,10 @@ class Cache:
         found = self._failures.get(key)
         return _answer_or_raise(found[1]) if found is not None and found[0] > self._now() else None
 
+    def is_asking(self, key: Any) -> bool:
+        """Whether `key` is being asked for, or is to be."""
+        return key in self._asking
+
     def forget(self, key: Any) -> None:
         """Ask anew for `key` when it is wanted next."""
         self._answers.pop(key, None)
@@ -308,13 +312,15 @@ class DnsResolver:
 
     async def _found(self, key: Any, ask: Callable[[], Awaitable[tuple[float, Any]]]) -> Any:
         """What is kept for `key`, or comes of `ask` in its turn. Raises NoSuchDomain or LookupFailed."""
+        if self._turns is not None and self._cache.is_asking(key):
+            self._turns.renew(key)
         return await self._cache.get(key, lambda: self._in_turn(key, ask))
 
     async def _in_turn(self, key: Any, ask: Callable[[], Awaitable[tuple[float, Any]]]) -> tuple[float, Any]:
         if self._turns is None:
             return await ask()
         try:
-            async with self._turns.turn(self._cache.history(key)):
+            async with self._turns.turn(key, self._cache.history(key)):
                 return await ask()
         except GaveWay as error:
             kind, name = key[:2]

@@ -225,6 +225,37 @@ async def test_a_name_for_the_newest_mail_is_looked_up_before_silent_ones_of_old
         await asyncio.gather(*silent, return_exceptions=True)
 
 
+@pytest.mark.parametrize("rounds", [0, 3])
+async def test_a_name_that_waits_for_old_mail_is_looked_up_for_the_newest_that_waits_for_it_too(
+    rounds: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lookup_turns, "FIRST_PATIENCE", 0.2)
+    with DnsServer() as dns:
+        dns.add("mx.new.test", "A", "192.0.2.1")
+        names = [f"d{i}.test" for i in range(30)]
+        for name in names:
+            dns.fail(name, Failure.SILENT)
+        resolver = DnsResolver(dns.endpoint, timeout=600.0, turns=LookupTurns(4, 600.0))
+
+        async def look_up(name: str, mail_began: float) -> object:
+            MAIL_BEGAN.set(mail_began)
+            return await resolver.addresses(name, ("ipv4",))
+
+        silent = [asyncio.create_task(look_up(name, 1500.0)) for name in names]
+        await eventually(lambda: len(dns.queries) == 2)
+        old = asyncio.create_task(look_up("mx.new.test", 1000.0))
+        for _ in range(rounds):  # of the event loop
+            await asyncio.sleep(0)
+        new = asyncio.create_task(look_up("mx.new.test", 2000.0))
+        async with asyncio.timeout(30):
+            assert await new == ("192.0.2.1",)
+        assert await old == ("192.0.2.1",)
+        assert [query.name for query in dns.queries].index("mx.new.test") <= 4
+        for each in silent:
+            each.cancel()
+        await asyncio.gather(*silent, return_exceptions=True)
+
+
 async def test_names_that_were_silent_before_stand_in_no_way_of_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookup_turns, "FIRST_PATIENCE", 0.01)
     monkeypatch.setattr(lookup_turns, "PATIENCE", 2.0)
@@ -283,7 +314,7 @@ async def test_look_ups_of_unknown_names_begin_a_few_at_a_time_and_known_ones_at
     over = asyncio.Event()
 
     async def look_up(history: NameHistory) -> None:
-        async with turns.turn(history):
+        async with turns.turn(object(), history):
             begun.append(history)
             await over.wait()
 

@@ -45,12 +45,17 @@ class SilentNames:
             self.now, _, what = heapq.heappop(self._events)
             what()
 
-    def look_up(self, mail_began: float, then: Callable[[], None], *, answered_after: float = 0.0) -> None:
+    def look_up(self, mail_began: float, then: Callable[[], None], *, answered_after: float = 0.0) -> LookupTurn:
         """Look a new name up, which is silent unless it is `answered_after` so many seconds."""
         turn = LookupTurn(NEW, mail_began)
         self._ends[turn], self._answer[turn] = then, answered_after
         self._order.add(turn)
         self._begin()
+        return turn
+
+    def renew(self, turn: LookupTurn, mail_began: float) -> None:
+        """A newer message waits for it, too."""
+        self._order.renew(turn, mail_began)
 
     def _handed_on(self) -> None:
         if self._backlog:
@@ -105,6 +110,28 @@ def test_the_first_mail_to_a_name_has_its_turns_at_once_whenever_it_comes_beside
     assert max(took) < 2 * FIRST_PATIENCE
 
 
+def test_a_host_that_waits_for_old_mail_has_its_turn_at_once_when_the_newest_mail_waits_for_it() -> None:
+    world = SilentNames(waiting=10_000, backlog=20_000)
+    took: dict[float, float] = {}
+
+    def named_by_a_stranger() -> None:
+        began = world.now + 5.0
+
+        def found() -> None:
+            took[began] = world.now - began
+
+        turn = world.look_up(-3.0, found, answered_after=0.02)
+        world.at(began, lambda: world.renew(turn, began))
+
+    moments = [8.0 + i * 0.37 for i in range(100)]
+    for moment in moments:
+        world.at(moment, named_by_a_stranger)
+    world.run(until=60.0)
+    assert len(took) == len(moments)
+    assert min(took.values()) > 0, "it waited still"
+    assert max(took.values()) < FIRST_PATIENCE
+
+
 def test_half_of_the_turns_of_new_names_are_for_the_newest_mail_and_half_for_who_waited_longest() -> None:
     order = LookupOrder[LookupTurn](8)
     newer, older = [[LookupTurn(NEW, 100.0 * n + i) for i in range(4)] for n in (2, 1)]
@@ -113,6 +140,20 @@ def test_half_of_the_turns_of_new_names_are_for_the_newest_mail_and_half_for_who
     for i in (3, 2, 0, 1):  # who ends quickly gives way to one of his kind
         order.end(newer[i])
         assert taken(order) == [older[i]]
+
+
+@pytest.mark.parametrize("history", [NEW, FAILED])
+def test_a_turn_that_newer_mail_waits_for_too_takes_the_place_of_that(history: NameHistory) -> None:
+    order = LookupOrder[LookupTurn](2)
+    turns = [LookupTurn(history, 10.0 + i) for i in range(5)]
+    names(order, *turns)
+    order.renew(turns[2], 20.0)
+    order.renew(turns[1], 9.0)
+    (begun,) = taken(order)
+    assert begun is turns[2]
+    order.renew(begun, 30.0)  # it has its turn, and stands in line no more
+    order.end(begun)
+    assert taken(order) == [turns[0]]
 
 
 @pytest.mark.parametrize("history", [NEW, FAILED])

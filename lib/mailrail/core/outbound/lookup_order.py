@@ -58,6 +58,10 @@ class LookupOrder(Generic[T]):
         """Wait for a turn."""
         self._lines[turn.history].add(turn, turn.mail_began)
 
+    def renew(self, turn: T, mail_began: float) -> None:
+        """A message that began then waits for a turn, too, which counts if it is newer and the turn has not begun."""
+        self._lines[turn.history].renew(turn, mail_began)
+
     def discard(self, turn: T) -> None:
         """Wait no more."""
         self._lines[turn.history].discard(turn)

@@ -91,7 +91,7 @@ class PolicyFetcher:
     async def _in_turn(self, domain: str) -> Policy | FetchFailed:
         history = self._known.get(domain, NameHistory.NEW)
         try:
-            async with self._turns.turn(history):
+            async with self._turns.turn(domain, history):
                 found = await self._within_limit(domain)
         except NoTurn as error:
             raise FetchPutOff(
