@@ -428,7 +428,7 @@ class Pool:
         unanswered: list[ClientConnection] = []
         first: list[ClientConnection] = []
         for connection in self.connections:
-            if connection.session.awaiting is None:
+            if not connection.waits:
                 continue
             server: ServerAddress = connection.server
             if server.standing is QUICK and min(connection.asked, connection.began) < quick_since:

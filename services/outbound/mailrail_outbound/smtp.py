@@ -264,6 +264,11 @@ class ClientConnection(asyncio.Protocol):
         """Whether something is under way."""
         return not self.session.idle
 
+    @property
+    def waits(self) -> bool:
+        """Whether the server has to say something: a reply, or its part of a handshake."""
+        return self._handshaking or self.session.awaiting is not None
+
     def work(self) -> None:
         """Begin waiting jobs, as far as the session allows now."""
         if self._begin_next():

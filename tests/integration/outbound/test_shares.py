@@ -175,11 +175,12 @@ async def test_who_never_answers_is_broken_off_for_others_past_the_allowance_and
         assert not any(future.done() for future in waiting[4:])
 
 
-async def test_who_is_broken_off_for_others_while_starttls_is_not_answered_gets_no_mail_in_clear_TLS_07(
-    net: Net,
+@pytest.mark.parametrize("starttls", [Hang(), Hang("220 go")], ids=["no answer", "no handshake"])
+async def test_who_is_broken_off_for_others_while_tls_begins_gets_no_mail_in_clear_TLS_07(
+    net: Net, starttls: Hang
 ) -> None:
     """That others wait is no fault of its TLS."""
-    tarpits = [await net.tarpit("220 hi", EHLO="250-mx\n250 STARTTLS", STARTTLS=Hang()) for _ in range(8)]
+    tarpits = [await net.tarpit("220 hi", EHLO="250-mx\n250 STARTTLS", STARTTLS=starttls) for _ in range(8)]
     for i, peer in enumerate(tarpits):
         net.domain(f"d{i}.test", peer.host)
     async with net.bench(connections=8, slow_seconds=0.2, slow_connections=2, tls_timeout=300.0) as bench:
