@@ -30,6 +30,7 @@ from mailrail.core.route import LackingTransport
 from mailrail.core.smtp.answer import LACKING, Answer, Stage, Trouble
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.core.tlspolicy.cause import cause_of
+from mailrail.core.tlspolicy.decision import TRY_LATER
 from mailrail.core.tlspolicy.demands import NOTHING
 from mailrail.core.tlspolicy.facts import Purpose, Requirement
 from mailrail.core.tlsrpt.result import HostPolicies, SeenSession, sessions_of
@@ -98,6 +99,14 @@ class Captured:
 
 class NotAttempted(Exception):
     """The attempt is to be undone (LSE-04); the text says why."""
+
+    status = EnhancedCode(4, 3, 5)
+
+
+class PolicyNotKnown(NotAttempted):
+    """What the destination demands of TLS cannot be read. The queue knows it by its status, and lets it wait longer."""
+
+    status = TRY_LATER
 
 
 class BrokenOff(Exception):
@@ -235,7 +244,7 @@ class Outbound(Worker):
         except StopIteration as end:
             reports: list[RecipientReport] = end.value
         except NotAttempted as reason:
-            verdict = Verdict(Outcome.DEFERRED, EnhancedCode(4, 3, 5), str(reason))
+            verdict = Verdict(Outcome.DEFERRED, reason.status, str(reason))
             reports = [RecipientReport(i, Result.NOT_ATTEMPTED, verdict) for i in delivery.recipient_ids]
             self._log.warning("delivery returned", token=delivery.lease.token, reason=str(reason))
         except Exception:
@@ -524,7 +533,7 @@ class Outbound(Worker):
         return None
 
     def _policy_of(self, delivery: Delivery) -> Steps[DomainSts]:
-        """What MTA-STS says of the recipient domain. Raises NotAttempted where that is not known."""
+        """What MTA-STS says of the recipient domain. Raises PolicyNotKnown."""
         if self._sts is None or self._settings.captive:
             return NO_POLICY
         try:
@@ -533,7 +542,7 @@ class Outbound(Worker):
             lenient = delivery.purpose is Purpose.TLS_REPORT and delivery.requirement is not _REQUIRED
             if lenient or delivery.requirement is Requirement.NO:  # RTLS-22b, TRPT-15: no policy holds it back
                 return unread(delivery.domain)
-            raise NotAttempted(str(error)) from error
+            raise PolicyNotKnown(str(error)) from error
 
     def _tell(self, progress: "DeliveryInProgress", seen: SeenSession | None) -> None:
         """A session, or a host that is not dialled for a policy, is told in TLS reports (STS-12b, TRPT-06b)."""

@@ -9,7 +9,15 @@ from mailrail.core.delivery.outcome import Outcome, Verdict
 from mailrail.core.dsn.due import Asked, DsnKind
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.delivery.ports import AttemptRecipient
-from mailrail_queue.delivery.sorting import NOT_DIALLED_DELAY, NextRoute, Sorted, Weight, sort, weigh_late
+from mailrail_queue.delivery.sorting import (
+    NOT_DIALLED_DELAY,
+    POLICY_UNREAD_DELAY,
+    NextRoute,
+    Sorted,
+    Weight,
+    sort,
+    weigh_late,
+)
 from mailrail_queue.routing.router import RoutePlan
 from mailrail_queue.store import results as result_store
 from mailrail_queue.store.results import Deferral, Ending
@@ -59,6 +67,8 @@ def sorted_as(
     found = result.recipients.add(id=recipient.id)
     found.attempt.outcome = outcome
     found.attempt.reply.enhanced = "4.2.0" if outcome == DEFERRED else "5.1.1" if outcome == FAILED else "2.0.0"
+    if outcome == NOT_ATTEMPTED:
+        found.attempt.status = status
     if lacking:
         found.lacking.extension = lacking
         found.attempt.reply.enhanced = status
@@ -104,6 +114,14 @@ def test_what_was_not_dialled_is_undone_without_being_judged_LSE_04() -> None:
     found = sorted_as(NOT_ATTEMPTED, judge, dialled=True)
     assert found.change == Deferral(found.change.id, b"m" * 16, TOKEN, 4, NOT_DIALLED_DELAY, None)
     assert judge.asked == []
+
+
+def test_what_goes_back_because_no_policy_can_be_read_is_not_asked_for_again_in_a_second_LSE_04() -> None:
+    """An outage of outbound's Postgres may last for hours, with all mail of a queue that is well."""
+    found = sorted_as(NOT_ATTEMPTED, Judge(), status="4.7.5")
+    assert isinstance(found.change, Deferral)
+    assert found.change == Deferral(found.change.id, b"m" * 16, TOKEN, 4, POLICY_UNREAD_DELAY, None)
+    assert POLICY_UNREAD_DELAY >= 10 * NOT_DIALLED_DELAY
 
 
 def test_what_was_aborted_for_an_administrator_goes_back_at_once_with_its_record_ADM_02() -> None:

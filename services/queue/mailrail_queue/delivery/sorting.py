@@ -13,6 +13,7 @@ from mailrail.core.delivery.outcome import Verdict
 from mailrail.core.dsn.due import Asked
 from mailrail.core.route.site import SiteKind
 from mailrail.core.smtp.reply import EnhancedCode
+from mailrail.core.tlspolicy.decision import TRY_LATER
 from mailrail.pb.queue.v1 import lease_pb2, types_pb2
 from mailrail_queue.delivery.ports import Arrival, AttemptRecipient, Notice
 from mailrail_queue.delivery.verdicts import MOST_OCTETS, dialled_before, verdict_of
@@ -25,6 +26,9 @@ SUCCEEDED = (types_pb2.OUTCOME_DELIVERED, types_pb2.OUTCOME_RELAYED, types_pb2.O
 """Outcomes that count under an old token too: what was sent was sent (LSE-03)."""
 NOT_DIALLED_DELAY = 1.0
 """Seconds until a recipient whose attempt was undone is due again: outbound may wait for a newer configuration."""
+POLICY_UNREAD_DELAY = 10.0
+"""The same where outbound could not read what the destination demands of TLS (4.7.5): it may be cut off from Postgres
+for hours while we are not, and mail that came and went each second would take all that Postgres can write."""
 _MOST_SAID = 250
 """Characters that are kept of what is wrong, so that the next rule fits behind it."""
 _ASKED_SUCCESS = int(Asked.SUCCESS)
@@ -63,9 +67,8 @@ def sort(
     if outcome in SUCCEEDED:
         return _delivered(found, recipient, token, plan, judge)
     if outcome == types_pb2.OUTCOME_NOT_ATTEMPTED:
-        return Sorted(
-            Deferral(recipient.id, recipient.message_id, token, recipient.version, NOT_DIALLED_DELAY, last_attempt=None)
-        )
+        delay = POLICY_UNREAD_DELAY if found.attempt.status == str(TRY_LATER) else NOT_DIALLED_DELAY
+        return Sorted(Deferral(recipient.id, recipient.message_id, token, recipient.version, delay, last_attempt=None))
     if outcome == types_pb2.OUTCOME_CANCELLED:  # an administrator's request stands on the row and is granted next
         return Sorted(_deferral(found.attempt, recipient, token, result, retry_in=0.0, cancelled=True))
     if outcome == types_pb2.OUTCOME_FAILED and found.HasField("lacking"):
