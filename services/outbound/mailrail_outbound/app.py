@@ -61,7 +61,7 @@ from mailrail_outbound.probes import Prober
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import INTERNAL_ERROR, ClientConnection
 from mailrail_outbound.tls_policy.cache import PolicyUnread
-from mailrail_outbound.tls_policy.dane import DaneLookup, HostDane
+from mailrail_outbound.tls_policy.dane import DaneLookup
 from mailrail_outbound.tls_policy.sts import NO_POLICY, DomainSts, StsLookup, unread
 from mailrail_outbound.tls_reports import applied_to, seen_in
 
@@ -141,7 +141,7 @@ class Outbound(Worker):
         self._sts, self._recorder = sts, recorder
         self._dane = DaneLookup(resolver, settings.digest_strength)
         self._dialler = Dialler(settings, resolver)
-        self._prober = Prober(settings, resolver, self._dialler, pool)
+        self._prober = Prober(settings, resolver, self._dane, self._dialler, pool)
         self._running: dict[int, DeliveryInProgress] = {}
         self._all_done: asyncio.Event | None = None
         self._log = log.get_logger()
@@ -511,13 +511,13 @@ class Outbound(Worker):
                 # What is proven decides about TLS with the host (DANE-14b, DANE-15b, DANE-16b), and whether it is
                 # dialled at all (DANE-03b).
                 proven = yield from self._dane.of_host(delivery.domain, name, transport.families, port)
-                host = _proven_host(host, proven)._replace(sts=sts.facts(name))  # STS-10b
+                host = host.proven(proven)._replace(sts=sts.facts(name))  # STS-10b
                 if self._recorder is not None:
                     progress.applied = applied_to(delivery, name, sts, proven)
             elif (delivery.requirement is _REQUIRED or delivery.demanded is not NOTHING) and self._dialler.wants_tlsa(
                 hop, delivery, host
             ):  # RTLS-25c
-                host = _proven_host(host, (yield from self._dane.of_configured(name, transport.families, port)))
+                host = host.proven((yield from self._dane.of_configured(name, transport.families, port)))
             yield from self._try_host(progress, attempt, host)
         if looped and not failover.tried:
             return of_trouble(Trouble.LOOP, detail=f"{delivery.domain} leads to our own MX listener")
@@ -760,10 +760,6 @@ class DeliveryInProgress:
             self.task.cancel()
         if steps is not None:
             steps.close()
-
-
-def _proven_host(host: Host, dane: HostDane) -> Host:
-    return host._replace(dns=dane.facts, dane=dane.demand, base=dane.base, dns_failure=dane.failure)
 
 
 def _after_crash(progress: DeliveryInProgress) -> list[RecipientReport]:

@@ -25,6 +25,7 @@ from mailrail_outbound.ports import Delivery
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import Dial, TlsPlan
 from mailrail_outbound.tls import client_context
+from mailrail_outbound.tls_policy.dane import HostDane
 
 _MOST_PLANS = 10_000  # of one next hop
 
@@ -43,6 +44,10 @@ class Host(NamedTuple):
     sts: StsFacts = NO_STS
     dns_failure: str = ""
     """Why the DNS does not say which TLSA records there are, where it does not."""
+
+    def proven(self, dane: HostDane) -> "Host":
+        """The same host, with what the DNS says of its TLS."""
+        return self._replace(dns=dane.facts, dane=dane.demand, base=dane.base, dns_failure=dane.failure)
 
 
 class Dialler:

@@ -12,14 +12,16 @@ from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.client import ClientTransaction
 from mailrail.core.smtp.stuffing import Stuffer
 from mailrail.core.tlspolicy.decision import Hop as TlsHop
-from mailrail.core.tlspolicy.decision import decide
+from mailrail.core.tlspolicy.decision import decide, wants_tlsa
 from mailrail.core.tlspolicy.demands import add_up, of_transport
 from mailrail.kit.resolver import DnsResolver, LookupFailed
 from mailrail_outbound.dialling import CannotDial, Dialler, Host
 from mailrail_outbound.hops import Tables, Way
+from mailrail_outbound.hosts import awaited
 from mailrail_outbound.pool import Pool, PoolJob
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_outbound.smtp import INTERNAL_ERROR, ClientConnection, Dial
+from mailrail_outbound.tls_policy.dane import DaneLookup
 
 _PROBE = Envelope("")
 _NOTHING = ContentFacts(0, False, False, False)
@@ -106,9 +108,12 @@ class ProbeJob(PoolJob):
 class Prober:
     """Asks hosts about recipients, on the connections that deliveries use."""
 
-    def __init__(self, settings: OutboundSettings, resolver: DnsResolver, dialler: Dialler, pool: Pool) -> None:
+    def __init__(
+        self, settings: OutboundSettings, resolver: DnsResolver, dane: DaneLookup, dialler: Dialler, pool: Pool
+    ) -> None:
         self._settings = settings
         self._resolver = resolver
+        self._dane = dane
         self._dialler = dialler
         self._pool = pool
 
@@ -125,10 +130,14 @@ class Prober:
             if not addresses:
                 return Answer(Stage.DNS, None, Trouble.NO_ADDRESS, f"{name} has no address that may be dialled")
             host = Host(name, hop.port, addresses)
-            decision = decide(replace(TlsHop.by(transport, name), demanded=add_up([of_transport(transport)])))
+            asked = replace(TlsHop.by(transport, name), demanded=add_up([of_transport(transport)]))
+            if wants_tlsa(asked):  # RTLS-25c: as a delivery would go
+                known = await awaited(self._dane.of_configured(name, transport.families, hop.port))
+                host = host.proven(known)
+            decision = decide(replace(asked, dns=host.dns))
             if decision.refusal is not None:
                 return tls_refused(decision.refusal)
-            dial = self._dialler.dial(tables, hop, decision, None, host, "")
+            dial = self._dialler.dial(tables, hop, decision, None, host, "", dane=host.dane)
         except LookupFailed as error:
             return Answer(Stage.DNS, None, Trouble.DNS, str(error))
         except CannotDial as error:

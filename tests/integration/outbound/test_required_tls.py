@@ -412,6 +412,27 @@ async def test_a_floor_that_allows_dane_alone_is_met_by_a_smarthost_with_tlsa_re
         assert len(peer.messages) == delivered
 
 
+@pytest.mark.parametrize(
+    ("tlsa", "asked"),
+    [(named(STRANGER), True), (named(GOOD), False), ("", False)],
+    ids=["matches", "of another", "none"],
+)
+async def test_a_recipient_is_verified_only_at_a_host_that_tlsa_records_prove_where_dane_alone_may_RTLS_25c(
+    dns: DnsServer, tlsa: str, asked: bool
+) -> None:
+    """Else no mail for it would ever be accepted, though all of it could be delivered."""
+    dns.secure_zone("example.org")
+    if tlsa:
+        dns.add(f"_{PORT}._tcp.{HOST}", "TLSA", tlsa)
+    security = Security(TlsMinimum.AUTHENTICATED, (TlsProof.DANE,))
+    async with serving(dns, STRANGER) as peer:
+        via = transport(TransportKind.SMTP, host=HOST, port=PORT, security=security)
+        async with running(dns, via) as bench:
+            answer = await bench.app.verify("b@example.org", via.ref)
+        assert answer.remote is asked, answer.detail
+        assert any(session.rcpts for session in peer.sessions) is asked
+
+
 def _broken() -> ssl.SSLContext:
     context = GOOD.server_context()
     context.set_ciphers("NULL:@SECLEVEL=0")
