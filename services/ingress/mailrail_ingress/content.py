@@ -8,7 +8,7 @@ may never become a message counts against the client (core/uncommitted.py): both
 from mailrail.core.limits import CHUNK_SIZE, INLINE_LIMIT, SMALL_LIMIT
 from mailrail.core.message.content_reader import ContentReader
 from mailrail.core.smtp.reply import Reply
-from mailrail.core.uncommitted import Full
+from mailrail.core.uncommitted import Full, UncommittedBody
 from mailrail_ingress import metrics
 from mailrail_ingress.active_config import QUEUE_AWAY
 from mailrail_ingress.checks.content import ContentChecks
@@ -26,13 +26,8 @@ class _For:
     ROOM = 2  # more mail is kept than the budget allows
 
 
-def may_upload(facts: SessionFacts, size: int = 0) -> bool:
-    """Whether the client may begin another large body, of `size` octets if that is known."""
-    active_config = facts.active_config
-    return _has_capacity(active_config.uncommitted.admits(facts.uploader, active_config.monotonic(), size))
-
-
-def _has_capacity(full: Full | None) -> bool:
+def has_capacity(full: Full | None) -> bool:
+    """Whether no bound is reached; counts a large message that is refused because one is."""
     if full is not None:
         metrics.UPLOADS_REFUSED.inc(full.value)
     return full is None
@@ -50,9 +45,8 @@ class IncomingContent:
         "_over",
         "_parts",
         "_stored",
+        "_uncommitted",
         "_upload",
-        "_uploaded",
-        "_uploader",
         "_waits_for",
         "_wire",
         "reader",
@@ -60,9 +54,17 @@ class IncomingContent:
     )
 
     def __init__(
-        self, facts: SessionFacts, wire: Wire, message_id: bytes, checks: ContentChecks, *, lines: bool, shorten: bool
+        self,
+        facts: SessionFacts,
+        wire: Wire,
+        message_id: bytes,
+        checks: ContentChecks,
+        *,
+        uncommitted: UncommittedBody | None,
+        lines: bool,
+        shorten: bool,
     ) -> None:
-        """`lines` and `shorten`: see `ContentReader`."""
+        """`uncommitted`: what MAIL declared of a large body; `lines` and `shorten`: see `ContentReader`."""
         self.reader = ContentReader(checks.edit, lines=lines, shorten=shorten)
         self._checks = checks
         self.refusal: Reply | None = None
@@ -74,8 +76,7 @@ class IncomingContent:
         self._stored = 0  # octets in `_parts`
         self._charged = 0  # octets that the budget knows of
         self._upload: Upload | None = None
-        self._uploader = ""  # whose octets `_uploaded` are (ACC-07)
-        self._uploaded = 0  # octets that the queue was given
+        self._uncommitted = uncommitted  # octets that the queue was given, or is going to be (ACC-07)
         self._waits_for = 0
         self._over = False  # it is committed, or dropped
 
@@ -114,8 +115,8 @@ class IncomingContent:
         """The queue has answered the commit."""
         self._over = True
         self._release()
-        if self._uploaded and accepted:
-            self._active_config.uncommitted.commit(self._uploader, self._uploaded)
+        if self._uncommitted is not None and accepted:
+            self._uncommitted.commit()
         else:
             self._give_up_upload()
 
@@ -161,7 +162,7 @@ class IncomingContent:
         if self._upload is None:
             if self._stored <= INLINE_LIMIT:
                 return
-            if not may_upload(self._facts):
+            if not has_capacity(self._counted().begin(self._active_config.monotonic())):
                 self.refuse(NO_ROOM)
                 return
             self._begin_upload()
@@ -171,18 +172,21 @@ class IncomingContent:
     def _begin_upload(self) -> None:
         """Begin to send the body, unless that is begun."""
         if self._upload is None:
-            self._uploader = self._facts.uploader
             self._upload = self._active_config.queue.upload(self._message_id, self._on_credit, self._on_lost)
+
+    def _counted(self) -> UncommittedBody:
+        """The body as it counts against the client; one that MAIL did not declare counts from here on."""
+        if self._uncommitted is None:
+            self._uncommitted = self._active_config.uncommitted.body(self._facts.uploader)
+        return self._uncommitted
 
     def _count_upload(self, octets: int) -> bool:
         """Whether there is room for so much more of it. A small message, sent on to save memory, has it always."""
-        uncommitted = self._active_config.uncommitted
-        if self._uploaded + octets <= SMALL_LIMIT:
-            uncommitted.count(self._uploader, octets)
-        elif not _has_capacity(uncommitted.add(self._uploader, octets, self._active_config.monotonic())):
-            return False
-        self._uploaded += octets
-        return True
+        body, now = self._counted(), self._active_config.monotonic()
+        if body.octets + octets <= SMALL_LIMIT:
+            body.count(octets, now)
+            return True
+        return has_capacity(body.add(octets, now))
 
     def _send(self, *, everything: bool, last: bool = False) -> None:
         """Frames of CHUNK_SIZE octets; with `everything` the one at the end may be shorter. `last`: no more comes."""
@@ -217,10 +221,8 @@ class IncomingContent:
             self.refuse(QUEUE_AWAY)
 
     def _give_up_upload(self) -> None:
-        if self._uploaded:
-            active_config = self._active_config
-            active_config.uncommitted.give_up(self._uploader, self._uploaded, active_config.monotonic())
-            self._uploaded = 0
+        if self._uncommitted is not None:
+            self._uncommitted.give_up(self._active_config.monotonic())
 
     # --- the budget ---
 

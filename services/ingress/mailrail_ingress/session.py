@@ -48,7 +48,7 @@ from mailrail_ingress.active_config import QUEUE_AWAY, ActiveConfig, ListenerCon
 from mailrail_ingress.authentication import Authentication
 from mailrail_ingress.checks.content import ContentChecks
 from mailrail_ingress.checks.verdicts import CheckedMessage
-from mailrail_ingress.content import IncomingContent, may_upload
+from mailrail_ingress.content import IncomingContent, has_capacity
 from mailrail_ingress.ports import NO_ROOM, CommitAnswer, DomainFacts, Origin, Provenance, ReceivedMessage, Wire
 from mailrail_ingress.recipients import AcceptedRecipient, recipients_of
 from mailrail_ingress.session_facts import SessionFacts
@@ -138,6 +138,8 @@ class SmtpSession:
             self._active_config.transactions.number += 1
         if before is not None:
             self._active_config.transactions.number -= 1
+            if before.content is None and before.uncommitted is not None:  # else its content sees to it
+                before.uncommitted.give_up(self._active_config.monotonic())
         return before
 
     def _count(self, transaction: MailTransaction, verdict: str) -> None:
@@ -167,9 +169,6 @@ class SmtpSession:
                 return
         if not self._active_config.queue.available:
             self._refuse_sender(sender, QUEUE_AWAY)
-            return
-        if (parameters.size or 0) > INLINE_LIMIT and not may_upload(self._facts, parameters.size or 0):
-            self._refuse_sender(sender, NO_ROOM)
             return
         domains = self._active_config.domains
         # SIN-23a: at the MX alone, and not for what is ours
@@ -208,7 +207,14 @@ class SmtpSession:
         self._protocol.accept(size_limit=SIZE_LIMIT)
 
     def _accept_sender(self, sender: Address | None, parameters: MailParameters, limit: int | None) -> None:
-        self._replace_transaction(MailTransaction(sender, parameters))
+        uncommitted = None
+        if parameters.size is not None and parameters.size > INLINE_LIMIT:
+            active_config = self._active_config
+            uncommitted = active_config.uncommitted.body(self._facts.uploader, parameters.size)
+            if not has_capacity(uncommitted.begin(active_config.monotonic())):
+                self._refuse_sender(sender, NO_ROOM)
+                return
+        self._replace_transaction(MailTransaction(sender, parameters, uncommitted))
         self._facts.config.accepted.senders.number += 1
         self._protocol.accept(size_limit=limit)
 
@@ -367,6 +373,7 @@ class SmtpSession:
             self._wire,
             transaction.id,
             transaction.checks,
+            uncommitted=transaction.uncommitted,
             lines=not binary,
             shorten=facts.account is not None,
         )

@@ -40,13 +40,16 @@ class IngressSettings(ServiceSettings):
     upload_octets: int = 2 * 1024 * 1024 * 1024
     """Octets of large messages (bodies above 1 MiB; above 64 KiB while memory is short) of all clients that the
     queue was given and has not committed; those given up count for a minute more, until their room can be used again.
-    New ones hear 452 4.3.1 from three quarters on, those under way from all of it on; small messages never. They lie in
-    Postgres: this is a quarter of the smallest volume that the chart makes. The queue has a bound of its own over all
-    ingress processes."""
+    New ones hear 452 4.3.1 from three quarters on, those under way from all of it on; small messages never. What the
+    eldest under way still lack by their SIZE is kept for them, up to half of this, while they come at 64 KiB a second
+    or more: many at once become whole in turn. They lie in Postgres: this is a quarter of the smallest volume that the
+    chart makes. The queue has a bound of its own over all ingress processes."""
     client_upload_octets: int = 512 * 1024 * 1024
-    """The same for one client: an account that is logged in, else an IPv4 address or an IPv6 /64. Room for five
-    messages of the largest default size at a time, or fifty of 10 MB. It must exceed the largest message that is taken.
-    Where a load balancer hides addresses, all strangers are one client."""
+    """The same for one client: an account that is logged in, else an IPv4 address or an IPv6 /64. What MAIL declares
+    with SIZE counts from then on, until the message is committed or given up: further ones hear 452 4.3.1 at MAIL. Room
+    for five messages of the largest default size at a time, or fifty of 10 MB. It must exceed the largest message that
+    is taken. Where a load balancer hides addresses, all strangers are one client, and a few that declare large messages
+    keep those of the others out: let it tell addresses by the PROXY protocol."""
     connections_per_minute: int = 60_000
     """New connections of one client (an IPv4 address, an IPv6 /64) within a minute, then 421 4.7.0; 0: any number. Only
     a flood comes to so many, and behind a load balancer that hides addresses all clients are one. This machine's own

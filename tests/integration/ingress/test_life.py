@@ -227,6 +227,53 @@ def test_a_budget_that_many_uploads_overrun_slows_them_down_and_loses_none_ACC_0
     assert {len(message.body) for message in ingress.queue.stored} == {len(header) + 700_000}
 
 
+def test_of_many_large_messages_at_once_some_are_taken_and_the_others_hear_it_at_mail_ACC_07(run: Start) -> None:
+    ingress = run(client_upload_octets="5000000", upload_octets="50000000")
+    body = b"Subject: large\r\n\r\n" + (b"x" * 998 + b"\r\n") * 1500
+    halves = body[: len(body) // 2], body[len(body) // 2 :] + b".\r\n"
+    sender = f"MAIL FROM:<x@far.example> SIZE={len(body)}"
+    with contextlib.ExitStack() as stack:
+        waiting = [stack.enter_context(mx(ingress)) for _ in range(6)]
+        rounds = []
+        while waiting:
+            said = [talk.codes(sender)[0] for talk in waiting]
+            assert set(said) <= {"250 2.1.0", "452 4.3.1"}
+            begun = [talk for talk, answer in zip(waiting, said, strict=True) if answer == "250 2.1.0"]
+            for talk in begun:
+                assert talk.codes("RCPT TO:<ada@home.example>", "DATA")[1] == "354"
+            for half in halves:  # they grow evenly
+                for talk in begun:
+                    talk.send(half)
+            assert [code(talk.reply()) for talk in begun] == ["250 2.6.0"] * len(begun)
+            rounds.append(len(begun))
+            waiting = [talk for talk in waiting if talk not in begun]
+        assert rounds == [3, 3]
+    assert [message.body for message in ingress.queue.stored] == [body] * 6
+    assert not ingress.queue.aborted
+
+
+def test_what_is_declared_and_left_holds_nothing_up_and_a_stranger_who_declares_much_only_itself_ACC_07(
+    run: Start,
+) -> None:
+    ingress = run(client_upload_octets="5000000", upload_octets="10000000")
+    sender = "MAIL FROM:<x@far.example> SIZE=4900000"
+    with contextlib.ExitStack() as stack:
+        idle = []
+        for number in range(1, 5):
+            talk = stack.enter_context(Talk((HOST, ingress.ports["mx"]), source=f"127.0.98.{number}"))
+            idle.append(talk)
+            assert talk.codes("EHLO idle.example", sender) == ["250", "250 2.1.0"]
+        own = stack.enter_context(Talk((HOST, ingress.ports["mx"]), source="127.0.98.1"))
+        assert own.codes("EHLO idle.example", sender) == ["250", "452 4.3.1"]
+        talk = stack.enter_context(mx(ingress))
+        body = b"Subject: large\r\n\r\n" + (b"x" * 998 + b"\r\n") * 1500
+        assert talk.codes(sender, "RCPT TO:<ada@home.example>", "DATA")[2] == "354"
+        talk.send(body + b".\r\n")
+        assert code(talk.reply()) == "250 2.6.0"
+        assert idle[0].codes("RSET")[0].startswith("250")
+        assert own.codes(sender) == ["250 2.1.0"]
+
+
 @pytest.mark.parametrize("size", [100, 300_000])
 def test_a_message_that_is_whole_does_not_wait_for_credit_without_end_ACC_07(run: Start, size: int) -> None:
     """Of the larger one nothing can be sent either: its upload is forgotten, and the stream serves others on."""

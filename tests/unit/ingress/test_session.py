@@ -258,13 +258,85 @@ def test_one_clients_large_mail_is_bounded_and_small_mail_passes_ACC_07() -> Non
     clients[1].send(b".\r\n")
     queue.commits.pop()[1](CommitAnswer(True))  # its room is free
     clients[2].leave()  # its room is free a minute later
-    assert "452 4.3.1" in Client(config).send(OPEN.replace(b"far.example>", b"far.example> SIZE=1200000"))
+    assert "452 4.3.1" in Client(config).send(OPEN.replace(b"far.example>", b"far.example> SIZE=2000000"))
     now[0] += SETTLING
     assert config.uncommitted.octets(now[0]) == 0
     client = Client(config)
     client.send(OPEN.replace(b"far.example>", b"far.example> SIZE=1200000") + BIG + b".\r\n")
     queue.commits.pop()[1](CommitAnswer(True))
     assert config.uncommitted.octets(now[0]) == 0
+
+
+MAIL = b"EHLO c\r\nMAIL FROM:<x@far.example> SIZE=%d\r\n"
+TO_DATA = b"RCPT TO:<ada@home.example>\r\nDATA\r\n"
+
+
+def test_a_client_hears_at_mail_that_its_messages_under_way_will_fill_its_room_ACC_07() -> None:
+    queue = HeldQueue()
+    config = active_config(queue)
+    config.uncommitted = Uncommitted(100_000_000, 4_000_000)
+    first, second, third = (Client(config) for _ in range(3))
+    said = [client.send(MAIL % 1_500_000)[-1] for client in (first, second, third)]
+    assert said == ["250 2.1.0", "250 2.1.0", "452 4.3.1"]
+    for client in (first, second):
+        client.send(TO_DATA)
+        client.send(BIG)
+    assert third.send(MAIL % 1_500_000)[-1] == "452 4.3.1"
+    for client in (first, second):
+        client.send(b".\r\n")
+        queue.commits.pop()[1](CommitAnswer(True))
+    assert client.said.count(b"250 2.6.0") == 1
+    assert third.send(MAIL % 1_500_000)[-1] == "250 2.1.0"
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        b"RSET\r\n",
+        b"EHLO again\r\n",
+        b"QUIT\r\n",
+        b"MAIL FROM:<>\r\nNOOP\n",
+        TO_DATA + b"Subject: much smaller\r\n\r\nbody\r\n.\r\n",
+        TO_DATA + b"Received: a loop\r\n" * 101 + b"\r\n.\r\n",
+        TO_DATA,
+        b"",
+    ],
+)
+def test_what_was_only_declared_is_free_at_once_whatever_becomes_of_it_ACC_07(end: bytes) -> None:
+    queue = HeldQueue()
+    config = active_config(queue)
+    config.uncommitted = Uncommitted(100_000_000, 4_000_000)
+    client, other = Client(config), Client(config)
+    assert client.send(MAIL % 3_900_000)[-1] == "250 2.1.0"
+    assert other.send(MAIL % 3_900_000)[-1] == "452 4.3.1"
+    client.send(end)
+    for _, done in queue.commits:
+        done(CommitAnswer(True))
+    if end in (b"", TO_DATA):
+        assert other.send(MAIL % 3_900_000)[-1] == "452 4.3.1"
+        client.leave()
+    assert other.send(MAIL % 3_900_000)[-1] == "250 2.1.0"
+    assert config.uncommitted.octets(0.0) == 0
+
+
+def test_a_sender_that_is_refused_after_its_declaration_keeps_no_room_ACC_07() -> None:
+    held = Held()
+    queue = HeldQueue()
+    config = active_config(queue, held)
+    config.uncommitted = Uncommitted(100_000_000, 4_000_000)
+    for answer, said in ((DomainFacts.DOES_NOT_EXIST, b"550 5.1.8"), (DomainFacts.RESOLVES, b"250 2.1.0")):
+        client = Client(config)
+        client.send(MAIL % 3_900_000)
+        held.done(answer)
+        assert said in client.said
+    queue.available = False
+    assert client.send(TO_DATA)[-1].startswith("451")
+    queue.available = True
+    client.leave()
+    last = Client(config)
+    last.send(MAIL % 3_900_000)
+    held.done(DomainFacts.RESOLVES)
+    assert b"250 2.1.0" in last.said
 
 
 def test_large_mail_of_all_clients_is_bounded_ACC_07() -> None:

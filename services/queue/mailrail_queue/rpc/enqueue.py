@@ -11,6 +11,7 @@ import grpc
 import psycopg
 
 from mailrail.core.limits import CHUNK_SIZE, INLINE_LIMIT
+from mailrail.core.uncommitted import UncommittedBody
 from mailrail.pb.queue.v1 import enqueue_pb2, enqueue_pb2_grpc
 from mailrail_queue import metrics
 from mailrail_queue.accept.pending import (
@@ -53,7 +54,7 @@ class _ChunkWriter:
         self._octets = 0  # of those
         self._number = 0
         self._begun = False
-        self._counted = 0  # octets of it among those that are not committed
+        self._uncommitted = stream.queue.uncommitted.body("")
         self._more = asyncio.Event()
         self._commit: enqueue_pb2.Commit | None = None
         self._aborted = False
@@ -94,7 +95,7 @@ class _ChunkWriter:
                     stream.refuse(self.id, self._why)
                     break
                 commit = self._commit
-                stream.commit(self.id, commit, commit.prefix, commit.body, self._number, self._counted)
+                stream.commit(self.id, commit, commit.prefix, commit.body, self._number, self._uncommitted)
                 return
             self._more.clear()
             if not self._aborted:
@@ -120,22 +121,18 @@ class _ChunkWriter:
 
     def _forget(self) -> None:
         """What may have been stored of it goes."""
-        self._stream.queue.uncommitted.give_up("", self._counted, time.monotonic())
-        self._counted = 0
+        self._uncommitted.give_up(time.monotonic())
         if self._begun:
             self._stream.queue.group_commit.bodies.forget(self.id)
             self._begun = False
 
     def _fits(self, octets: int) -> bool:
         """Whether there is room for more of what may never be committed, in our part of it (ACC-07)."""
-        queue, now = self._stream.queue, time.monotonic()
-        uncommitted = queue.uncommitted
-        uncommitted.limit = queue.settings.upload_octets // max(1, queue.dispatcher.owners)
-        begins = self._counted == 0
-        if (begins and uncommitted.admits("", now) is not None) or uncommitted.add("", octets, now) is not None:
+        queue, body, now = self._stream.queue, self._uncommitted, time.monotonic()
+        queue.uncommitted.limit = queue.settings.upload_octets // max(1, queue.dispatcher.owners)
+        if (not body.octets and body.begin(now) is not None) or body.add(octets, now) is not None:
             self._why = NO_ROOM
             return False
-        self._counted += octets
         return True
 
     async def _store(self, rows: list[bytes]) -> bool:
@@ -171,7 +168,7 @@ class EnqueueStream:
         self._refund = 0
         self._results: list[tuple[bytes, CommitOutcome]] = []
         self._under_way: dict[bytes, int] = {}
-        self._uploaded: dict[bytes, int] = {}  # octets of bodies whose commit is under way
+        self._uploaded: dict[bytes, list[UncommittedBody]] = {}  # bodies whose commit is under way
         self._ended = False
         self._told = time.monotonic()
         self._silence_told = False
@@ -251,11 +248,11 @@ class EnqueueStream:
         prefix: bytes,
         body: bytes,
         chunks: int,
-        uploaded: int = 0,
+        uploaded: UncommittedBody | None = None,
     ) -> None:
-        """All of a message is here; `uploaded` octets of it were stored before."""
-        if uploaded:
-            self._uploaded[message_id] = self._uploaded.get(message_id, 0) + uploaded
+        """All of a message is here; `uploaded` was stored before."""
+        if uploaded is not None:
+            self._uploaded.setdefault(message_id, []).append(uploaded)
         size = len(prefix) + len(body)
         self._under_way[message_id] = self._under_way.get(message_id, 0) + size
         until = commit.valid_until / 1e6 or math.inf
@@ -294,11 +291,11 @@ class EnqueueStream:
 
     def _settled(self, message_id: bytes, *, accepted: bool) -> None:
         """Its body belongs to a message, or is given up."""
-        octets = self._uploaded.pop(message_id, 0)
-        if accepted:
-            self.queue.uncommitted.commit("", octets)
-        else:
-            self.queue.uncommitted.give_up("", octets, time.monotonic())
+        for body in self._uploaded.pop(message_id, ()):
+            if accepted:
+                body.commit()
+            else:
+                body.give_up(time.monotonic())
 
     @property
     def busy(self) -> bool:
