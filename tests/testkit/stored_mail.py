@@ -201,7 +201,7 @@ class Rig:
         if chunked:
             parts = [body[i : i + CHUNK_SIZE] for i in range(0, len(body), CHUNK_SIZE)]
             for number, part in enumerate(parts):
-                await content_store.upload_chunks(self.connection, message_id, number, [part])
+                await content_store.store_chunks(self.connection, [content_store.ChunkRows(message_id, number, [part])])
             await content_store.claim_uploads(self.connection, [message_id])
         message = NewMessage(
             message_id,

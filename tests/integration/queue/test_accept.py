@@ -244,6 +244,52 @@ async def test_credit_counts_bytes_and_comes_back_as_they_are_dealt_with_ACC_07(
         await eventually(lambda: ingress.credit > 700_000)
 
 
+async def test_parts_of_several_bodies_share_a_transaction_ACC_02(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        bodies = {message_id(): bytes([n]) * (CHUNK_SIZE + n) for n in range(1, 7)}
+        async with await psycopg.AsyncConnection.connect(database) as other:
+            await other.execute("LOCK TABLE queue.upload")  # what comes meanwhile waits, all but the first row together
+            for number, body in bodies.items():
+                ingress.chunk(number, body[:CHUNK_SIZE])
+            (stream,) = q.queue.arrivals
+            assert isinstance(stream, EnqueueStream)
+            await eventually(lambda: len(stream.uploads) == len(bodies))
+        await q.until("SELECT count(*) = 6 FROM chunk")
+        assert await q.one("SELECT count(DISTINCT xmin::text) FROM chunk") == 2
+        for number, body in bodies.items():
+            ingress.chunk(number, body[CHUNK_SIZE:])
+            (future,) = ingress.commit(commit_of("bob@away.example", body=None), ids=[number])
+            assert (await future).accepted
+        for number, body in bodies.items():
+            rows = await q.sql("SELECT data FROM chunk WHERE message_id::text = %s ORDER BY number", str_id(number))
+            assert b"".join(row[0] for row in rows) == body
+
+
+async def test_parts_whose_transaction_is_cut_off_are_stored_by_the_next_for_each_of_its_bodies_ACC_02(
+    database: str,
+) -> None:
+    waits = "FROM pg_stat_activity WHERE application_name LIKE '%% upload' AND wait_event_type = 'Lock' AND pid <> %s"
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        numbers = [message_id() for _ in range(3)]
+        async with await psycopg.AsyncConnection.connect(database) as other:
+            await other.execute("LOCK TABLE queue.upload")
+            for number in numbers:
+                ingress.chunk(number, b"x" * CHUNK_SIZE)
+            (stream,) = q.queue.arrivals
+            assert isinstance(stream, EnqueueStream)
+            await eventually(lambda: len(stream.uploads) == len(numbers))
+            cut = 0
+            for _ in range(2):  # the first part, which came alone, then the two that waited for it
+                await q.until(f"SELECT count(*) = 1 {waits}", cut)
+                cut = await q.one(f"SELECT pid {waits}", cut)
+                assert await q.one("SELECT pg_terminate_backend(%s)", cut)
+        for future in ingress.commit(*[commit_of("bob@away.example", body=None)] * 3, ids=numbers):
+            assert (await future).accepted
+        assert await q.one("SELECT count(*) FROM chunk") == 3
+
+
 async def test_one_slow_upload_blocks_no_other_message_of_its_stream_ACC_07(database: str) -> None:
     async with running_queue(database) as q:
         ingress = await q.ingress()

@@ -299,8 +299,8 @@ async def _accepted(connection: Connection, full: Full, count: int) -> None:
 
 async def _uploads(connection: Connection, full: Full, count: int) -> None:
     new = message_id(1.8e9, os.urandom(10))
-    await content.upload_chunks(connection, new, 0, [b"a"])
-    await content.upload_chunks(connection, new, 1, [b"b"])
+    await content.store_chunks(connection, [content.ChunkRows(new, 0, [b"a"])])
+    await content.store_chunks(connection, [content.ChunkRows(new, 1, [b"b"])])
     await content.claim_uploads(connection, [new])
     await content.add_chunks(connection, message_id(1.9e9, os.urandom(10)), b"c")
     await content.chunks(connection, new, 0, 8)

@@ -18,6 +18,7 @@ from mailrail_queue.settings import QueueSettings
 from mailrail_queue.store import content as content_store
 from mailrail_queue.store import results as result_store
 from mailrail_queue.store.connection import Database
+from mailrail_queue.store.content import ChunkRows
 from mailrail_queue.store.results import PARTITIONS_AHEAD, Ending
 from mailrail_queue.upkeep.sweeping import Upkeep
 
@@ -131,13 +132,29 @@ async def test_attempts_of_recipients_that_are_no_more_are_found_step_by_step_FI
 async def test_bodies_whose_commit_never_came_go_after_an_hour_ACC_02(sweepers: Sweepers) -> None:
     old, new = uuid.uuid4().bytes, uuid.uuid4().bytes
     for message_id in (old, new):
-        await content_store.upload_chunks(sweepers.rig.connection, message_id, 0, [b"x" * 1000])
-        await content_store.upload_chunks(sweepers.rig.connection, message_id, 1, [b"y" * 1000])
+        await content_store.store_chunks(sweepers.rig.connection, [ChunkRows(message_id, 0, [b"x" * 1000])])
+        await content_store.store_chunks(sweepers.rig.connection, [ChunkRows(message_id, 1, [b"y" * 1000])])
     await sweepers.rig.connection.execute(
         "UPDATE upload SET started = started - interval '61 minutes' WHERE message_id = %s", (uuid.UUID(bytes=old),)
     )
     await sweepers.upkeep.sweep()
     assert {row[0].bytes for row in await sweepers.rig.rows("SELECT message_id FROM chunk")} == {new}
+
+
+async def test_parts_of_a_body_that_was_swept_are_not_stored_beside_others_that_are_ACC_02(sweepers: Sweepers) -> None:
+    connection = sweepers.rig.connection
+    swept, kept, new = (uuid.uuid4().bytes for _ in range(3))
+    assert await content_store.store_chunks(
+        connection, [ChunkRows(swept, 0, [b"1"]), ChunkRows(kept, 0, [b"1", b"2"])]
+    ) == {swept, kept}
+    await content_store.abort_uploads(connection, [swept])
+    assert await content_store.store_chunks(
+        connection, [ChunkRows(swept, 1, [b"x", b"y"]), ChunkRows(kept, 2, [b"3"]), ChunkRows(new, 0, [b"4"])]
+    ) == {kept, new}
+    rows = await sweepers.rig.rows("SELECT message_id, number, data FROM chunk")
+    assert sorted((row[0].bytes, *row[1:]) for row in rows) == sorted(
+        [(kept, 0, b"1"), (kept, 1, b"2"), (kept, 2, b"3"), (new, 0, b"4")]
+    )
 
 
 async def test_chunks_that_nothing_names_are_found_step_by_step_and_no_others_are_touched_ACC_02(
@@ -147,8 +164,8 @@ async def test_chunks_that_nothing_names_are_found_step_by_step_and_no_others_ar
     rig = sweepers.rig
     kept = {p.message_id for _ in range(3) for p in await rig.accept("bob@there.example", body=BODY + b"x" * 1_100_000)}
     uploading = uuid.uuid4().bytes
-    await content_store.upload_chunks(rig.connection, uploading, 0, [b"x"])
-    await content_store.upload_chunks(rig.connection, uploading, 1, [b"x"])
+    await content_store.store_chunks(rig.connection, [ChunkRows(uploading, 0, [b"x"])])
+    await content_store.store_chunks(rig.connection, [ChunkRows(uploading, 1, [b"x"])])
     for _ in range(5):
         stray = uuid.uuid4()
         for number in (0, 1, 7):

@@ -11,25 +11,42 @@ from mailrail.core.limits import CHUNK_SIZE
 from mailrail_queue.store import columns as c
 from mailrail_queue.store.connection import Connection, run
 
-# Parts of a large body, before its commit (ACC-02). Later parts need the upload's row: the sweeper may have taken it.
-FIRST_CHUNKS: Final[LiteralString] = """WITH u AS (
-    INSERT INTO upload (message_id) SELECT unnest(%(id)s) ON CONFLICT (message_id) DO UPDATE SET started = now() RETURNING message_id
-) INSERT INTO chunk (message_id, number, data) SELECT u.message_id, x.number, x.data FROM u, unnest(%(number)s, %(data)s) AS x (number, data)
-  ON CONFLICT (message_id, number) DO UPDATE SET data = excluded.data"""
-MORE_CHUNKS: Final[LiteralString] = """WITH u AS MATERIALIZED (
-    SELECT message_id FROM upload WHERE message_id = ANY(%(id)s) FOR KEY SHARE
-) INSERT INTO chunk (message_id, number, data) SELECT u.message_id, x.number, x.data FROM u, unnest(%(number)s, %(data)s) AS x (number, data)
-  ON CONFLICT (message_id, number) DO UPDATE SET data = excluded.data RETURNING number"""
+
+@dataclass(frozen=True, slots=True)
+class ChunkRows:
+    """Rows of one upload, the chunks from number `first` on (from 0)."""
+
+    message_id: bytes
+    first: int
+    parts: Sequence[bytes]
 
 
-async def upload_chunks(connection: Connection, message_id: bytes, first: int, parts: Sequence[bytes]) -> bool:
-    """Store chunks from number `first` on (from 0), all or none. False: the upload was swept meanwhile."""
-    numbers = c.bigints(range(first, first + len(parts)))
-    parameters = {"id": c.uuids([message_id]), "number": numbers, "data": c.octets(parts)}
-    if first == 0:
-        await run(connection, FIRST_CHUNKS, parameters)
-        return True
-    return bool(await run(connection, MORE_CHUNKS, parameters))
+# Parts of large bodies, before their commits (ACC-02). Later parts need their upload's row: the sweeper may have taken it. The ids of both
+# are an array, not a join, which might copy the parts.
+STORE_CHUNKS: Final[LiteralString] = """WITH begun AS (
+    INSERT INTO upload (message_id) SELECT unnest(%(begun)s) ON CONFLICT (message_id) DO UPDATE SET started = now() RETURNING message_id
+), known AS MATERIALIZED (
+    SELECT message_id FROM upload WHERE message_id = ANY(%(known)s) FOR KEY SHARE
+) INSERT INTO chunk (message_id, number, data) SELECT x.message_id, x.number, x.data
+  FROM unnest(%(id)s, %(number)s, %(data)s) AS x (message_id, number, data)
+  WHERE x.message_id = ANY(ARRAY(SELECT message_id FROM begun UNION ALL SELECT message_id FROM known))
+  ON CONFLICT (message_id, number) DO UPDATE SET data = excluded.data RETURNING message_id"""
+
+
+async def store_chunks(connection: Connection, uploads: Sequence[ChunkRows]) -> set[bytes]:
+    """Store rows of uploads, each with an id of its own, all or none of an upload's. Returns the ids of those stored:
+    the others were swept meanwhile. What Postgres keeps while it stores them is all of them, and should be less than
+    its work_mem (4 MB by itself), or it writes them to a file as well."""
+    begun = [one.message_id for one in uploads if one.first == 0]
+    known = [one.message_id for one in uploads if one.first > 0]
+    parameters = {
+        "begun": c.uuids(begun),
+        "known": c.uuids(known),
+        "id": c.uuids([one.message_id for one in uploads for _ in one.parts]),
+        "number": c.bigints([number for one in uploads for number, _ in enumerate(one.parts, one.first)]),
+        "data": c.octets([part for one in uploads for part in one.parts]),
+    }
+    return {row[0].bytes for row in await run(connection, STORE_CHUNKS, parameters)}
 
 
 # A large body that is there whole, in the transaction that stores its message: it needs no upload.
