@@ -63,8 +63,8 @@ class LookupFailed(Exception):
     def __init__(self, text: str, rcode: str = "") -> None:
         super().__init__(text)
         self.rcode = rcode
-        """What the name server answered (`SERVFAIL`, `REFUSED`, `NOTIMP` ...); empty: it did not, or not legibly. A
-        resolver in between makes SERVFAIL of most of them."""
+        """What the name server answered (`SERVFAIL`, `REFUSED`, `NOTIMP` ...), of several what each of them did; empty:
+        they did not, or not legibly, or not the same. A resolver in between makes SERVFAIL of most of them."""
 
 
 class NoSuchDomain(Exception):
@@ -426,14 +426,17 @@ def _in_text(name: dns.name.Name) -> str:
 
 
 def _last_said(error: Exception) -> tuple[str, str]:
-    """What the name server answered last before a look-up failed: the RCODE, and why in its own words (RFC 8914)."""
-    tries = error.kwargs.get("errors") if isinstance(error, dns.exception.DNSException) else None
+    """What the name servers answered before a look-up failed: the RCODE that all of them gave, and why in the words of
+    the last one (RFC 8914)."""
+    tries = (error.kwargs.get("errors") if isinstance(error, dns.exception.DNSException) else None) or []
+    rcodes = {dns.rcode.to_text(each[4].rcode()) if each[4] is not None else "" for each in tries}
+    rcode = rcodes.pop() if len(rcodes) == 1 else ""
     response = tries[-1][4] if tries else None
     if response is None:
-        return "", ""
+        return rcode, ""
     said = "; ".join(option.to_text() for option in response.extended_errors())
     shown = "".join(letter if letter.isprintable() else "?" for letter in said[:_WORDS])
-    return dns.rcode.to_text(response.rcode()), f" ({shown})" if shown else ""
+    return rcode, f" ({shown})" if shown else ""
 
 
 def _in_words(error: Exception) -> str:

@@ -145,6 +145,24 @@ async def test_a_failed_look_up_tells_what_the_name_server_answered_DANE_02(how:
         assert failed.value.__cause__ is None  # it is kept, and would keep whole responses with it
 
 
+@pytest.mark.parametrize(
+    ("first", "rcode"),
+    [(Failure.REFUSED, "REFUSED"), (Failure.SERVFAIL, "")],
+    ids=["both refuse", "one fails and one refuses"],
+)
+async def test_what_one_of_several_name_servers_answers_is_no_word_of_all_STS_24a(first: Failure, rcode: str) -> None:
+    """One that refuses whatever it is asked would make each failure of the others a refusal."""
+    with DnsServer() as dns, DnsServer(port=dns.port) as other:
+        dns.fail("_mta-sts.example.org", first)
+        other.fail("_mta-sts.example.org", Failure.REFUSED)
+        resolver = DnsResolver(dns.endpoint)
+        assert resolver._resolver is not None
+        resolver._resolver.nameservers = [dns.address, other.address]
+        with pytest.raises(LookupFailed) as failed:
+            await resolver.answer("_mta-sts.example.org", "TXT")
+        assert failed.value.rcode == rcode
+
+
 async def test_an_answer_that_does_not_fit_into_a_datagram_comes_over_tcp() -> None:
     records = [f"3 1 1 {number:064x}" for number in range(100)]
     with DnsServer() as dns:
