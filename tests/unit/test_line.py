@@ -41,6 +41,14 @@ def test_who_waits_for_what_is_newest_need_not_have_come_last() -> None:
         line.take(newest=True)
 
 
+def test_who_waits_for_what_is_newest_has_every_other_turn_where_nobody_says_whose_it_is() -> None:
+    line = DatedLine[str]()
+    for name, time in (("a", 1.0), ("b", 3.0), ("c", 0.0), ("d", 2.0)):
+        line.add(name, time)
+    assert list(line) == ["a", "b", "c", "d"]
+    assert [line.take() for _ in range(4)] == ["b", "a", "d", "c"]
+
+
 def test_who_stands_in_line_for_something_newer_too_keeps_the_place_of_its_wait() -> None:
     line = DatedLine[str]()
     for name in "abc":

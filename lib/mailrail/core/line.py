@@ -60,9 +60,14 @@ class DatedLine(Generic[T]):
         self._waiting: OrderedDict[T, tuple[float, int]] = OrderedDict()
         self._by_time: list[tuple[float, int, T]] = []
         self._count = 0
+        self._newest = False
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def __iter__(self) -> Iterator[T]:
+        """As they came; who leaves meanwhile disturbs nothing."""
+        return iter(list(self._waiting))
 
     def add(self, one: T, time: float) -> None:
         """Stand in line, who does not yet, for something of this `time`. Of the same time, who comes last is newest."""
@@ -83,12 +88,13 @@ class DatedLine(Generic[T]):
         if at is not None:
             del self._by_time[bisect_left(self._by_time, at)]  # a short tuple sorts right before its longer one
 
-    def take(self, *, newest: bool) -> T:
-        """Who waits for what is newest, or who has waited longest; it leaves the line. Raises KeyError when nobody
-        waits."""
+    def take(self, *, newest: bool | None = None) -> T:
+        """Who waits for what is `newest`, or who has waited longest, or each in alternation; it leaves the line.
+        Raises KeyError when nobody waits."""
         if not self._waiting:
             raise KeyError("nobody waits")
-        one = self._by_time[-1][2] if newest else next(iter(self._waiting))
+        self._newest = not self._newest if newest is None else newest
+        one = self._by_time[-1][2] if self._newest else next(iter(self._waiting))
         self.discard(one)
         return one
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field, replace
 from typing import cast
 
+from mailrail.core.ids import began
 from mailrail.core.message.reencode import Unconvertible
 from mailrail.core.outbound.envelope import (
     ContentFacts,
@@ -80,6 +81,7 @@ class HostJob(PoolJob):
         "form",
         "fresh_only",
         "had_tls",
+        "mail_began",
         "offered",
         "over",
         "waits_since",
@@ -106,6 +108,7 @@ class HostJob(PoolJob):
         self.offered: Offered | None = None
         """What the server offered in the session of the last transaction; None: there was none."""
         self.waits_since: float | None = None
+        self.mail_began = began(attempt.delivery.message_id)
         self._no_chunks = False  # the host offers CHUNKING and does not know BDAT
         self._refused_after = 0  # messages that the connection had carried that took nothing more
         self.over = False

@@ -24,7 +24,7 @@ import ssl
 from collections import deque
 
 from mailrail.core.delivery.shares import QUICK, QUICK_SECONDS, SLOW, UNPROVEN, UNPROVEN_PART, SiteStanding, standing_of
-from mailrail.core.line import Line
+from mailrail.core.line import DatedLine
 from mailrail.core.outbound.targets import ConnectionKey
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.tlspolicy.resumption import SessionCache
@@ -52,6 +52,9 @@ class PoolJob(Job):
     dialled: list[str]
     """IPs that were dialled for it, in order; the pool adds to it."""
 
+    mail_began: float
+    """Unix seconds at which its message began; where there is none, the job itself."""
+
     waits_since: float | None
     """The loop's time since which it stands in line; the pool's own."""
 
@@ -75,6 +78,7 @@ class _Destination:
         "idle",
         "line",
         "live",
+        "mail_began",
         "total",
         "waiting",
     )
@@ -85,7 +89,8 @@ class _Destination:
         self.connecting = 0  # those of them whose session is not set up
         self.live: set[ClientConnection] = set()  # those of them whose socket is connected, or nearly
         self.idle: list[ClientConnection] = []
-        self.line: Line[ConnectionKey] | None = None  # where it waits for a further connection
+        self.line: DatedLine[ConnectionKey] | None = None  # where it waits for a further connection
+        self.mail_began = 0.0  # the newest of those that waited since nobody did
         self.dead: dict[str, float] | None = None  # addresses that gave none just now → until when they are passed over
         self.fewer: int | None = None
         self.fewer_until = 0.0
@@ -120,6 +125,10 @@ class Pool:
         destination = self._destinations.get(job.dial.key)
         if destination is None:
             destination = self._destinations[job.dial.key] = _Destination()
+        if not destination.waiting or destination.mail_began < job.mail_began:
+            destination.mail_began = job.mail_began
+            if destination.line is not None:
+                destination.line.renew(job.dial.key, job.mail_began)
         if destination.idle and not job.fresh_only and not destination.waiting:
             connection = destination.idle[-1]
             self._not_idle(connection)
@@ -238,13 +247,13 @@ class Pool:
             addresses = self._addresses(job.dial, destination)
             server = self._servers.server(job.dial, addresses[0])
             if server.open >= self._limit_at(server, job.dial):
-                server.line.add(key)
+                server.line.add(key, destination.mail_began)
                 destination.line = server.line
                 if server.idle:
                     self._quit_idle(next(iter(server.idle)))
                 return
             if not self._servers.room(server) and not (self._servers.room(server, more=1) and self._close_one_idle()):
-                destination.line = self._servers.stand(server, key)
+                destination.line = self._servers.stand(server, key, destination.mail_began)
                 self._servers.forget_if_unused(server)
                 return
             destination.connecting += 1
@@ -596,7 +605,7 @@ class Pool:
         while (line := self._servers.next()) is not None:
             self._dial_from(line)
 
-    def _dial_from(self, line: Line[ConnectionKey]) -> None:
+    def _dial_from(self, line: DatedLine[ConnectionKey]) -> None:
         key = line.take()
         destination = self._destinations.get(key)
         if destination is not None:

@@ -1,6 +1,7 @@
 """Probes: whether a transport's host would take a recipient (recipients: Verify, design 5). Nothing is sent."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 
@@ -37,6 +38,7 @@ class ProbeJob(PoolJob):
         self.dialled: list[str] = []
         self.fresh_only = False
         self.waits_since: float | None = None
+        self.mail_began = time.time()
         self.done = done
         self.had_tls = False
         """As of HostJob."""

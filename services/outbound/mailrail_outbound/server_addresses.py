@@ -10,7 +10,7 @@ from collections import OrderedDict
 from typing import NamedTuple
 
 from mailrail.core.delivery.shares import UNPROVEN, SiteStanding, may_add, whose_turn
-from mailrail.core.line import Line
+from mailrail.core.line import DatedLine
 from mailrail.core.outbound.targets import ConnectionKey
 from mailrail_outbound.smtp import ClientConnection, Dial
 
@@ -38,8 +38,8 @@ class ServerAddress:
         """Connections, from the decision to dial to their end."""
         self.sessions = 0
         """Those of them that have given a session."""
-        self.line = Line[ConnectionKey]()
-        """Keys that wait for a connection to this address to end."""
+        self.line = DatedLine[ConnectionKey]()
+        """Keys that wait for a connection to this address to end, by the time of the newest mail of each."""
         self.idle: OrderedDict[ClientConnection, None] = OrderedDict()
 
     @property
@@ -59,7 +59,7 @@ class ServerAddresses:
         self._known: OrderedDict[ServerAddressKey, None] = (
             OrderedDict()
         )  # those without a connection, the one used last at the end
-        self._lines = [Line[ConnectionKey](), Line[ConnectionKey](), Line[ConnectionKey]()]
+        self._lines = [DatedLine[ConnectionKey](), DatedLine[ConnectionKey](), DatedLine[ConnectionKey]()]
         self.idle: OrderedDict[ClientConnection, None] = OrderedDict()
         """Connections without work, the longest unused first."""
 
@@ -124,13 +124,14 @@ class ServerAddresses:
         """Whether one of its standing may have a connection more, if there were `more` of them in all."""
         return may_add(server.standing, self._held, self._whole + more) > 0
 
-    def stand(self, server: ServerAddress, key: ConnectionKey) -> Line[ConnectionKey]:
-        """Wait for the number of connections, or for the share of its standing."""
+    def stand(self, server: ServerAddress, key: ConnectionKey, mail_began: float) -> DatedLine[ConnectionKey]:
+        """Wait for the number of connections, or for the share of its standing. `mail_began`: Unix seconds at which the
+        newest message began that waits for it."""
         line = self._lines[server.standing]
-        line.add(key)
+        line.add(key, mail_began)
         return line
 
-    def next(self, more: int = 0) -> Line[ConnectionKey] | None:
+    def next(self, more: int = 0) -> DatedLine[ConnectionKey] | None:
         """The line whose turn it is now; None: none can move, if there were `more` connections in all."""
         standing = whose_turn(self._lines, self._held, self._whole + more)
         return self._lines[standing] if standing is not None else None

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import re
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -202,6 +203,9 @@ async def test_an_address_of_which_nothing_is_known_has_a_moment_where_others_wa
         for i, peer in enumerate(tarpits):  # half of all
             waiting += begin(bench, f"d{i}.test")
             await eventually(lambda: peer.sessions)  # noqa: B023
+        loop = asyncio.get_running_loop()
+        newest = max(connection.asked for connection in bench.pool.connections)
+        await eventually(lambda: loop.time() > newest + 0.2)  # each has had its moment
         assert not any(each.done() for each in waiting)
         (first,) = begin(bench, "healthy.test")
         assert (await result(first)).result is Result.DELIVERED
@@ -360,3 +364,57 @@ async def test_the_first_mail_to_a_new_domain_is_looked_up_before_older_mail_at_
         # One of them has the turn that its MX record was found in.
         assert len(set(asked[: asked.index("mx.new.test")]) & set(after)) <= 1
         assert len(new.messages) == 1
+
+
+@pytest.mark.parametrize("old_mail_too", [False, True])
+async def test_the_first_mail_to_a_new_site_is_dialled_before_older_mail_at_silent_servers_that_comes_later(
+    net: Net, *, old_mail_too: bool
+) -> None:
+    leaving = [Held("421 4.3.2 come back later") for _ in range(4)]
+    for i, greeting in enumerate(leaving):
+        net.domain(f"leaving{i}.test", (await net.tarpit(greeting)).host)
+    before, after = ([f"{name}{i}.test" for i in range(8)] for name in ("before", "after"))
+    for name in (*before, *after):
+        net.domain(name, (await net.tarpit(Hang())).host)
+    new = await net.healthy("new.test")
+    async with net.bench(connections=8, first_seconds=300.0) as bench:
+        begun: list[asyncio.Future[DeliveryReport]] = []
+
+        async def wait(*domains: str, began: float) -> None:
+            for domain in domains:
+                made = bench.delivery(None, domain=domain, message_id=message_id(began, bytes(10)))
+                begun.append(bench.begin(made))
+            await eventually(lambda: bench.pool.waiting == len(begun))
+
+        await wait(*(f"leaving{i}.test" for i in range(4)), began=1000.0)  # they hold half of all connections
+        await wait(*before, began=1000.0)
+        if old_mail_too:
+            await wait("new.test", began=500.0)
+        await wait("new.test", began=2000.0)
+        first = begun[-1]
+        await wait(*after, began=1500.0)
+        for greeting in leaving[:2]:
+            greeting.release.set()
+        assert (await result(first)).result is Result.DELIVERED
+        assert len(new.messages) == 1 + old_mail_too
+
+
+async def test_the_newest_mail_has_every_other_turn_at_an_address_that_takes_one_connection(net: Net) -> None:
+    greeting = Held("220 at last")
+    peer = await net.tarpit(greeting)
+    names = ["first", "older", "newest", "newer"]
+    for name in names:
+        net.domain(f"{name}.test", peer.host)
+    async with net.bench(connections_per_destination=1) as bench:
+        waiting = []
+        for name, began in zip(names, (1.0, 2.0, 4.0, 3.0), strict=True):
+            made = bench.delivery(
+                None, f"{name}@{name}.test", domain=f"{name}.test", message_id=message_id(began, bytes(10))
+            )
+            waiting.append(bench.begin(made))
+            await eventually(lambda: bench.pool.waiting == len(waiting))
+        greeting.release.set()
+        assert {(await result(each)).result for each in waiting} == {Result.DELIVERED}
+        # The first session gives somebody a turn, for which there is no room.
+        order = [re.findall(r"<(\w+)@", message.rcpts[0])[0] for message in peer.messages]
+        assert order == ["first", "older", "newest", "newer"]

@@ -1,13 +1,13 @@
 """Whose look-up in the DNS is next, in simulated time."""
 
-import heapq
-import itertools
 from collections.abc import Callable
 
 import pytest
 
 from mailrail.core.outbound.lookup_order import ANSWERED, FAILED, NEW, LookupOrder, LookupTurn, NameHistory
 from mailrail.kit.lookup_turns import FIRST_PATIENCE, ROUND
+
+from testkit.simulated import SimulatedTime
 
 ROUND_SECONDS = 0.004  # of a busy event loop
 
@@ -21,29 +21,19 @@ def taken(order: LookupOrder[LookupTurn]) -> list[LookupTurn]:
     return list(iter(order.take, None))
 
 
-class SilentNames:
+class SilentNames(SimulatedTime):
     """An outbound process that is handed a backlog at names of silent DNS, as the queue does: in turns of the oldest
     and the newest, each as soon as another has ended."""
 
     def __init__(self, waiting: int, backlog: int, lookups: int = 500) -> None:
-        self.now = 0.0
+        super().__init__()
         self._order = LookupOrder[LookupTurn](lookups)
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = itertools.count()
         self._ends: dict[LookupTurn, Callable[[], None]] = {}
         self._answer: dict[LookupTurn, float] = {}
         self._begun = 0
         self._backlog = list(range(backlog))
         for i in range(waiting):
             self.at(i * 0.0005, self._handed_on)
-
-    def at(self, seconds: float, what: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (seconds, next(self._count), what))
-
-    def run(self, until: float) -> None:
-        while self._events and self._events[0][0] <= until:
-            self.now, _, what = heapq.heappop(self._events)
-            what()
 
     def look_up(self, mail_began: float, then: Callable[[], None], *, answered_after: float = 0.0) -> LookupTurn:
         """Look a new name up, which is silent unless it is `answered_after` so many seconds."""
