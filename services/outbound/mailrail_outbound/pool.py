@@ -560,7 +560,8 @@ class Pool:
             destination.connecting -= 1
         if connection.resumption_failed and not self._closing:
             return  # no word about the host: `forget` dials again, for a full handshake
-        self._failed_at(connection.server, answer)
+        if answer.fault is None or not answer.fault.of_demand:  # else a stranger's policy would speak for all its mail
+            self._failed_at(connection.server, answer)
         self._dial_failed(connection.key, destination, answer, connection)
 
     def requeue(self, job: Job, connection: ClientConnection) -> None:

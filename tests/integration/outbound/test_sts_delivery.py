@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from integration.outbound.test_required_tls import GOOD, HOST, OTHER, PORT, ROOT, serving, trusted_roots
 
+from mailrail.core.delivery.shares import QUICK
 from mailrail.core.mtasts.answer import FetchFailed
 from mailrail.core.mtasts.cache import PolicyStep
 from mailrail.core.mtasts.policy import Mode, Policy
@@ -125,6 +126,27 @@ async def test_an_enforced_policy_keeps_mail_back_from_a_host_that_is_not_proven
         report = await domain.send()
         assert (report.result, str(report.status)) == (Result.DEFERRED, "4.7.5")
         assert not peer.messages
+
+
+@pytest.mark.parametrize("broken", ["certificate", "STARTTLS"])
+async def test_a_policy_that_a_shared_host_does_not_meet_takes_no_connections_from_other_domains_there(
+    database: str, dns: DnsServer, there: PolicyWorld, broken: str
+) -> None:
+    """A stranger may name any host in the MX records and the policy of his domain."""
+    async with (
+        serving(dns, STRANGER if broken == "certificate" else None) as peer,
+        delivering(database, dns, there) as domain,
+    ):
+        dns.add("other.example", "MX", f"10 {HOST}.")
+        domain.publish("1", policy(HOST))
+        pool = domain.bench.pool
+        for bad in (False, True):
+            report = await domain.send(domain="example.org" if bad else "other.example")
+            assert (report.result is Result.DELIVERED) is not bad
+            pool.close_idle()
+            await eventually(lambda: pool._servers.open == 0)
+            assert [each.standing for each in pool._servers._servers.values()] == [QUICK]
+        assert len(peer.messages) == 1
 
 
 async def test_behind_a_proxy_record_and_policy_are_asked_for_by_ourselves_and_hold_SOCK_05b(

@@ -41,7 +41,7 @@ from mailrail.core.sasl.client import start as start_sasl
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.smtp.capabilities import Capabilities, read_capabilities
 from mailrail.core.smtp.reply import BadReply, Reply, ReplyParser
-from mailrail.core.tlsrpt.result_type import ResultType, TlsFault
+from mailrail.core.tlsrpt.result_type import NOT_OFFERED, ResultType, TlsFault
 
 MAX_COMMAND = 512
 """Octets of a command line with CRLF (RFC 5321 4.5.3.1.4); an AUTH line that would exceed it goes without its initial
@@ -605,7 +605,7 @@ class ClientSession:
                 return
             if self._starttls is StartTls.ALWAYS:
                 detail = "TLS is required and the server does not offer STARTTLS"
-                fault = TlsFault(ResultType.STARTTLS_NOT_SUPPORTED, "not-offered", detail)
+                fault = TlsFault(ResultType.STARTTLS_NOT_SUPPORTED, NOT_OFFERED, detail)
                 self._fail_session(Answer(Stage.STARTTLS, None, Trouble.TLS, detail, fault=fault), events)
                 return
         if self._login is not None:

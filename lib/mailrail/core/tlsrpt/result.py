@@ -21,11 +21,11 @@ from mailrail.core.mtasts.answer import FetchFailed
 from mailrail.core.mtasts.policy import Mode, Policy
 from mailrail.core.tlspolicy.facts import Purpose, Tlsa
 from mailrail.core.tlsrpt.facts import AppliedPolicy, FailedSession, PolicyType, ReportedSession
-from mailrail.core.tlsrpt.result_type import ResultType, TlsFault
+from mailrail.core.tlsrpt.result_type import NOT_OFFERED, ResultType, TlsFault
 
 MX_NOT_LISTED: Final = "mx-mismatch"
 """The reason of a host that the policy does not list, for which RFC 8460 has no type (TRPT-08a)."""
-_NOT_OFFERED: Final = TlsFault(ResultType.STARTTLS_NOT_SUPPORTED, "not-offered", "the server does not offer STARTTLS")
+_NOT_OFFERED: Final = TlsFault(ResultType.STARTTLS_NOT_SUPPORTED, NOT_OFFERED, "the server does not offer STARTTLS")
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,11 +37,18 @@ class TlsFault:
         """The certificate is at fault: encrypted, without authentication, the connection would have come about."""
         return self.type in _OF_CERTIFICATE or self.reason == NOT_YET_VALID
 
+    @property
+    def of_demand(self) -> bool:
+        """The server did all that was asked of it, and what it has is less than we demand: with others it is well."""
+        return self.of_certificate or self.reason in (TLSA_MISMATCH, NOT_OFFERED)
+
 
 NOT_YET_VALID: Final = "certificate-not-yet-valid"
 """The reason of a certificate that is valid only later, which RFC 8460 has no type for."""
 TLSA_MISMATCH: Final = "tlsa-mismatch"
 """The reason of certificates that no TLSA record names, which RFC 8460 has no type for either."""
+NOT_OFFERED: Final = "not-offered"
+"""The reason of a server that does not offer STARTTLS."""
 _OF_CERTIFICATE: Final = frozenset(
     {
         ResultType.CERTIFICATE_HOST_MISMATCH,
