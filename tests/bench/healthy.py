@@ -60,15 +60,29 @@ def seen(report: Mapping[str, Any], arrived: Mapping[str, float], name: str) -> 
 
 
 def watch(
-    address: str, port: int, sink: OwnSink, seconds: float, name: str, domain: str, *, from_address: str = ""
+    address: str,
+    port: int,
+    sink: OwnSink,
+    seconds: float,
+    name: str,
+    domain: str,
+    *,
+    from_address: str = "",
+    rate: float = RATE,
+    domains: int = 0,
 ) -> Seen:
-    """Send for so many seconds and wait for what is still to come. `name` tells these messages from all others."""
-    count = max(1, int(seconds * RATE))
+    """Send for so many seconds and wait for what is still to come. `name` tells these messages from all others.
+
+    `rate`: messages a second. `domains`: they go to so many domains dN below `domain`, in turn.
+    """
+    count = max(1, round(seconds * rate))
     with tempfile.TemporaryDirectory(prefix="mailrail-bench-healthy-") as folder:
         report = Path(folder) / "report"
         command = [sys.executable, "-m", "bench.source", "--to", f"{address}:{port}", "--report", str(report)]
-        command += ["--messages", str(count), "--rate", str(RATE), "--times", "--numbered", "--within", str(PATIENCE)]
+        command += ["--messages", str(count), "--rate", str(rate), "--times", "--numbered", "--within", str(PATIENCE)]
         command += ["--recipient", f"{name}@{domain}"]
+        if domains:
+            command += ["--domains", str(domains)]
         if from_address:
             command += ["--from-address", from_address]
         subprocess.run(command, check=True, timeout=seconds + PATIENCE + 60, env=with_bench())

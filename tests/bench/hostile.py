@@ -34,8 +34,10 @@ SECONDS = 40.0
 """For which the healthy client sends, each row."""
 _BY_SMTP = 20_000
 """Messages of a backlog that Postfix is given by SMTP."""
-NEW_DOMAIN = "new.test"
-"""Of a site that had no mail before: its first message goes beside the healthy client's."""
+NEW_DOMAINS = "new.test"
+"""Below it are those of sites that had no mail before: their first messages go beside the healthy client's."""
+NEW_SITES = 10
+"""Whose first messages are spread over a row: one alone comes at once or late by chance."""
 _EMPTY = Backlog(0, held=0, bound=0, octets=500, per_message=1, at_one_site=0, due=1)
 """What the backlogs of the rows have in common: one message a recipient, all of them due."""
 
@@ -100,8 +102,8 @@ class Row:
     pss_mb: tuple[float, float]
     """Of ingress and queue together (of all of another system), before and at the end."""
     seeded_s: float = 0.0
-    first_ms: float | None = None
-    """Until the first message to a new site was delivered, from its 250 on; infinite: it never was."""
+    new_sites_ms: tuple[float, ...] = ()
+    """Until the first message to each new site was delivered, from its 250 on; infinite: it never was."""
     tried: int = 0
     """Recipients of the backlog that had an attempt meanwhile, or have one under way."""
 
@@ -140,13 +142,15 @@ SELECT (SELECT count(*) FROM queue.recipient WHERE (attempts > 1 OR token IS NOT
 
 @contextlib.contextmanager
 def world(row: Sites, sink: OwnSink) -> Iterator[DnsServer]:
-    """DNS and, for tarpits, the server that all sites of the row have as their MX. All listen at the sink's port."""
+    """DNS and, for tarpits, the server that all sites of the row have as their MX. All listen at the sink's port. The
+    new sites have an address of the sink each."""
     with contextlib.ExitStack() as stack:
         dns = stack.enter_context(DnsServer(port=53 if os.geteuid() == 0 else None))  # Postfix asks port 53 alone
         dns.add(SINK_DOMAIN, "MX", f"10 mx.{SINK_DOMAIN}.")
         dns.add(f"mx.{SINK_DOMAIN}", "A", sink.address)
-        dns.add(NEW_DOMAIN, "MX", f"10 mx.{NEW_DOMAIN}.")
-        dns.add(f"mx.{NEW_DOMAIN}", "A", sink.address)
+        for number, new in enumerate(sink.also):
+            dns.add(f"d{number}.{NEW_DOMAINS}", "MX", f"10 mx.d{number}.{NEW_DOMAINS}.")
+            dns.add(f"mx.d{number}.{NEW_DOMAINS}", "A", new)
         address = loopback_address()
         if row.behave == "tarpit":
             stack.enter_context(own_sink((address, sink.port), delay=20.0))
@@ -170,9 +174,9 @@ def measure_sites(row: Sites, sink: OwnSink, seconds: float) -> Row:
             with psycopg.connect(system.rail.superuser_url(), autocommit=True) as connection:
                 took = seed(connection, row.backlog).seconds
             sleep(2)  # the owner has seen it
-        found, first = _beside(system, sink, seconds, f"{row.name}-row")
+        found, new = _beside(system, sink, seconds, f"{row.name}-row")
         ((tried,),) = system.rail.sql(_TRIED, "%.test", "%.test")
-        return Row(row.name, row.what, system.name, found, (before, _pss(system)), took, first, tried)
+        return Row(row.name, row.what, system.name, found, (before, _pss(system)), took, new, tried)
 
 
 def _warm_up(system: System, sink: OwnSink, name: str) -> None:
@@ -182,13 +186,22 @@ def _warm_up(system: System, sink: OwnSink, name: str) -> None:
         raise RuntimeError("the healthy site was not reached on an idle system")
 
 
-def _beside(system: System, sink: OwnSink, seconds: float, name: str) -> tuple[healthy.Seen, float]:
-    """The healthy client, and how long the first message to a new site took meanwhile, in ms."""
+def _beside(system: System, sink: OwnSink, seconds: float, name: str) -> tuple[healthy.Seen, tuple[float, ...]]:
+    """The healthy client, and how long the first message to each new site took meanwhile, in ms."""
     with ThreadPoolExecutor(1) as pool:
         at = system.address, system.port
-        first = pool.submit(healthy.watch, *at, sink, 1 / healthy.RATE, f"{name}-new", NEW_DOMAIN)
+        new = pool.submit(
+            healthy.watch,
+            *at,
+            sink,
+            seconds,
+            f"{name}-new",
+            NEW_DOMAINS,
+            rate=NEW_SITES / seconds,
+            domains=NEW_SITES,
+        )
         found = healthy.watch(*at, sink, seconds, name, SINK_DOMAIN)
-        return found, first.result().delivery_ms[0]
+        return found, new.result().delivery_ms
 
 
 def measure_sites_of_postfix(row: Sites, sink: OwnSink, seconds: float) -> Row | None:
@@ -209,8 +222,8 @@ def measure_sites_of_postfix(row: Sites, sink: OwnSink, seconds: float) -> Row |
             command += ["--messages", str(backlog.recipients), "--domains", str(backlog.sites)]
             run(command, check=True, timeout=600, env=with_bench())
         took = time() - start
-        found, first = _beside(system, sink, seconds, f"{row.name}-postfix")
-        return Row(row.name, row.what, system.name, found, (before, _pss(system)), took, first)
+        found, new = _beside(system, sink, seconds, f"{row.name}-postfix")
+        return Row(row.name, row.what, system.name, found, (before, _pss(system)), took, new)
 
 
 @contextlib.contextmanager
@@ -266,8 +279,8 @@ def tables(result: Result) -> str:
     paragraphs = [
         f"{report.heading(result.machine)}. A healthy client sends {healthy.RATE:g} messages a second, each on a"
         " connection of its own: *accept* is from connect to the 250, *delivery* from there to the sink, a site that"
-        " answered before. *New site* is the delivery of one message to a site that had none before. Memory is PSS of"
-        " ingress and queue, before and at the end."
+        f" answered before. *New sites* is the delivery of one message to each of {NEW_SITES} sites that had none"
+        " before, spread over the row. Memory is PSS of ingress and queue, before and at the end."
     ]
     if result.share < 1:
         paragraphs.append(f"**Only {result.share:g} of the numbers below: enough to try it out, not to say anything.**")
@@ -281,13 +294,13 @@ def tables(result: Result) -> str:
                     f"({row.name}) {row.what}: {row.system}",
                     *healthy.cells(row.seen),
                     f"{row.pss_mb[0]:.0f} → {row.pss_mb[1]:.0f}",
-                    *([] if row.first_ms is None else [healthy.milliseconds(row.first_ms)]),
+                    *_of_new_sites(row),
                     row.seen.verdict(),
                 ]
                 for row in rows
             ]
-            first = ["new site ms"] if rows[0].first_ms is not None else []
-            paragraphs.append(report.table([head, *healthy.HEAD, "MiB", *first, "p99"], lines))
+            new = ["new sites p50 ms", "max"] if rows[0].new_sites_ms else []
+            paragraphs.append(report.table([head, *healthy.HEAD, "MiB", *new, "p99"], lines))
     said = [
         f"- ({row.name}) {row.system} said: {'; '.join(row.seen.refusals)}" for row in result.rows if row.seen.refusals
     ]
@@ -297,6 +310,12 @@ def tables(result: Result) -> str:
         "\n".join(f"Not measured: {one.splitlines()[0]}" for one in result.failures),
     ]
     return "\n\n".join(one for one in paragraphs if one) + "\n"
+
+
+def _of_new_sites(row: Row) -> list[str]:
+    """The median and the greatest, where the row has new sites."""
+    found = row.new_sites_ms
+    return [healthy.milliseconds(aims.percentile(found, share)) for share in (0.5, 1)] if found else []
 
 
 def beside_idle(rows: Sequence[Row]) -> list[str]:
@@ -343,7 +362,8 @@ def measure(chosen: argparse.Namespace, result: Result) -> None:
     def wanted(row: Sites | Strangers) -> bool:
         return not chosen.only or row.name in chosen.only
 
-    with own_sink(somewhere(), timed=True) as sink:
+    new = [loopback_address() for _ in range(NEW_SITES)]
+    with own_sink(somewhere(), timed=True, also=new) as sink:
         for site in (fewer_sites(one, chosen.share) for one in SITES if wanted(one)):
             for system in chosen.systems:
                 of = measure_sites_of_postfix if system == "postfix" else measure_sites
@@ -361,7 +381,11 @@ def _told(result: Result, row: Row | None) -> None:
     result.rows.append(row)
     figures = ", ".join(f"{name} {cell}" for name, cell in zip(healthy.HEAD, healthy.cells(row.seen), strict=True))
     tried = f"; {row.tried} of the backlog were tried, seeded in {row.seeded_s:.1f} s" if row.tried else ""
-    print(f"({row.name}) {row.what}: {row.system}: {figures}{tried}; {row.seen.verdict()}", file=sys.stderr, flush=True)
+    new = "".join(
+        f"; new sites {name} {cell}" for name, cell in zip(("p50 ms", "max"), _of_new_sites(row), strict=False)
+    )
+    said = f"{figures}{new}{tried}; {row.seen.verdict()}"
+    print(f"({row.name}) {row.what}: {row.system}: {said}", file=sys.stderr, flush=True)
 
 
 _LIMITS: Mapping[str, object] = {}

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -102,13 +102,15 @@ class OwnSink:
         tls: bool | Certificate = False,
         timed: bool = False,
         delay: float = 0.0,
+        also: Sequence[str] = (),
     ) -> None:
-        """`tls`: offer STARTTLS, with this certificate or one of its own."""
+        """`tls`: offer STARTTLS, with this certificate or one of its own. `also`: further addresses, at its port."""
         self.address, self.port = at or somewhere()
+        self.also = also
         self._folder = Path(tempfile.mkdtemp(prefix="mailrail-bench-sink-"))
         self._counters = Counters(self._folder / "counters", make=True)
         command = [sys.executable, "-m", "bench.sink", "--listen", f"{self.address}:{self.port}"]
-        command += ["--counters", str(self._folder / "counters")]
+        command += ["--counters", str(self._folder / "counters"), "--also", ",".join(also)]
         if tls:
             certificate = Authority().issue("sink.test") if tls is True else tls
             command += ["--certificate", str(certificate.write(self._folder))]
@@ -184,10 +186,16 @@ def counting_sink(at: tuple[str, int] | None = None) -> Iterator[CountingSink]:
 
 @contextlib.contextmanager
 def own_sink(
-    at: tuple[str, int] | None = None, *, tls: bool | Certificate = False, timed: bool = False, delay: float = 0.0
+    at: tuple[str, int] | None = None,
+    *,
+    tls: bool | Certificate = False,
+    timed: bool = False,
+    delay: float = 0.0,
+    also: Sequence[str] = (),
 ) -> Iterator[OwnSink]:
-    """Our own sink for the time of the context. `delay`: seconds that each reply of it takes, as a tarpit's."""
-    sink = OwnSink(at, tls=tls, timed=timed, delay=delay)
+    """Our own sink for the time of the context. `delay`: seconds that each reply of it takes, as a tarpit's. `also`:
+    see OwnSink."""
+    sink = OwnSink(at, tls=tls, timed=timed, delay=delay, also=also)
     try:
         yield sink
     finally:

@@ -14,6 +14,7 @@ import ssl
 import struct
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
 
@@ -188,7 +189,12 @@ class _Session(asyncio.Protocol):
 
 
 async def serve(
-    address: str, port: int, counters: Counters, certificate: Path | None, log: Path | None, delay: float = 0.0
+    addresses: str | Sequence[str],
+    port: int,
+    counters: Counters,
+    certificate: Path | None,
+    log: Path | None,
+    delay: float = 0.0,
 ) -> asyncio.Server:
     """Listen. With a certificate (key and chain in one file) it offers STARTTLS."""
     context = None
@@ -197,13 +203,14 @@ async def serve(
         context.load_cert_chain(certificate)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND) if log is not None else None
     loop = asyncio.get_running_loop()
-    return await loop.create_server(lambda: _Session(counters, context, out, delay), address, port, backlog=1024)
+    return await loop.create_server(lambda: _Session(counters, context, out, delay), addresses, port, backlog=1024)
 
 
 def main() -> None:
     """The command line: where to listen, where to count."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--listen", required=True)
+    parser.add_argument("--also", default="", help="further addresses, at the same port")
     parser.add_argument("--counters", type=Path, required=True)
     parser.add_argument("--certificate", type=Path)
     parser.add_argument("--log", type=Path)
@@ -211,9 +218,10 @@ def main() -> None:
     chosen = parser.parse_args()
     raise_limit()
     host, _, port = chosen.listen.rpartition(":")
+    hosts = [host, *filter(None, chosen.also.split(","))]
 
     async def whole() -> None:
-        server = await serve(host, int(port), Counters(chosen.counters), chosen.certificate, chosen.log, chosen.delay)
+        server = await serve(hosts, int(port), Counters(chosen.counters), chosen.certificate, chosen.log, chosen.delay)
         # Standard input is held by whoever started this: it ends with that one.
         stopped = asyncio.StreamReader()
         await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(stopped), sys.stdin)

@@ -73,7 +73,8 @@ class Run:
     numbered: bool = False
     local: tuple[str, int] | None = None
     domains: int = 0
-    """Where it is not 0: the recipients are users of so many domains d0.example, d1.example ... in turn."""
+    """Where it is not 0: the recipients are users of so many domains d0.example, d1.example ... in turn; where they are
+    `numbered`, they have the local part of `recipient`, in such domains below its own."""
     patience: float = 0.0
     """Seconds for which what is refused for now is tried again; 0: it is not."""
     clients: int = 1
@@ -106,6 +107,9 @@ class Run:
 
     def paths(self, number: int) -> list[str]:
         """The recipients of a message."""
+        if self.domains and self.numbered:
+            local, _, domain = self.recipient.rpartition("@")
+            return [f"{number}.{local}@d{number % self.domains}.{domain}"]
         if self.domains:
             return [f"user{number}@d{number % self.domains}.example"]
         if self.numbered:

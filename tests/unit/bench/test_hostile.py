@@ -2,12 +2,30 @@
 
 import asyncio
 import math
+import socket
 from dataclasses import replace
 
 import pytest
 from bench.healthy import HEAD, Seen, cells, milliseconds, seen
-from bench.hostile import SITES, STRANGERS, Result, Row, beside_idle, fewer_sites, fewer_strangers, options, tables
+from bench.hostile import (
+    NEW_SITES,
+    SITES,
+    STRANGERS,
+    Result,
+    Row,
+    _beside,
+    beside_idle,
+    fewer_sites,
+    fewer_strangers,
+    options,
+    tables,
+    world,
+)
+from bench.load import own_sink
 from bench.strangers import KINDS, crowd
+from bench.systems import Also
+
+from mailrail.kit.resolver import DnsResolver
 
 from testkit.ports import free_port, loopback_address
 
@@ -70,6 +88,30 @@ def test_the_report_has_both_tables_what_refused_clients_were_told_and_what_fail
     assert "| while strangers do this |" in text
     assert "- (idle) Postfix said: 421 4.7.0 too many connections" in text
     assert "Not measured: bdat: it ended" in text
+
+
+def test_the_median_and_the_greatest_of_what_new_sites_waited_are_told() -> None:
+    new = (*map(float, range(1, NEW_SITES)), 66_000.0)
+    text = tables(Result(MACHINE, [replace(row("f", GOOD), new_sites_ms=new)]))
+    assert "| MiB | new sites p50 ms | max | p99 |" in text
+    assert "| 90 → 95 | 5.0 | 66,000 | aim: 1000 ms, reached |" in text
+    assert "| never | aim" in tables(Result(MACHINE, [replace(row("f", GOOD), new_sites_ms=(*new[:-1], math.inf))]))
+
+
+async def test_each_new_site_has_a_message_beside_the_healthy_client_and_an_address_of_its_own() -> None:
+    addresses = [loopback_address() for _ in range(NEW_SITES)]
+    with own_sink(timed=True, also=addresses) as sink, world(SITES[0], sink) as dns:
+        found, new = _beside(Also("stand-in", sink.address, sink.port, (sink.pid,)).system(), sink, 0.5, "row")
+        assert found.delivered == 10
+        assert len(new) == NEW_SITES
+        assert max(new) < math.inf
+        resolver = DnsResolver(dns.endpoint)
+        for i, address in enumerate(addresses):
+            (mx,) = await resolver.mx(f"d{i}.new.test")
+            assert await resolver.addresses(mx.host, ("ipv4",)) == (address,)
+        for address in addresses:
+            with socket.create_connection((address, sink.port), 10) as connection:
+                assert connection.recv(3) == b"220"
 
 
 def test_each_row_of_sites_is_compared_with_the_empty_queue_of_the_same_system() -> None:

@@ -82,6 +82,15 @@ def test_recipients_can_be_spread_over_domains() -> None:
     ]
 
 
+def test_numbered_recipients_can_be_spread_over_domains_below_theirs() -> None:
+    load = Run(("127.0.0.1", 1), [300] * 3, domains=2, recipient="row@new.test", numbered=True)
+    assert [load.paths(number) for number in range(3)] == [
+        ["0.row@d0.new.test"],
+        ["1.row@d1.new.test"],
+        ["2.row@d0.new.test"],
+    ]
+
+
 def test_a_system_that_is_taken_along_is_sent_to_and_its_processes_are_counted() -> None:
     with own_sink() as sink:  # stands in for a mail system, too: what it is sent has arrived
         stand_in = Also("stand-in", sink.address, sink.port, (sink.pid,)).system()
