@@ -140,6 +140,8 @@ class FakeQueue(_Neighbour, enqueue_pb2_grpc.EnqueueServiceServicer):
         """What each stream is told at its start."""
         self.valid_until: list[int] = []
         """Of the commits that came."""
+        self.sizes: list[int] = []
+        """Of bodies whose parts said how large they will be."""
         self._chunks: dict[bytes, list[bytes]] = defaultdict(list)
         self._ids: set[bytes] = set()
 
@@ -188,6 +190,8 @@ class FakeQueue(_Neighbour, enqueue_pb2_grpc.EnqueueServiceServicer):
                 step = frame.WhichOneof("step")
                 if step == "chunk":
                     octets += len(frame.chunk.data)
+                    if frame.chunk.size:
+                        self.sizes.append(frame.chunk.size)
                     self._chunks[frame.message_id].append(frame.chunk.data if self.keep else b"")
                 elif step == "abort":
                     self.aborted.append(frame.message_id)
@@ -298,6 +302,7 @@ class HeldUpload:
     frames: list[bytes] = field(default_factory=list)
     more: bool = True
     aborted: bool = False
+    size: int = 0
 
     def send(self, data: bytes) -> bool:
         """See ports.Upload."""
@@ -318,9 +323,9 @@ class HeldQueue:
         self.uploads: list[HeldUpload] = []
         self.more = True
 
-    def upload(self, message_id: bytes, resume: Callable[[], None], lost: Callable[[], None]) -> Upload:
+    def upload(self, message_id: bytes, resume: Callable[[], None], lost: Callable[[], None], size: int = 0) -> Upload:
         """See ports.Queue."""
-        self.uploads.append(HeldUpload(resume, lost, more=self.more))
+        self.uploads.append(HeldUpload(resume, lost, more=self.more, size=size))
         return self.uploads[-1]
 
     def commit(self, message: ReceivedMessage, done: Callable[[CommitAnswer], None]) -> None:

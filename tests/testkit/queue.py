@@ -185,9 +185,9 @@ class FakeIngress:
         assert result.accepted, result.refusal
         return number
 
-    def chunk(self, number: bytes, data: bytes) -> None:
+    def chunk(self, number: bytes, data: bytes, size: int = 0) -> None:
         """Send a part of a large body."""
-        self.send(enqueue_pb2.EnqueueFrame(message_id=number, chunk=enqueue_pb2.BodyChunk(data=data)))
+        self.send(enqueue_pb2.EnqueueFrame(message_id=number, chunk=enqueue_pb2.BodyChunk(data=data, size=size)))
 
     def finish(self) -> None:
         """Send nothing more, as one does that was asked to go away."""

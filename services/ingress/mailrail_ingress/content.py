@@ -172,7 +172,9 @@ class IncomingContent:
     def _begin_upload(self) -> None:
         """Begin to send the body, unless that is begun."""
         if self._upload is None:
-            self._upload = self._active_config.queue.upload(self._message_id, self._on_credit, self._on_lost)
+            self._upload = self._active_config.queue.upload(
+                self._message_id, self._on_credit, self._on_lost, self._counted().size
+            )
 
     def _counted(self) -> UncommittedBody:
         """The body as it counts against the client; one that MAIL did not declare counts from here on."""

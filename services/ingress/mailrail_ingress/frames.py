@@ -85,6 +85,7 @@ _CHUNK: Final = _key(enqueue_pb2.EnqueueFrame, "chunk")
 _COMMIT: Final = _key(enqueue_pb2.EnqueueFrame, "commit")
 _ABORT: Final = _key(enqueue_pb2.EnqueueFrame, "abort")
 _CHUNK_DATA: Final = _key(enqueue_pb2.BodyChunk, "data")
+_CHUNK_SIZE: Final = _key(enqueue_pb2.BodyChunk, "size")
 _ENVELOPE: Final = _key(enqueue_pb2.Commit, "envelope")
 _RECIPIENTS: Final = _key(enqueue_pb2.Commit, "recipients")
 _PREFIX: Final = _key(enqueue_pb2.Commit, "prefix")
@@ -223,9 +224,14 @@ def commit_frame(message: ReceivedMessage, valid_until: int = 0) -> tuple[bytes,
     return _head(message.id, _COMMIT, len(first) + len(body) + len(after)) + first, body, after
 
 
-def chunk_frame(message_id: bytes, data: bytes) -> tuple[bytes, bytes]:
-    """A part of a body that is too large for the commit. The data is a part of its own, not copied."""
+def chunk_frame(message_id: bytes, data: bytes, size: int = 0) -> tuple[bytes, bytes]:
+    """A part of a body that is too large for the commit. The data is a part of its own, not copied.
+
+    `size`: octets that the whole body is expected to have; 0: not known, or said before.
+    """
     key = _CHUNK_DATA + _VARINT[len(data)]
+    if size:
+        key = _CHUNK_SIZE + _VARINT[size] + key
     return _head(message_id, _CHUNK, len(key) + len(data)) + key, data
 
 

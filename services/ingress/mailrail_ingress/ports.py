@@ -135,8 +135,9 @@ class Queue(Protocol):
         """Whether a message that begins now has a chance (ACC-05)."""
         ...
 
-    def upload(self, message_id: bytes, resume: Callable[[], None], lost: Callable[[], None]) -> Upload:
-        """Begin a body. `resume`: there is credit again. `lost`: the body is gone, and so is the message (ACC-05)."""
+    def upload(self, message_id: bytes, resume: Callable[[], None], lost: Callable[[], None], size: int = 0) -> Upload:
+        """Begin a body, of so many octets if that is known. `resume`: there is credit again. `lost`: the body is gone,
+        and so is the message (ACC-05)."""
         ...
 
     def commit(self, message: ReceivedMessage, done: Callable[[CommitAnswer], None]) -> None:

@@ -136,15 +136,21 @@ class _Commit:
 class _Upload:
     """A body above the inline limit: chunks that wait for their turn on the stream."""
 
-    __slots__ = ("chunks", "closed", "id", "lost", "resume", "stream", "waiting", "wants_credit")
+    __slots__ = ("chunks", "closed", "id", "lost", "resume", "size", "stream", "waiting", "wants_credit")
 
     def __init__(
-        self, stream: "_Uploads", message_id: bytes, resume: Callable[[], None], lost: Callable[[], None]
+        self,
+        stream: "_Uploads",
+        message_id: bytes,
+        resume: Callable[[], None],
+        lost: Callable[[], None],
+        size: int = 0,
     ) -> None:
         self.stream = stream
         self.id = message_id
         self.resume = resume
         self.lost = lost
+        self.size = size  # octets that are expected, until the first chunk said so; 0: not known
         self.chunks: deque[bytes] = deque()
         self.waiting = 0
         self.wants_credit = False
@@ -378,7 +384,8 @@ class _Stream(_Uploads):
             octets += size
             sent = True
             upload.mark_sent(size)
-            frames += chunk_frame(message_id, data)
+            frames += chunk_frame(message_id, data, upload.size)
+            upload.size = 0
             self.uploads.move_to_end(message_id)  # the next round begins with another
             if upload.wants_credit and upload.waiting <= self.room // 2:
                 upload.wants_credit = False
@@ -430,13 +437,13 @@ class EnqueueClient:
             return not self._stream.database_silent
         return self._loop.time() < self._last_open + PATIENCE
 
-    def upload(self, message_id: bytes, resume: Callable[[], None], lost: Callable[[], None]) -> Upload:
+    def upload(self, message_id: bytes, resume: Callable[[], None], lost: Callable[[], None], size: int = 0) -> Upload:
         """See ports.Queue."""
         if not self.available:
             self._loop.call_soon(lost)
             return _LostUpload()
         place = self._stream or self._unassigned_uploads
-        upload = _Upload(place, message_id, resume, lost)
+        upload = _Upload(place, message_id, resume, lost, size)
         place.uploads[message_id] = upload
         if place is self._unassigned_uploads:
             self._loop.call_later(PATIENCE, self._give_up_upload, message_id)

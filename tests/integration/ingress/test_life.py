@@ -250,6 +250,8 @@ def test_of_many_large_messages_at_once_some_are_taken_and_the_others_hear_it_at
         assert rounds == [3, 3]
     assert [message.body for message in ingress.queue.stored] == [body] * 6
     assert not ingress.queue.aborted
+    assert len(ingress.queue.sizes) == 6, "the queue hears once what each declared"
+    assert min(ingress.queue.sizes) >= len(body)
 
 
 def test_what_is_declared_and_left_holds_nothing_up_and_a_stranger_who_declares_much_only_itself_ACC_07(

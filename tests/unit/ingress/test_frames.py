@@ -142,6 +142,13 @@ def test_a_commit_says_until_when_it_may_be_stored_ACC_04(message: ReceivedMessa
     assert enqueue_pb2.EnqueueRequest.FromString(b"".join(commit_frame(message, until))) == expected
 
 
+@given(st.binary(min_size=16, max_size=16), _octets, st.integers(0, 2**63))
+def test_a_chunk_says_how_large_its_body_will_be_ACC_07(message_id: bytes, data: bytes, size: int) -> None:
+    request = enqueue_pb2.EnqueueRequest.FromString(b"".join(chunk_frame(message_id, data, size)))
+    chunk = enqueue_pb2.BodyChunk(data=data, size=size)
+    assert list(request.frames) == [enqueue_pb2.EnqueueFrame(message_id=message_id, chunk=chunk)]
+
+
 @given(st.binary(min_size=16, max_size=16), _octets, _messages)
 def test_frames_that_are_joined_are_one_request_ACC_07(
     message_id: bytes, data: bytes, message: ReceivedMessage

@@ -282,6 +282,7 @@ def test_a_client_hears_at_mail_that_its_messages_under_way_will_fill_its_room_A
         client.send(TO_DATA)
         client.send(BIG)
     assert third.send(MAIL % 1_500_000)[-1] == "452 4.3.1"
+    assert all(upload.size >= 1_500_000 for upload in queue.uploads), "the queue keeps room for them as well"
     for client in (first, second):
         client.send(b".\r\n")
         queue.commits.pop()[1](CommitAnswer(True))

@@ -44,7 +44,8 @@ _UPLOAD_TRIES = 20
 class _ChunkWriter:
     """A large body on its way in, written as rows of 256 KiB by a task of its own."""
 
-    def __init__(self, stream: "EnqueueStream", message_id: bytes) -> None:
+    def __init__(self, stream: "EnqueueStream", message_id: bytes, size: int) -> None:
+        """`size`: octets that it is expected to have; 0: not known."""
         self.id = message_id
         self.size = 0
         self.failed = False
@@ -54,7 +55,7 @@ class _ChunkWriter:
         self._octets = 0  # of those
         self._number = 0
         self._begun = False
-        self._uncommitted = stream.queue.uncommitted.body("")
+        self._uncommitted = stream.queue.uncommitted.body("", size)
         self._more = asyncio.Event()
         self._commit: enqueue_pb2.Commit | None = None
         self._aborted = False
@@ -204,7 +205,7 @@ class EnqueueStream:
                 return
             upload = self.uploads.get(message_id)
             if upload is None and len(body) > INLINE_LIMIT:  # too long for a row: the same as if it had come in chunks
-                upload = self.uploads[message_id] = _ChunkWriter(self, message_id)
+                upload = self.uploads[message_id] = _ChunkWriter(self, message_id, len(body))
                 commit.body = b""
                 upload.add(body)
             if upload is not None:
@@ -223,7 +224,7 @@ class EnqueueStream:
                 return
             upload = self.uploads.get(message_id)
             if upload is None:
-                upload = self.uploads[message_id] = _ChunkWriter(self, message_id)
+                upload = self.uploads[message_id] = _ChunkWriter(self, message_id, frame.chunk.size)
             upload.add(data)
         elif step == "abort":
             self._drop(message_id)

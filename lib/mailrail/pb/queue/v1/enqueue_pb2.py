@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from mailrail.pb.queue.v1 import types_pb2 as mailrail_dot_queue_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmailrail/queue/v1/enqueue.proto\x12\x11mailrail.queue.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmailrail/queue/v1/types.proto\"A\n\x0e\x45nqueueRequest\x12/\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x1f.mailrail.queue.v1.EnqueueFrame\"\xb1\x01\n\x0c\x45nqueueFrame\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12-\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1c.mailrail.queue.v1.BodyChunkH\x00\x12+\n\x06\x63ommit\x18\x03 \x01(\x0b\x32\x19.mailrail.queue.v1.CommitH\x00\x12)\n\x05\x61\x62ort\x18\x04 \x01(\x0b\x32\x18.mailrail.queue.v1.AbortH\x00\x42\x06\n\x04step\"\x19\n\tBodyChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\"\xc0\x01\n\x06\x43ommit\x12-\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x1b.mailrail.queue.v1.Envelope\x12\x38\n\nrecipients\x18\x02 \x03(\x0b\x32$.mailrail.queue.v1.EnvelopeRecipient\x12\x0e\n\x06prefix\x18\x03 \x01(\x0c\x12\x11\n\x04\x62ody\x18\x04 \x01(\x0cH\x00\x88\x01\x01\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x13\n\x0bvalid_until\x18\x06 \x01(\x04\x42\x07\n\x05_body\"\x07\n\x05\x41\x62ort\"\x95\x01\n\x0f\x45nqueueResponse\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .mailrail.queue.v1.EnqueueResult\x12\x0e\n\x06\x63redit\x18\x02 \x01(\x04\x12\x0f\n\x07go_away\x18\x03 \x01(\x08\x12\x15\n\rdatabase_time\x18\x04 \x01(\x04\x12\x17\n\x0f\x64\x61tabase_silent\x18\x05 \x01(\x08\"`\n\rEnqueueResult\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x08\x12)\n\x07refusal\x18\x03 \x01(\x0b\x32\x18.mailrail.queue.v1.Reply\"\'\n\x11GetOutcomeRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\"l\n\x12GetOutcomeResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x34\n\x0b\x61\x63\x63\x65pted_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x42\x0e\n\x0c_accepted_at2\xc1\x01\n\x0e\x45nqueueService\x12T\n\x07\x45nqueue\x12!.mailrail.queue.v1.EnqueueRequest\x1a\".mailrail.queue.v1.EnqueueResponse(\x01\x30\x01\x12Y\n\nGetOutcome\x12$.mailrail.queue.v1.GetOutcomeRequest\x1a%.mailrail.queue.v1.GetOutcomeResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmailrail/queue/v1/enqueue.proto\x12\x11mailrail.queue.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmailrail/queue/v1/types.proto\"A\n\x0e\x45nqueueRequest\x12/\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x1f.mailrail.queue.v1.EnqueueFrame\"\xb1\x01\n\x0c\x45nqueueFrame\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12-\n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x1c.mailrail.queue.v1.BodyChunkH\x00\x12+\n\x06\x63ommit\x18\x03 \x01(\x0b\x32\x19.mailrail.queue.v1.CommitH\x00\x12)\n\x05\x61\x62ort\x18\x04 \x01(\x0b\x32\x18.mailrail.queue.v1.AbortH\x00\x42\x06\n\x04step\"\'\n\tBodyChunk\x12\x0c\n\x04\x64\x61ta\x18\x01 \x01(\x0c\x12\x0c\n\x04size\x18\x02 \x01(\x04\"\xc0\x01\n\x06\x43ommit\x12-\n\x08\x65nvelope\x18\x01 \x01(\x0b\x32\x1b.mailrail.queue.v1.Envelope\x12\x38\n\nrecipients\x18\x02 \x03(\x0b\x32$.mailrail.queue.v1.EnvelopeRecipient\x12\x0e\n\x06prefix\x18\x03 \x01(\x0c\x12\x11\n\x04\x62ody\x18\x04 \x01(\x0cH\x00\x88\x01\x01\x12\x0c\n\x04size\x18\x05 \x01(\x04\x12\x13\n\x0bvalid_until\x18\x06 \x01(\x04\x42\x07\n\x05_body\"\x07\n\x05\x41\x62ort\"\x95\x01\n\x0f\x45nqueueResponse\x12\x31\n\x07results\x18\x01 \x03(\x0b\x32 .mailrail.queue.v1.EnqueueResult\x12\x0e\n\x06\x63redit\x18\x02 \x01(\x04\x12\x0f\n\x07go_away\x18\x03 \x01(\x08\x12\x15\n\rdatabase_time\x18\x04 \x01(\x04\x12\x17\n\x0f\x64\x61tabase_silent\x18\x05 \x01(\x08\"`\n\rEnqueueResult\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x02 \x01(\x08\x12)\n\x07refusal\x18\x03 \x01(\x0b\x32\x18.mailrail.queue.v1.Reply\"\'\n\x11GetOutcomeRequest\x12\x12\n\nmessage_id\x18\x01 \x01(\x0c\"l\n\x12GetOutcomeResponse\x12\x10\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x08\x12\x34\n\x0b\x61\x63\x63\x65pted_at\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x42\x0e\n\x0c_accepted_at2\xc1\x01\n\x0e\x45nqueueService\x12T\n\x07\x45nqueue\x12!.mailrail.queue.v1.EnqueueRequest\x1a\".mailrail.queue.v1.EnqueueResponse(\x01\x30\x01\x12Y\n\nGetOutcome\x12$.mailrail.queue.v1.GetOutcomeRequest\x1a%.mailrail.queue.v1.GetOutcomeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,19 +38,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ENQUEUEFRAME']._serialized_start=186
   _globals['_ENQUEUEFRAME']._serialized_end=363
   _globals['_BODYCHUNK']._serialized_start=365
-  _globals['_BODYCHUNK']._serialized_end=390
-  _globals['_COMMIT']._serialized_start=393
-  _globals['_COMMIT']._serialized_end=585
-  _globals['_ABORT']._serialized_start=587
-  _globals['_ABORT']._serialized_end=594
-  _globals['_ENQUEUERESPONSE']._serialized_start=597
-  _globals['_ENQUEUERESPONSE']._serialized_end=746
-  _globals['_ENQUEUERESULT']._serialized_start=748
-  _globals['_ENQUEUERESULT']._serialized_end=844
-  _globals['_GETOUTCOMEREQUEST']._serialized_start=846
-  _globals['_GETOUTCOMEREQUEST']._serialized_end=885
-  _globals['_GETOUTCOMERESPONSE']._serialized_start=887
-  _globals['_GETOUTCOMERESPONSE']._serialized_end=995
-  _globals['_ENQUEUESERVICE']._serialized_start=998
-  _globals['_ENQUEUESERVICE']._serialized_end=1191
+  _globals['_BODYCHUNK']._serialized_end=404
+  _globals['_COMMIT']._serialized_start=407
+  _globals['_COMMIT']._serialized_end=599
+  _globals['_ABORT']._serialized_start=601
+  _globals['_ABORT']._serialized_end=608
+  _globals['_ENQUEUERESPONSE']._serialized_start=611
+  _globals['_ENQUEUERESPONSE']._serialized_end=760
+  _globals['_ENQUEUERESULT']._serialized_start=762
+  _globals['_ENQUEUERESULT']._serialized_end=858
+  _globals['_GETOUTCOMEREQUEST']._serialized_start=860
+  _globals['_GETOUTCOMEREQUEST']._serialized_end=899
+  _globals['_GETOUTCOMERESPONSE']._serialized_start=901
+  _globals['_GETOUTCOMERESPONSE']._serialized_end=1009
+  _globals['_ENQUEUESERVICE']._serialized_start=1012
+  _globals['_ENQUEUESERVICE']._serialized_end=1205
 # @@protoc_insertion_point(module_scope)
