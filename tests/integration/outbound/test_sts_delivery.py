@@ -336,6 +336,23 @@ async def test_a_zone_that_refuses_this_question_alone_holds_no_mail_back_STS_24
             assert (await domain.send(**fields)).result is Result.DELIVERED
 
 
+@pytest.mark.parametrize("how", [Failure.REFUSED, Failure.NOTIMP])
+async def test_a_name_server_of_ours_that_refuses_all_questions_says_nothing_of_a_zone_STS_24a(
+    database: str, dns: DnsServer, there: PolicyWorld, how: Failure
+) -> None:
+    """It limits us, or we were left out of its list; what the MX records were is known from before."""
+    async with serving(dns, GOOD) as peer, delivering(database, dns, there) as domain:
+        dns.fail(RECORD, Failure.SERVFAIL)
+        assert (await domain.send()).result is Result.DEFERRED
+        for name, kind in ((RECORD, "TXT"), ("example.org", None)):
+            dns.fail(name, how, kind)
+        assert domain.bench.sts is not None
+        domain.bench.sts._resolver.forget(RECORD, "TXT")
+        report = await domain.send()
+        assert (report.result, report.tls_cause) == (Result.DEFERRED, Cause.STS_UNANSWERED)
+        assert not peer.sessions
+
+
 async def test_nothing_is_asked_of_parents_aliases_or_smarthosts_STS_09b(
     database: str, dns: DnsServer, there: PolicyWorld
 ) -> None:

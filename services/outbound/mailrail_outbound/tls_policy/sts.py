@@ -17,6 +17,7 @@ from mailrail_outbound.hosts import Steps
 from mailrail_outbound.tls_policy.cache import PolicyCache, Record
 
 _TXT: Final = "TXT"
+_MX: Final = "MX"  # asked anew; where mail goes is kept apart from it
 _MOST_FAILING: Final = 10_000
 """Domains of which is known since when their look-ups fail."""
 _UNREAD: Final = "Postgres cannot be read"
@@ -87,8 +88,11 @@ class StsLookup:
             if answer is None:
                 answer = yield self._resolver.answer(record_name(domain), _TXT)
             record = self._read(domain, answer)
-        except (NoSuchDomain, LookupFailed) as error:
-            record = self._missing(domain, error)
+        except NoSuchDomain:
+            record = self._none(domain)
+        except LookupFailed as error:
+            refused = error.rcode in _REFUSALS and (yield from self._answers_else(domain))
+            record = self._trouble(domain, error, refused=refused)
         verdict = self._cache.kept_verdict(domain, record)
         if verdict is None:
             verdict = yield self._cache.verdict(domain, record)
@@ -98,20 +102,35 @@ class StsLookup:
         """The record of a policy domain, for a refresh that no delivery asks for."""
         try:
             return self._read(domain, await self._resolver.answer(record_name(domain), _TXT))
-        except (NoSuchDomain, LookupFailed) as error:
-            return self._missing(domain, error)
+        except NoSuchDomain:
+            return self._none(domain)
+        except LookupFailed as error:
+            return self._trouble(domain, error)
 
     def _read(self, domain: str, answer: DnsRecords[Any]) -> StsRecord | NoRecord:
         self._failing.pop(domain, None)
         return read_records([record.strings for record in answer.records])
 
-    def _missing(self, domain: str, error: NoSuchDomain | LookupFailed) -> NoRecord | DnsTrouble:
-        if isinstance(error, NoSuchDomain):
-            self._failing.pop(domain, None)
-            return _NONE
+    def _none(self, domain: str) -> NoRecord:
+        self._failing.pop(domain, None)
+        return _NONE
+
+    def _answers_else(self, domain: str) -> Steps[bool]:
+        """Whether another question about the domain is answered now. Where it is not, who refuses may be our own name
+        server, which limits us or does not know us: that says nothing of the zone (STS-24a)."""
+        self._resolver.forget(domain, _MX)
+        try:
+            yield self._resolver.answer(domain, _MX)
+        except NoSuchDomain:
+            return True
+        except LookupFailed:
+            return False
+        return True
+
+    def _trouble(self, domain: str, error: LookupFailed, *, refused: bool = False) -> DnsTrouble:
         now = self._cache.now()
         since = failing_since(*self._failing.pop(domain, (now, now)), now)
         self._failing[domain] = (since, now)
         while len(self._failing) > _MOST_FAILING:
             self._failing.popitem(last=False)
-        return DnsTrouble(str(error), since, refused=error.rcode in _REFUSALS)
+        return DnsTrouble(str(error), since, refused=refused)
