@@ -21,7 +21,7 @@ from mailrail.core.sasl.server import LOGIN_LIMIT
 from mailrail.core.sasl.verifiers import ITERATIONS
 from mailrail.core.smtp import reply
 from mailrail.core.smtp.server import AUTH_LINE_LIMIT
-from mailrail.core.uncommitted import DECENT, ELDEST_PART, NEW_PART, SLACK
+from mailrail.core.uncommitted import NEW_PART, SLACK, SOONER_PART
 from mailrail.kit import config_client, server_watch
 from mailrail_config import store as config_store
 from mailrail_config.settings import ConfigSettings
@@ -70,8 +70,7 @@ def rule(id: str) -> str:
         ("ACC-07", "the queue (4 GiB over all its processes)", 4 * GIB, QUEUE.upload_octets),
         ("ACC-07", "from three quarters on", 3 / 4, NEW_PART),
         ("ACC-07", "a sixty-fourth more", 1 / 64, 1 / SLACK),
-        ("ACC-07", "together at most half of the bound", 1 / 2, ELDEST_PART),
-        ("ACC-07", "at 64 KiB a second or more", 64 * KIB, DECENT),
+        ("ACC-07", "together at most half of the bound", 1 / 2, SOONER_PART),
         ("ACC-07", "waits for it, 5 s at most", 5, queue_stream.PATIENCE),
         ("ACC-09", "ask every 2 s", 2, server_watch.EVERY),
         ("ACC-09", "8 s without an answer", 8, server_watch.SILENT_AFTER),

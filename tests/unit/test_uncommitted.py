@@ -1,9 +1,10 @@
 """Large bodies that nobody has committed are bounded, by client and in all, and some of many become whole (ACC-07)."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.uncommitted import DECENT, ELDEST_PART, SETTLING, Full, Uncommitted, UncommittedBody
+from mailrail.core.uncommitted import SETTLING, SOONER_PART, Full, Uncommitted, UncommittedBody
 
 MIB = 1024 * 1024
 
@@ -92,36 +93,46 @@ def test_of_all_clients_nobody_holds_room_that_it_only_speaks_of_ACC_07() -> Non
     stored(held, "f", 20 * MIB)
 
 
-def test_what_the_eldest_lack_is_kept_from_the_younger_ones_while_they_come_ACC_07() -> None:
+def test_what_those_lack_that_will_be_whole_sooner_is_kept_from_the_others_ACC_07() -> None:
     held = Uncommitted(100 * MIB)
-    elder, younger = stored(held, "a", 20 * MIB, 60 * MIB), stored(held, "b", 10 * MIB, 20 * MIB)
-    third = stored(held, "c", 20 * MIB)
-    assert third.add(11 * MIB, 0.0) is Full.ALL
-    assert younger.add(11 * MIB, 0.0) is Full.ALL
-    assert elder.add(40 * MIB, 0.0) is None
-    slow = 20 * MIB / DECENT + 1
-    held = Uncommitted(100 * MIB)
-    stored(held, "a", 20 * MIB, 60 * MIB)
-    assert stored(held, "c", 20 * MIB).add(50 * MIB, slow) is None, "nothing is kept for who has stopped"
+    quick, slow = stored(held, "a", 20 * MIB, 50 * MIB), stored(held, "b", 10 * MIB, 40 * MIB)
+    undeclared = stored(held, "c", 20 * MIB)
+    assert undeclared.add(11 * MIB, 0.0) is Full.ALL
+    assert slow.add(20 * MIB, 0.0) is Full.ALL
+    assert quick.add(30 * MIB, 0.0) is None
 
 
-def test_others_keep_a_part_of_the_room_whatever_the_eldest_declare_ACC_07() -> None:
+def test_who_sends_more_than_it_declared_stands_in_front_of_nobody_ACC_07() -> None:
+    held = Uncommitted(100 * MIB)
+    more = stored(held, "a", 30 * MIB, 30 * MIB)
+    stored(held, "b", 20 * MIB, 40 * MIB)
+    assert more.add(31 * MIB, 0.0) is Full.ALL
+    assert more.add(29 * MIB, 0.0) is None
+
+
+def test_others_keep_a_part_of_the_room_whatever_is_declared_ACC_07() -> None:
     held = Uncommitted(100 * MIB)
     for client in range(20):
         stored(held, f"{client}", MIB // 4, 10 * MIB)
     others = stored(held, "z", MIB)
-    assert others.add(int(100 * MIB * (1 - ELDEST_PART)) - 6 * MIB, 0.0) is None
+    assert others.add(int(100 * MIB * (1 - SOONER_PART)) - 6 * MIB, 0.0) is None
 
 
-def commits(*, declared: bool, clients: int = 50, speed: int = 4 * MIB, seconds: int = 900) -> list[int]:
+def commits(
+    *, declared: bool, clients: int = 50, speed: int = 4 * MIB, seconds: int = 900, drips: int = 0
+) -> list[int]:
     """When bodies of 100 MiB are whole. Each client sends one after the other at the same speed (octets a second), and
-    comes back half a minute after a 452; the bounds are the default ones."""
+    comes back half a minute after a 452; the bounds are the default ones. So many strangers were there before them, and
+    send 64 KiB a second."""
     size, limit, client_limit = 100 * MIB, 2048 * MIB, 512 * MIB
     held = Uncommitted(limit, client_limit)
     bodies: dict[int, UncommittedBody] = {}
     back = dict.fromkeys(range(clients), 0)
     times = []
-    for now in range(seconds):
+    dripping = [stored(held, f"stranger {number}", MIB, size) for number in range(drips)]
+    for now in range(1, seconds):
+        for slow in dripping:
+            slow.add(64 * 1024, now)
         for client in range(clients):
             body = bodies.get(client)
             if body is None:
@@ -150,6 +161,13 @@ def test_of_many_bodies_that_grow_evenly_some_are_whole_all_the_time_ACC_07() ->
     assert not [now for now in without if now < 300], "they all stop short of the bound, again and again"
     assert len(times) >= 150
     for minute in range(1, 15):
+        assert len([now for now in times if minute * 60 <= now < minute * 60 + 60]) >= 8
+
+
+@pytest.mark.parametrize("strangers", [10, 30])
+def test_strangers_who_were_there_first_and_send_little_hold_nobody_up_ACC_07(strangers: int) -> None:
+    times = commits(declared=True, seconds=600, drips=strangers)
+    for minute in range(1, 10):
         assert len([now for now in times if minute * 60 <= now < minute * 60 + 60]) >= 8
 
 

@@ -6,24 +6,26 @@ deleted soon, but their room is used again only once Postgres has swept it.
 
 Bodies that grow evenly would all come to a bound together, and none would be whole. So a client's own bodies have the
 octets that they declared from their beginning on, and those that would not fit do not begin. Of all clients together
-nobody may hold room by mere words: there the eldest bodies have what they still lack, as far as it fits in a part of
-the bound, and only while they come at a decent pace. The younger ones stop before they take it.
+nobody may hold room by mere words: there a body stops before it takes what those still lack that will be whole sooner,
+by the pace at which they come, up to a part of the bound. To stand in front of others takes more octets a second than
+they send.
 """
 
+import math
 from collections import deque
 from enum import Enum
 from typing import Final
 
 NEW_PART: Final = 0.75
 """Part of a bound up to which new bodies begin; the rest is for those under way, which would have come for nothing."""
-ELDEST_PART: Final = 0.5
-"""Part of the bound of all that what is still to come of the eldest bodies may take, and so the most that strangers
-keep from others with bodies that they never finish."""
+SOONER_PART: Final = 0.5
+"""Most of the bound of all that is kept for bodies which will be whole sooner, and so the most that strangers keep from
+others with bodies that they never finish."""
+LEAST_AGE: Final = 1.0
+"""Seconds that a body is taken to be under way at least: of its first octets nobody knows how fast they came."""
 SLACK: Final = 64
 """Of what is declared, a so-manieth part more is kept: who counts line ends as one octet declares that much too little
 (RFC 1870 6.1: it is an estimate)."""
-DECENT: Final = 64 * 1024
-"""Octets a second, from the first one on, below which nothing is kept for a body in the bound of all."""
 SETTLING: Final = 60.0
 """Seconds that what was given up counts on: autovacuum looks once a minute."""
 
@@ -45,7 +47,7 @@ class Uncommitted:
         self._octets = 0
         self._clients: dict[str, int] = {}  # octets that are stored, or declared and still to come
         self._settling: deque[tuple[float, str, int]] = deque()
-        self._under_way: dict[UncommittedBody, None] = {}  # those that come and have a size, the eldest first
+        self._under_way: dict[UncommittedBody, None] = {}  # those that come and have a size
 
     def octets(self, now: float) -> int:
         """How many there are."""
@@ -77,19 +79,21 @@ class Uncommitted:
         return None if self._fits(octets, body, now) else Full.ALL
 
     def _fits(self, octets: int, of: "UncommittedBody | None", now: float) -> bool:
-        """Whether the bound of all has room for more of a body (None: a new one) besides what the elder ones lack."""
+        """Whether the bound of all has room for more of a body (None: a new one) besides what the sooner ones lack."""
         free = self.limit - self._octets - octets
-        room = self.limit * ELDEST_PART
-        if free >= room:
-            return True
+        if free < 0 or free >= self.limit * SOONER_PART:
+            return free >= 0
+        own = of.due(now) if of is not None and of.octets + octets <= of.size else math.inf
+        elder = True
         kept = 0
         for body in self._under_way:
-            if body is of or kept > free:
-                break
-            lacking = body.lacking(now)
-            if kept + lacking <= room:
-                kept += lacking
-        return kept <= free
+            if body is of:
+                elder = False
+            elif (due := body.due(now)) < own or (elder and due == own):
+                kept += body.lacking
+                if kept > free:
+                    return False
+        return True
 
     def _count(self, client: str, octets: int, reserved: int) -> None:
         """Count so much more: stored in all, and of the client stored or to come. Both may be negative."""
@@ -160,9 +164,14 @@ class UncommittedBody:
             self._held._settling.append((now + SETTLING, self.client, self.octets))
         self._end()
 
-    def lacking(self, now: float) -> int:
-        """Octets that are still to come, as it declared; 0 if it comes too slowly for anything to be kept for it."""
-        return max(0, self.size - self.octets) if self.octets >= DECENT * (now - self._since) else 0
+    @property
+    def lacking(self) -> int:
+        """Octets that are still to come, as it declared."""
+        return max(0, self.size - self.octets)
+
+    def due(self, now: float) -> float:
+        """Seconds until it is whole if it goes on as it came; infinite if nothing came."""
+        return self.lacking * max(LEAST_AGE, now - self._since) / self.octets if self.octets else math.inf
 
     def _end(self) -> None:
         self._held._under_way.pop(self, None)

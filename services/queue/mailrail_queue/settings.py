@@ -28,8 +28,8 @@ class QueueSettings(DatabaseSettings):
     upload_octets: int = 4 * 1024 * 1024 * 1024
     """Octets of large messages that are stored and not committed, over all queue processes: each takes its part of it.
     Those given up count for a minute more. New ones hear 452 4.3.1 from three quarters on, those under way from all of
-    it on; small messages never. What the eldest under way still lack by their SIZE is kept for them, up to half of it.
-    Half of the smallest volume that the chart makes (ACC-07)."""
+    it on; small messages never. What those still lack by their SIZE that will be whole sooner is kept for them, up to
+    half of it. Half of the smallest volume that the chart makes (ACC-07)."""
 
     lease_seconds: float = 120.0
     """How long a lease lasts (LSE-01)."""
