@@ -28,6 +28,8 @@ class Arrival:
     sender: str
     recipients: tuple[str, ...]
     at: float
+    tls: str
+    """The version of TLS, or empty."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,29 @@ class Talk:
 class Partner:
     """One pod with a Service of the same name; deleted with its namespace, or by `close()`."""
 
-    def __init__(self, kubectl: Kubectl, name: str, image: str, *, authority: Authority | None = None) -> None:
-        """Start it. With an authority it also takes submissions at port 465, under a certificate for `host`."""
+    def __init__(
+        self,
+        kubectl: Kubectl,
+        name: str,
+        image: str,
+        *,
+        authority: Authority | None = None,
+        starttls: Certificate | None = None,
+    ) -> None:
+        """Start it. With an authority it also takes submissions at port 465, under a certificate for `host`. With
+        `starttls` it offers STARTTLS at port 25 and shows that certificate."""
         self.kubectl, self.name = kubectl, name
         files = {_PROGRAM.name: _PROGRAM} | {f"testkit.{one}.py": ROOT / f"tests/testkit/{one}.py" for one in _TESTKIT}
         data = {key: path.read_text(encoding="utf-8") for key, path in files.items()}
         body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": _FILES}, "data": data}
         kubectl.apply(yaml.safe_dump(body))
         self.close()  # one of an earlier session, where a namespace is kept
-        if authority is not None:
-            tls_secret(kubectl, f"{name}-tls", authority.issue(self.host))
-        kubectl.apply(yaml.safe_dump_all(self._manifests(image, submissions=authority is not None)))
+        certificates = {"submissions": authority.issue(self.host) if authority is not None else None, "mx": starttls}
+        shown = [use for use, certificate in certificates.items() if certificate is not None]
+        for use, certificate in certificates.items():
+            if certificate is not None:
+                tls_secret(kubectl, f"{name}-{use}", certificate)
+        kubectl.apply(yaml.safe_dump_all(self._manifests(image, shown)))
 
     @property
     def host(self) -> str:
@@ -77,7 +91,7 @@ class Partner:
     def seen(self, domain: str = "") -> list[Arrival]:
         """What came at port 25 so far, in order; only for recipients of a domain, if one is named."""
         return [
-            Arrival(one["try"], one["subject"], one["sender"], tuple(one["recipients"]), one["at"])
+            Arrival(one["try"], one["subject"], one["sender"], tuple(one["recipients"]), one["at"], one["tls"])
             for one in self._get("seen")["receipts"]
             if not domain or any(recipient.endswith(f"@{domain}") for recipient in one["recipients"])
         ]
@@ -152,15 +166,15 @@ class Partner:
     def _post(self, what: str, body: Mapping[str, Any]) -> Any:
         return json.loads(self.kubectl("create", "--raw", self._path(what), "-f", "-", stdin=json.dumps(body)))
 
-    def _manifests(self, image: str, *, submissions: bool) -> list[dict[str, Any]]:
+    def _manifests(self, image: str, certificates: Iterable[str]) -> list[dict[str, Any]]:
         labels = {"app": self.name}
         files = [{"key": _PROGRAM.name, "path": _PROGRAM.name}]
         files += [{"key": f"testkit.{one}.py", "path": f"testkit/{one}.py"} for one in _TESTKIT]
         volumes: list[dict[str, Any]] = [{"name": "files", "configMap": {"name": _FILES, "items": files}}]
         mounts = [{"name": "files", "mountPath": "/post-office", "readOnly": True}]
-        if submissions:
-            volumes.append({"name": "certificate", "secret": {"secretName": f"{self.name}-tls"}})
-            mounts.append({"name": "certificate", "mountPath": "/certificate", "readOnly": True})
+        for use in certificates:
+            volumes.append({"name": use, "secret": {"secretName": f"{self.name}-{use}"}})
+            mounts.append({"name": use, "mountPath": f"/certificates/{use}", "readOnly": True})
         container = {
             "name": "post-office",
             "image": image,

@@ -1,8 +1,9 @@
 """A mail server and client in a pod, told by HTTP what to do: what the scenarios on a cluster have for a partner.
 
 It runs inside the cluster, on our own image, with the testkit mounted beside it (`partner.py` puts it there), so that
-a scenario needs nothing of the machine that pytest runs on but `kubectl`. It takes mail in at port 25 and, if it was
-given a certificate, submissions at port 465; it sends mail to wherever it is told. At port 8080:
+a scenario needs nothing of the machine that pytest runs on but `kubectl`. It takes mail in at port 25, with STARTTLS if
+it was given a certificate for that, and submissions at port 465 if it was given one for those; it sends mail to
+wherever it is told. At port 8080:
 
     GET  /seen              what came at port 25, and how many connections there were
     GET  /submitted         what came at port 465, and as whom
@@ -34,7 +35,7 @@ from testkit.smtp_peer import SmtpPeer
 from testkit.traffic import Sender
 
 CONTROL_PORT = 8080
-CERTIFICATE = Path("/certificate")  # tls.crt and tls.key of the submission server, where they are mounted
+CERTIFICATES = Path("/certificates")  # a folder with tls.crt and tls.key for each use that has one
 
 
 def wall(monotonic: float) -> float:
@@ -42,26 +43,34 @@ def wall(monotonic: float) -> float:
     return time.time() - time.monotonic() + monotonic
 
 
+def server_context(use: str) -> ssl.SSLContext | None:
+    """The server's context for `mx` or `submissions`; None without a certificate."""
+    folder = CERTIFICATES / use
+    if not (folder / "tls.crt").exists():
+        return None
+    made = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    made.load_cert_chain(folder / "tls.crt", folder / "tls.key")
+    return made
+
+
 class PostOffice:
     """The servers, and the runs of traffic."""
 
     def __init__(self) -> None:
-        self.hop = NextHop(hostname=f"{socket.gethostname()}.test", address="0.0.0.0", port=25)
+        name = f"{socket.gethostname()}.test"
+        self.hop = NextHop(hostname=name, address="0.0.0.0", port=25, tls=server_context("mx"))
         self.senders: list[Sender] = []
         self.peer: SmtpPeer | None = None
-        if (CERTIFICATE / "tls.crt").exists():
+        if server_context("submissions") is not None:
             background().call(self._serve_submissions({}))
 
     async def _serve_submissions(self, accounts: dict[str, str]) -> None:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(CERTIFICATE / "tls.crt", CERTIFICATE / "tls.key")
         before = self.peer
         if before is not None:
             await before.__aexit__()
         extensions = ["PIPELINING", "8BITMIME", "AUTH PLAIN SCRAM-SHA-256"]
-        peer = SmtpPeer(
-            host="0.0.0.0", port=465, tls=context, implicit_tls=True, extensions=extensions, accounts=accounts
-        )
+        tls = server_context("submissions")
+        peer = SmtpPeer(host="0.0.0.0", port=465, tls=tls, implicit_tls=True, extensions=extensions, accounts=accounts)
         if before is not None:
             peer.sessions, peer.messages = before.sessions, before.messages
         self.peer = await peer.__aenter__()
@@ -78,6 +87,7 @@ class PostOffice:
                 "recipients": one.recipients,
                 "helo": one.hello,
                 "from": one.client,
+                "tls": one.tls,
                 "at": wall(one.at),
             }
             for one in self.hop.messages

@@ -231,19 +231,27 @@ class SignedWorld:
 
     # --- serving it ---
 
-    def __enter__(self) -> Self:
+    def master_files(self) -> dict[str, str]:
+        """The text of each zone by its name, for a name server elsewhere; each is delegated. To be called once."""
         for name, zone in self.zones.items():
             if name:
                 self.zones["" if name == "test" else "test"].delegate(zone, NAME_SERVER)
+        return self._written()
+
+    @property
+    def anchors(self) -> list[str]:
+        """The root's keys, as unbound takes them."""
+        return [f". IN DS {record}" for record in self.zones[""].ds]
+
+    def __enter__(self) -> Self:
         try:
-            self._nsd = self._open.enter_context(Nsd(self._written()))
+            self._nsd = self._open.enter_context(Nsd(self.master_files()))
             at = (self._nsd.address, self._nsd.port)
             servers = dict.fromkeys(self.zones, at)
             for name, answer in self._contrary.items():
                 front = self._open.enter_context(ContraryServer(at, answer))
                 servers[name] = (front.address, front.port)
-            anchors = [f". IN DS {record}" for record in self.zones[""].ds]
-            self.resolver = self._open.enter_context(Unbound(anchors, servers, self._resolver_port))
+            self.resolver = self._open.enter_context(Unbound(self.anchors, servers, self._resolver_port))
         except BaseException:
             self._open.close()
             raise

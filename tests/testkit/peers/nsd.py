@@ -4,7 +4,7 @@ import os
 import pwd
 import signal
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Self
 
@@ -27,9 +27,9 @@ server:
   database: ""
   pidfile: ""
   logfile: ""
-  xfrdfile: "{folder}/xfrd.state"
-  xfrdir: "{folder}"
-  zonelistfile: "{folder}/zone.list"
+  xfrdfile: "{state}/xfrd.state"
+  xfrdir: "{state}"
+  zonelistfile: "{state}/zone.list"
   chroot: ""
   username: "{user}"
   rrl-ratelimit: 0
@@ -43,6 +43,18 @@ zone:
 """
 
 
+def zone_file(name: str) -> str:
+    """The name of the file of a zone, `name` without the final dot."""
+    return f"{name or 'root'}.zone"
+
+
+def configuration(zones: Iterable[str], address: str, port: int, *, folder: str, state: str, user: str = "") -> str:
+    """nsd.conf for zones whose files are in `folder`; `state`: a folder that nsd writes to; `user`: who it becomes
+    where root starts it."""
+    server = _CONFIG.format(address=address, port=port, folder=folder, state=state, user=user)
+    return server + "".join(_ZONE.format(name=f"{name}.", file=zone_file(name)) for name in zones)
+
+
 class Nsd:
     """A running nsd. Use as a context manager, or call `stop()`."""
 
@@ -53,15 +65,10 @@ class Nsd:
         self.port = free_port(self.address, udp=True)
         self._temporary = tempfile.TemporaryDirectory(prefix="mailrail-nsd-")
         self._folder = Path(self._temporary.name)
-        self._files = {name: f"{name or 'root'}.zone" for name in zones}
         self._write(zones)
         config = self._folder / "nsd.conf"
-        config.write_text(
-            _CONFIG.format(
-                address=self.address, port=self.port, folder=self._folder, user=pwd.getpwuid(os.geteuid()).pw_name
-            )
-            + "".join(_ZONE.format(name=f"{name}.", file=file) for name, file in self._files.items())
-        )
+        folder, user = self._temporary.name, pwd.getpwuid(os.geteuid()).pw_name
+        config.write_text(configuration(zones, self.address, self.port, folder=folder, state=folder, user=user))
         self._program = Program([program("nsd"), "-d", "-c", config], name="nsd")
         try:
             self._program.wait_for_line("nsd started", 60)
@@ -77,7 +84,7 @@ class Nsd:
 
     def _write(self, zones: Mapping[str, str]) -> None:
         for name, text in zones.items():
-            (self._folder / self._files[name]).write_text(text)
+            (self._folder / zone_file(name)).write_text(text)
 
     def _serves(self, zone: tuple[str, str]) -> bool:
         name, text = zone
