@@ -2,15 +2,15 @@
 
 from collections import deque
 
-from mailrail_queue.accept.bodies import Waiting, take_rows
+from mailrail_queue.accept.bodies import RowsToStore, take_rows
 from mailrail_queue.store.content import ChunkRows
 
 
-def waiting(*uploads: tuple[str, int]) -> deque[Waiting]:
-    return deque(Waiting(ChunkRows(name.encode(), 0, [b"x"] * count)) for name, count in uploads)
+def waiting(*uploads: tuple[str, int]) -> deque[RowsToStore]:
+    return deque(RowsToStore(ChunkRows(name.encode(), 0, [b"x"] * count)) for name, count in uploads)
 
 
-def taken(rows: deque[Waiting]) -> list[str]:
+def taken(rows: deque[RowsToStore]) -> list[str]:
     return [one.rows.message_id.decode() for one in take_rows(rows)]
 
 

@@ -22,7 +22,7 @@ _MOST: Final = 100_000
 """Bodies that may wait to be deleted; the sweeper deletes the others."""
 
 
-class Waiting:
+class RowsToStore:
     """Rows of an upload, and what became of them."""
 
     __slots__ = ("failed", "kept", "rows")
@@ -33,9 +33,9 @@ class Waiting:
         self.failed: Exception | None = None
 
 
-def take_rows(waiting: deque[Waiting]) -> list[Waiting]:
+def take_rows(waiting: deque[RowsToStore]) -> list[RowsToStore]:
     """Those at the front that go into one transaction: at least one, ROWS rows at most, no upload twice."""
-    taken: dict[bytes, Waiting] = {}
+    taken: dict[bytes, RowsToStore] = {}
     count = 0
     while waiting:
         rows = waiting[0].rows
@@ -52,7 +52,7 @@ class Bodies:
     def __init__(self, database: Database) -> None:
         self._store_lane = database.lane("upload")
         self._delete_lane = database.lane("forget")
-        self._waiting: deque[Waiting] = deque()
+        self._waiting: deque[RowsToStore] = deque()
         self._storing = asyncio.Lock()
         self._forgotten: dict[bytes, None] = {}
         self._wake = asyncio.Event()
@@ -66,7 +66,7 @@ class Bodies:
     async def store(self, message_id: bytes, first: int, parts: Sequence[bytes]) -> bool:
         """Store parts of a large body, the chunks from number `first` on (ACC-02), together with what other uploads
         have when it is their turn. False: the upload is gone. Raises psycopg.Error, NotDurable."""
-        mine = Waiting(ChunkRows(message_id, first, parts))
+        mine = RowsToStore(ChunkRows(message_id, first, parts))
         self._waiting.append(mine)
         try:
             async with self._storing:  # whoever waited longest stores; often another has done it for us by then
@@ -79,7 +79,7 @@ class Bodies:
             raise mine.failed
         return bool(mine.kept)
 
-    async def _store(self, together: list[Waiting]) -> None:
+    async def _store(self, together: list[RowsToStore]) -> None:
         try:
             async with self._store_lane.use() as connection:
                 kept = await content_store.store_chunks(connection, [one.rows for one in together])
