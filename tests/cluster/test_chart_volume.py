@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(1500)
 DOMAIN, HELD = "upgrade.partner.test", "kills.partner.test"
 WAITING = 20
 VALUES: dict[str, Any] = {"toolbox": {"enabled": True}}
-NOBODY: dict[str, Any] = {one: {"replicaCount": 0} for one in SERVICES}
+NOBODY: dict[str, Any] = {one: {"replicaCount": 0} for one in (*SERVICES, "policy")}
 """For tests that look at Postgres alone."""
 NO_VOLUME = {"persistence": {"enabled": False}}
 
