@@ -149,8 +149,8 @@ async def test_outbound_opens_as_many_connections_as_documented(tmp_path: Path, 
     async with delivering(tmp_path, database) as (_, deliver):
         await eventually(up)
         await deliver()
-        with psycopg.connect(database) as connection:
-            assert connection.execute(OURS).fetchone() == (CONNECTIONS["outbound"],)
+        with psycopg.connect(database, autocommit=True) as connection:
+            await eventually(lambda: connection.execute(OURS).fetchone() == (CONNECTIONS["outbound"],))
 
 
 async def test_the_session_that_reads_rests_while_nobody_reads_and_is_back_when_somebody_does(

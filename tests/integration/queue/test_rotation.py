@@ -51,7 +51,18 @@ def begin_rotation(connection: psycopg.Connection, start: float, days: int) -> N
 
 
 def drop_day(connection: psycopg.Connection, number: int, end: float) -> None:
-    """The oldest day goes; what a recipient or a mailbox needs of it moves to the first partition."""
+    """The oldest day goes; what a recipient or a mailbox needs of it moves to the first partition.
+
+    It waits for all who use the tables, so it may be the one that ends a deadlock with a reader: then it begins anew.
+    """
+    while True:
+        try:
+            return _drop_day(connection, number, end)
+        except psycopg.errors.DeadlockDetected:
+            continue
+
+
+def _drop_day(connection: psycopg.Connection, number: int, end: float) -> None:
     with connection.transaction():
         for table, key in KEYS.items():
             connection.execute(f"ALTER TABLE {table} DETACH PARTITION {table}_{number}")
