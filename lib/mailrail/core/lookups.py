@@ -1,0 +1,85 @@
+"""DNS questions of a decision that cannot know beforehand what it will ask (SPF, DKIM keys, DMARC records).
+
+Such a decision is a generator: it yields the questions that it can ask at once, receives one answer for each in the
+same order, and returns its result. It does no I/O and never sees a clock; whoever drives it asks the resolver, bounds
+the time, and answers `TROUBLE` for what came too late. A test drives it with a table (`answered`).
+"""
+
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Literal, TypeVar
+
+Kind = Literal["A", "AAAA", "MX", "PTR", "TXT"]
+"""The types of records that authentication of mail asks for."""
+
+_T = TypeVar("_T")
+
+
+class DnsOutcome(Enum):
+    """What the DNS said about a name and type."""
+
+    FOUND = "found"
+    NO_DATA = "no data"  # the name exists, without such records (RFC 2308 2.2)
+    NO_NAME = "no name"  # NXDOMAIN (RFC 2308 2.1)
+    TROUBLE = "trouble"  # SERVFAIL, a time-out, a broken answer: says nothing about the name
+
+
+@dataclass(frozen=True, slots=True)
+class DnsQuestion:
+    """One name and type. `name` is in A-labels, without a dot at its end."""
+
+    name: str
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class LookupAnswer:
+    """What one question brought. `records` is empty unless it was found, and holds for
+
+    A, AAAA: `IPv4Address`, `IPv6Address`; MX: `(preference, host)`; PTR: names as `str`; TXT: `bytes`, the strings of
+    one record joined without a space (RFC 7208 3.3). Hosts and names are lower case, without a dot at their end.
+    """
+
+    outcome: DnsOutcome
+    records: tuple[Any, ...] = ()
+    text: str = ""  # of trouble: what was wrong, in words, for people
+
+    @property
+    def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
+        """The records of an A or AAAA question."""
+        return self.records
+
+    @property
+    def texts(self) -> tuple[bytes, ...]:
+        """The records of a TXT question."""
+        return self.records
+
+    @property
+    def hosts(self) -> tuple[tuple[int, str], ...]:
+        """The records of an MX question: preference and host."""
+        return self.records
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The records of a PTR question."""
+        return self.records
+
+
+NO_NAME = LookupAnswer(DnsOutcome.NO_NAME)
+NO_DATA = LookupAnswer(DnsOutcome.NO_DATA)
+
+Asking = Generator[tuple[DnsQuestion, ...], tuple[LookupAnswer, ...], _T]
+"""A decision that asks; each yield is answered by as many answers."""
+
+
+def answered(asking: Asking[_T], answer: Callable[[DnsQuestion], LookupAnswer]) -> _T:
+    """Drive a decision with answers that are known already, and return its result."""
+    try:
+        questions = next(asking)
+        while True:
+            questions = asking.send(tuple(answer(question) for question in questions))
+    except StopIteration as done:
+        result: _T = done.value
+        return result
