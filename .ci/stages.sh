@@ -44,16 +44,31 @@ tests() { # NAME MINUTES COMMAND...
     rm -f "$log"
 }
 
-# Starts add-ons of the cluster with `$cluster_tool addon NAME`, and names those that run to the tests: they skip what
-# another one shows. A tool that knows no add-ons is older than they are.
+# Takes away what is left of a cluster whose processes were killed. Its tool goes by the numbers of processes that it wrote
+# down, and after a kill or a restart of the machine such a number belongs to a stranger: an add-on then counts as running
+# and is never started, and an end of the cluster would kill the stranger. What belongs to it works in its folder.
+clear_remains() { # FOLDER: where the cluster keeps what it runs
+    local file number
+    [ -d "$1/pids" ] || return 0
+    echo "== taking away what is left of a cluster that was killed"
+    for file in "$1"/pids/*; do
+        number=$(cat "$file" 2>/dev/null) || continue
+        if [ "$(${as_root[@]+"${as_root[@]}"} readlink "/proc/$number/cwd" 2>/dev/null)" != "$(readlink -f "$1")" ]; then rm -f "$file"; fi
+    done
+    step 3 ${as_root[@]+"${as_root[@]}"} "$cluster_tool" down || true # `up` says what it cannot use
+}
+
+# Starts add-ons of the cluster with `$cluster_tool addon NAME`, each with a second try, and names those that run to the
+# tests: they skip what another one shows. A tool that knows no add-ons is older than they are.
 start_addons() { # NAME...
     local name running=()
     if "$cluster_tool" addon >/dev/null 2>&1; then
         for name; do
-            if step 10 ${as_root[@]+"${as_root[@]}"} "$cluster_tool" addon "$name"; then
+            if start_addon "$name" || start_addon "$name"; then
                 running+=("$name")
             else
                 failed=1
+                tail -n 20 "${CLUSTER_HOME:-}/run/logs/addon-$name.log" 2>/dev/null || true
                 summaries+=("== the add-on $name did not start, and its tests were not run")
             fi
         done
@@ -61,6 +76,10 @@ start_addons() { # NAME...
         summaries+=("== the tests of add-ons were SKIPPED: $cluster_tool makes none")
     fi
     export MAILRAIL_TEST_ADDONS="${running[*]-}"
+}
+
+start_addon() { # NAME
+    step 10 ${as_root[@]+"${as_root[@]}"} "$cluster_tool" addon "$1"
 }
 
 # The table of all stages, then the summaries: the last lines are pytest's.

@@ -99,6 +99,45 @@ def test_add_ons_that_start_are_named_to_the_tests_and_one_that_does_not_fails_t
     assert lines[-2:] == ["== the add-on broken did not start, and its tests were not run", "failed=1 first second"]
 
 
+def test_an_add_on_has_a_second_try() -> None:
+    lines = bash(
+        """
+        cluster_tool=tool tries=0
+        tool() { [ $# -eq 1 ] || { tries=$((tries + 1)); [ $tries -eq 2 ]; }; }
+        timeout() { shift 2; "$@"; }
+        start_addons slow
+        echo "failed=$failed $MAILRAIL_TEST_ADDONS after $tries"
+        """
+    )
+    assert lines[-1:] == ["failed=0 slow after 2"]
+
+
+def test_what_a_killed_cluster_left_is_taken_away_and_no_stranger_with_its_number_is_harmed(tmp_path: Path) -> None:
+    pids = tmp_path / "run" / "pids"
+    pids.mkdir(parents=True)
+    with (
+        subprocess.Popen(["sleep", "60"], cwd=tmp_path / "run") as ours,
+        subprocess.Popen(["sleep", "60"], cwd="/") as stranger,
+    ):
+        try:
+            (pids / "etcd").write_text(f"{ours.pid}\n")
+            (pids / "addon-metrics-server").write_text(f"{stranger.pid}\n")
+            (pids / "kubelet").write_text("")
+            lines = bash(
+                f"""
+                cluster_tool=tool
+                tool() {{ echo "$1 with $(ls {pids})"; }}
+                timeout() {{ shift 2; "$@"; }}
+                clear_remains {tmp_path}/run
+                clear_remains {tmp_path}/never
+                """
+            )
+        finally:
+            ours.kill()
+            stranger.kill()
+    assert lines == ["== taking away what is left of a cluster that was killed", "down with etcd"]
+
+
 def test_a_cluster_tool_without_add_ons_is_no_failure_and_is_said() -> None:
     lines = bash(
         """
