@@ -22,6 +22,7 @@ from mailrail.core.config.loader import Document
 from mailrail.core.config.reading import Sources
 from mailrail.core.config.state import SecretUse, UnreadableState
 from mailrail.core.config.stored import StoredRevision, difference, reason_to_publish
+from mailrail.core.dnscheck.answers import DnsVerdict
 from mailrail.core.resources import API_VERSION, KINDS
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.revision.sealing import Keyring
@@ -32,7 +33,6 @@ from mailrail.kit.publisher import Publisher, PublishOutcome, SetBack, Supersede
 from mailrail.kit.settings import BadSettings, port_map
 from mailrail_operator import clients, metrics
 from mailrail_operator.dns import DnsCheckResolver, DnsChecks
-from mailrail_operator.dnscheck import DnsVerdict
 from mailrail_operator.mail_probe import MailProbe, has_mx_listener
 from mailrail_operator.model import ClusterView, Controller, ObjectMemory, Observed, Running, SealingKey
 from mailrail_operator.plan import plan

@@ -1,4 +1,4 @@
-"""Looks up what `dnscheck` asks for, each domain every few minutes and at once when what it needs changed."""
+"""Looks up what `core/dnscheck` asks for, each domain every few minutes and at once when what it needs changed."""
 
 import asyncio
 import base64
@@ -17,12 +17,14 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from mailrail.core.config.compiler import Compiled
 from mailrail.core.config.diagnostics import ConsumerState
+from mailrail.core.dnscheck.answers import DnsAnswer, DnsReason, DnsVerdict, Question
+from mailrail.core.dnscheck.check import check
+from mailrail.core.dnscheck.needs import Needs, needs_of
 from mailrail.core.mtasts.policy import Policy
 from mailrail.core.revision.revision import Domain, ObjectRef, Role
 from mailrail.kit import log
 from mailrail.kit.resolver import DnsResolver, LookupFailed, NoSuchDomain
 from mailrail_operator import metrics
-from mailrail_operator.dnscheck import DnsAnswer, DnsReason, DnsVerdict, Needs, Question, check, needs_of
 
 _ROUNDS: Final = 24
 """SPF may nest ten lookups deep, each a round; more than that is answered as unknown."""

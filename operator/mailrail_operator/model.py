@@ -7,8 +7,8 @@ from typing import Any, Final
 
 from mailrail.core.config.diagnostics import Condition, ConsumerState, Diagnostics, ObjectStatus
 from mailrail.core.config.state import SecretUse
+from mailrail.core.dnscheck.answers import DnsVerdict
 from mailrail.core.revision.revision import ObjectRef
-from mailrail_operator.dnscheck import DnsVerdict
 from mailrail_operator.transport_health import TransportHealth
 
 CONTROLLER_NAME: Final = "mailrail.dev/operator"

@@ -40,11 +40,11 @@ from mailrail.core.config.diagnostics import (
     programmed,
     ready,
 )
+from mailrail.core.dnscheck.answers import DnsVerdict
 from mailrail.core.resources.status import DNS_RECORDS_LIMIT, MESSAGE_LIMIT
 from mailrail.core.resources.transport import MEMBERS
 from mailrail.core.revision.problem import PENDING, PORT_CONFLICT, RevisionProblem, listener_part
 from mailrail.core.revision.revision import ObjectRef, Role
-from mailrail_operator.dnscheck import DnsVerdict
 from mailrail_operator.judging import ObjectJudge, judge_of, status_fields
 from mailrail_operator.model import (
     Change,

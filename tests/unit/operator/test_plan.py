@@ -14,12 +14,12 @@ from mailrail.core.config.diagnostics import ConsumerState, Diagnostics
 from mailrail.core.config.loader import Document
 from mailrail.core.config.reading import Sources
 from mailrail.core.config.state import CompilerState
+from mailrail.core.dnscheck.answers import DnsReason, DnsVerdict, Record, RecordState
 from mailrail.core.resources import canonical
 from mailrail.core.resources.status import KIND_INFO
 from mailrail.core.revision.problem import RevisionProblem
 from mailrail.core.revision.revision import ObjectRef, Role
 from mailrail.core.revision.sealing import Keyring
-from mailrail_operator.dnscheck import DnsReason, DnsVerdict, Record, RecordState
 from mailrail_operator.model import (
     Change,
     ClusterView,

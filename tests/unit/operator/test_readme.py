@@ -4,8 +4,8 @@ from pathlib import Path
 
 from prometheus_client import REGISTRY
 
+from mailrail.core.dnscheck.answers import DnsReason
 from mailrail_operator import metrics
-from mailrail_operator.dnscheck import DnsReason
 from mailrail_operator.transport_health import HealthReason
 
 README = (Path(__file__).resolve().parents[3] / "operator/README.md").read_text(encoding="utf-8")

@@ -24,6 +24,7 @@ from mailrail.core.config.diagnostics import ConsumerState, Diagnostics
 from mailrail.core.config.loader import Unreadable
 from mailrail.core.config.state import CompilerState, UnreadableState
 from mailrail.core.config.stored import StoredRevision
+from mailrail.core.dnscheck.answers import DnsAnswer, DnsReason, Question
 from mailrail.core.mtasts.own import own_record
 from mailrail.core.mtasts.policy import Mode, Policy
 from mailrail.core.revision.revision import Domain, DomainDelivery, Gateway, MtaSts, ObjectRef, Revision, Role
@@ -36,7 +37,6 @@ from mailrail_operator import probes, watches, writer
 from mailrail_operator.app import Leader
 from mailrail_operator.clients import ConfigStanding
 from mailrail_operator.dns import DnsCheckResolver, DnsChecks
-from mailrail_operator.dnscheck import DnsAnswer, DnsReason, Question
 from mailrail_operator.model import Change, EventRecord, EventType
 from mailrail_operator.secrets import Secrets
 from mailrail_operator.settings import OperatorSettings

@@ -6,6 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailrail.core.dnscheck.answers import DnsAnswer, DnsReason, DnsVerdict, Question, Record, RecordState
+from mailrail.core.dnscheck.check import check
+from mailrail.core.dnscheck.needs import Egress, Needs, needs_of
 from mailrail.core.mtasts.own import own_record
 from mailrail.core.mtasts.policy import Mode, Policy
 from mailrail.core.revision.revision import (
@@ -21,18 +24,6 @@ from mailrail.core.revision.revision import (
     SecretRef,
     Transport,
     TransportKind,
-)
-from mailrail_operator.dnscheck import (
-    DnsAnswer,
-    DnsReason,
-    DnsVerdict,
-    Egress,
-    Needs,
-    Question,
-    Record,
-    RecordState,
-    check,
-    needs_of,
 )
 
 HOST = "mx1.example.org"
@@ -121,6 +112,14 @@ def test_until_a_policy_is_served_its_record_is_not_told_and_the_one_before_is_r
     # Whoever has published it all the same has the right record, and a lookup that failed says nothing.
     assert judged(early, with_sts(RECORD)).reason is DnsReason.CONFIGURED
     assert judged(early, ZONE, failing=("_mta-sts.example.org",)).reason is DnsReason.LOOKUP_FAILED
+
+
+def test_a_lookup_that_failed_is_told_also_where_a_record_is_held_back() -> None:
+    early = replace(OWN, policy_served=False)
+    assert record(judged(early, with_sts()), "MTA-STS").held_back
+    verdict = judged(early, with_sts(), failing=("_dmarc.example.org",))
+    assert verdict.reason is DnsReason.LOOKUP_FAILED
+    assert "DMARC _dmarc.example.org" in verdict.message
 
 
 def test_mx_hosts_that_the_policy_keeps_others_from_are_told() -> None:
