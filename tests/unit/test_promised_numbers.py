@@ -21,6 +21,7 @@ from mailrail.core.sasl.server import LOGIN_LIMIT
 from mailrail.core.sasl.verifiers import ITERATIONS
 from mailrail.core.smtp import reply
 from mailrail.core.smtp.server import AUTH_LINE_LIMIT
+from mailrail.core.spf import evaluation as spf
 from mailrail.core.uncommitted import NEW_PART, SLACK, SOONER_PART
 from mailrail.kit import config_client, server_watch
 from mailrail_config import store as config_store
@@ -117,6 +118,10 @@ def rule(id: str) -> str:
         ("AUTH-05c", "a login over 320 octets", 320, LOGIN_LIMIT),
         ("SCR-03", "iterations ≥4096", 4096, ITERATIONS),
         ("PRX-01", "late (5 s)", 5, INGRESS.proxy_timeout),
+        ("SPF-02", "at most 10 of include", 10, spf.TERM_LIMIT),
+        ("SPF-03", ">10 address lookups", 10, spf.HOST_LIMIT),
+        ("SPF-03", "first 10 names", 10, spf.HOST_LIMIT),
+        ("SPF-04", "more than 2 void terms", 2, spf.SpfReceiver().void_limit),
         ("STS-05", "timeout 60 s", 60, OUTBOUND.fetch_timeout),
         ("STS-05", "body limit 64 KiB", 64 * KIB, policy.BODY_LIMIT),
         ("STS-06", "max_age (≤31557600", 31_557_600, policy.MAX_AGE_LIMIT),
