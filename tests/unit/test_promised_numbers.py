@@ -11,6 +11,8 @@ import pytest
 from mailrail.core import limits
 from mailrail.core.delivery import shares
 from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
+from mailrail.core.dkim.key import RSA_BITS
+from mailrail.core.dkim.verify import SIGNATURES_LIMIT
 from mailrail.core.message.content_reader import LONGEST_LINE
 from mailrail.core.message.header import RECEIVED_LIMIT
 from mailrail.core.mtasts import cache, policy
@@ -130,6 +132,9 @@ def rule(id: str) -> str:
         ("STS-19a", "after a failed one hourly", HOUR, cache.REFRESH_AGAIN),
         ("STS-24a", "bounded by 4 hours", 4 * HOUR, cache.DEFER_LIMIT),
         ("STS-26", "port 443 only", 443, OUTBOUND.fetch_port),
+        ("DKIM-01", "CHOICE 20", 20, SIGNATURES_LIMIT),
+        ("DKIM-03", "RSA 1024–4096 bits", 1024, RSA_BITS[0]),
+        ("DKIM-03", "1024–4096 bits accepted", 4096, RSA_BITS[1]),
     ],
 )
 def test_a_default_is_the_number_that_its_rule_promises(id: str, words: str, promised: float, default: float) -> None:

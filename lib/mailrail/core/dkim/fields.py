@@ -1,0 +1,55 @@
+"""The fields that a signature covers, and their hash (RFC 6376 3.7, 5.4.2; standards DKIM-06)."""
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+
+from mailrail.core.dkim.canonical import FIELD, Canonicalization
+from mailrail.core.dkim.tags import without_value
+from mailrail.core.message.header import Field, Header
+
+
+class SignedHeader:
+    """The header of one message, for all its signatures: each form of a field is made once."""
+
+    __slots__ = ("_by_name", "_forms", "_header")
+
+    def __init__(self, header: Header) -> None:
+        self._header = header
+        self._by_name: defaultdict[bytes, list[Field]] = defaultdict(list)
+        for field in header.fields:
+            self._by_name[field.name].append(field)
+        self._forms: dict[tuple[Canonicalization, int], bytes] = {}
+
+    def canonical(self, field: Field, form: Canonicalization) -> bytes:
+        """A field of this header in one form, with its line end."""
+        key = (form, field.start)
+        made = self._forms.get(key)
+        if made is None:
+            made = self._forms[key] = FIELD[form](self._header.block[field.start : field.end])
+        return made
+
+    def chosen(self, names: Iterable[bytes], besides: Field | None = None) -> Iterator[Field]:
+        """The fields that the names in `h=` mean: of those with one name the lowest first; none where all are taken,
+        or where there never was one (RFC 6376 5.4.2). `besides`: the signature itself, which `h=` never means."""
+        left: dict[bytes, list[Field]] = {}
+        for name in names:
+            fields = left.get(name)
+            if fields is None:
+                fields = left[name] = [field for field in self._by_name.get(name, ()) if field != besides]
+            if fields:
+                yield fields.pop()
+
+    def digest(self, names: Iterable[bytes], form: Canonicalization, signature: Field) -> bytes:
+        """SHA-256 of the fields with these names and of the signature without its `b=` (RFC 6376 3.7)."""
+        own = FIELD[form](without_value(self._header.block[signature.start : signature.end], b"b"))
+        return self._hash(names, form, own, signature)
+
+    def digest_to_sign(self, names: Iterable[bytes], form: Canonicalization, signature: bytes) -> bytes:
+        """The same for a signature that is not in the header yet; its `b=` is empty."""
+        return self._hash(names, form, FIELD[form](signature), None)
+
+    def _hash(self, names: Iterable[bytes], form: Canonicalization, own: bytes, besides: Field | None) -> bytes:
+        parts = [self.canonical(field, form) for field in self.chosen(names, besides)]
+        parts.append(own.removesuffix(b"\r\n"))
+        return hashlib.sha256(b"".join(parts)).digest()
