@@ -124,6 +124,7 @@ def rule(id: str) -> str:
         ("SPF-03", ">10 address lookups", 10, spf.HOST_LIMIT),
         ("SPF-03", "first 10 names", 10, spf.HOST_LIMIT),
         ("SPF-04", "more than 2 void terms", 2, spf.SpfReceiver().void_limit),
+        ("SPF-05", "limit ≥20 s", 20, spf.TIME_LIMIT),
         ("STS-05", "timeout 60 s", 60, OUTBOUND.fetch_timeout),
         ("STS-05", "body limit 64 KiB", 64 * KIB, policy.BODY_LIMIT),
         ("STS-06", "max_age (≤31557600", 31_557_600, policy.MAX_AGE_LIMIT),

@@ -45,7 +45,7 @@ class LookupAnswer:
     outcome: DnsOutcome
     records: tuple[Any, ...] = ()
     text: str = ""  # of trouble: what was wrong, in words, for people
-    late: bool = False  # of trouble: the time for the whole decision is over, so each further answer is trouble too
+    late: bool = False  # of trouble: what the whole decision may take is used up, so each further answer is late, too
 
     @property
     def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
