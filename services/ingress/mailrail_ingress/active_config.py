@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from mailrail.core.authres.foreign import authserv_ids
 from mailrail.core.ids import message_id
 from mailrail.core.message.header import (
     Received,
@@ -108,6 +109,8 @@ class ListenerConfig:
     """What is counted of accepted mail."""
     connections: metrics.Connections
     """What is counted of accepted connections."""
+    authserv_ids: frozenset[str]
+    """Under which the installation writes Authentication-Results; see `core.authres.foreign`."""
     origins: dict[tuple[object, ...], MessageOrigin]
     """Where mail came from before; see SmtpSession."""
     missing: set[str]
@@ -164,11 +167,13 @@ class ActiveConfig:
         routes = RouteTable(revision)
         identities: dict[str, ServerCertificate | None] = {}
         listeners: dict[ListenerKey, ListenerConfig] = {}
+        # Of those that other processes serve, too: what one gateway let pass, the next would take for its own.
+        names = authserv_ids(gateway.hostname for gateway in revision.gateways)
         for gateway in gateways:
             directory = Directory(revision, gateway)
             for listener in gateway.listeners:
                 identity = self._identity(listener, secrets, identities)
-                config = self._listener_config(gateway, listener, directory, routes, accounts, identity, number)
+                config = self._listener_config(gateway, listener, directory, routes, accounts, identity, number, names)
                 listeners[config.listener_key] = config
         self._identities = identities
         self.listeners = listeners
@@ -202,6 +207,7 @@ class ActiveConfig:
         accounts: Accounts,
         identity: ServerCertificate | None,
         number: int,
+        names: frozenset[str],
     ) -> ListenerConfig:
         bindings: dict[str, bytes] = {}
         if self.settings.bind_server_end_point and identity is not None and identity.end_point is not None:
@@ -243,6 +249,7 @@ class ActiveConfig:
             label=label,
             accepted=metrics.Mail(label),
             connections=metrics.Connections(listener.protocol.value),
+            authserv_ids=names,
             origins={},
             missing=set(),
         )

@@ -363,6 +363,7 @@ class SmtpSession:
                 facts.account,
                 facts.config.directory,
                 facts.config.gateway.hostname,
+                facts.config.authserv_ids,
                 now,
                 binary,
                 requirement=_REQUIRED if transaction.parameters.require_tls else _DEFAULT,

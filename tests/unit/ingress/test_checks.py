@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from mailrail.core.authres.foreign import authserv_ids
 from mailrail.core.message.content_reader import ContentFault
 from mailrail.core.message.header import Header
 from mailrail.core.revision.revision import Account
@@ -34,6 +35,7 @@ def checked(account: Account | None = ADA, sender: Address | None = ADDRESS) -> 
         account=account,
         directory=_DIRECTORY,
         hostname="mx.home.example",
+        authserv_ids=authserv_ids(["mx.home.example"]),
         now=NOW,
     )
 

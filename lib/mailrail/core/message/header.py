@@ -198,6 +198,11 @@ def decoded_words(text: str) -> str:
         return text
 
 
+def unfolded(value: bytes) -> str:
+    """A field's value without the line ends of its folds; octets that are not UTF-8 become surrogates."""
+    return _FOLD.sub(b"", value).decode("utf-8", "surrogateescape")
+
+
 _TOKEN = re.compile(
     r"(?P<blank>[ \t\r\n]+)"
     r'|(?P<quoted>"(?:[^"\\\r\n]|\\[^\r\n])*")'
@@ -207,7 +212,7 @@ _TOKEN = re.compile(
 )
 
 
-def _tokens(text: str) -> Iterator[tuple[str, str, int]]:
+def tokens(text: str) -> Iterator[tuple[str, str, int]]:
     """Lexical tokens of RFC 5322 3.2 and where they end, without blanks and comments. Raises HeaderError."""
     at, depth, end = 0, 0, len(text)
     while at < end:
@@ -244,7 +249,7 @@ class _Addresses:
 
     def __init__(self, text: str, domain: str = "") -> None:
         """`domain`: of the local parts that stand alone; empty: they are errors."""
-        self._tokens = list(islice(_tokens(text), _TOKENS_LIMIT + 1))
+        self._tokens = list(islice(tokens(text), _TOKENS_LIMIT + 1))
         if len(self._tokens) > _TOKENS_LIMIT:
             raise HeaderError("there are too many words")
         self._at = 0
@@ -386,7 +391,7 @@ def mailboxes(field: Field, domain: str = "") -> MailboxList:
     there are too many. `domain`: of the local parts that stand alone; empty: they are errors."""
     if len(field.value) > ADDRESSES_SIZE:
         raise HeaderError("the field is too long")
-    text = _FOLD.sub(b"", field.value).decode("utf-8", "surrogateescape")
+    text = unfolded(field.value)
     found: list[str | Address] = []
     bare: list[int] = []
     try:
@@ -409,55 +414,6 @@ def _parsed(found: Iterable[str | Address]) -> Iterator[Address]:
             yield one if isinstance(one, Address) else parse_address(one)
         except AddressError as error:
             raise HeaderError(str(error)) from error
-
-
-def foreign_results(fields: Iterable[Field], identity: str) -> list[Field]:
-    """Authentication-Results fields that pretend to be ours: their authserv-id is `identity` (RFC 8601 5, AR-01a)."""
-    ours: list[Field] = []
-    left = _IDS_WITHIN
-    for field in fields:
-        text = _FOLD.sub(b"", field.value[:left]).decode("utf-8", "surrogateescape")
-        try:
-            name, read = _authserv_id(text)
-        except HeaderError:
-            name, read = identity, len(text)  # a lenient reader might still take a malformed one for ours
-        left -= read
-        if _starts_with_identity(name, identity):
-            ours.append(field)
-    return ours
-
-
-_IDS_WITHIN: Final = 16 * 1024
-"""Characters of all Authentication-Results fields that are read for their authserv-ids, comments included. What cannot
-be read within them counts as malformed. Real ids have some twenty characters each, and no comments."""
-_ID_TOKENS: Final = 600
-"""Lexical tokens of an authserv-id: a domain name has at most 255."""
-
-
-def _authserv_id(text: str) -> tuple[str, int]:
-    """What stands before the first `;`, without blanks and comments, and how much of the text was read for it. No more
-    is read: what follows may be long."""
-    name = ""
-    for count, (kind, part, end) in enumerate(_tokens(text), 1):
-        if count > _ID_TOKENS:
-            raise HeaderError("the authserv-id is too long")
-        if kind == "quoted":
-            name += re.sub(r"\\(.)", r"\1", part[1:-1])
-        elif kind == "atom" or part == ".":
-            name += part
-        else:
-            return name, end
-        if kind == "atom" and "=" in part:
-            return name, end
-    if not name:
-        raise HeaderError("there is no authserv-id")
-    return name, len(text)
-
-
-def _starts_with_identity(name: str, identity: str) -> bool:
-    # Blanks between the id and its version were dropped with the tokens: `mx.example.org1` is ours as well.
-    name, identity = name.lower(), identity.lower()
-    return name == identity or (name.startswith(identity) and name[len(identity) :].isdigit())
 
 
 def waives_tls(header: Header) -> bool:

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Final
 
+from mailrail.core.authres.foreign import foreign_results
 from mailrail.core.message.header import (
     AUTHOR_FIELDS_LIMIT,
     HIDDEN,
@@ -11,7 +12,6 @@ from mailrail.core.message.header import (
     HeaderError,
     MailboxList,
     date,
-    foreign_results,
     mailboxes,
     message_id,
     waives_tls,
@@ -59,12 +59,12 @@ def read_tls_required(message: CheckedMessage) -> None:
 
 
 def remove_foreign_results(message: CheckedMessage) -> Refuse | Edit | None:
-    """Authentication-Results fields under our name that we did not write go (AR-01a). Each is read, so there is a limit
-    to them."""
+    """Authentication-Results fields go that we did not write and that are under a name of ours, or of a version that
+    does not exist (AR-01). Each is read, so there is a limit to them."""
     fields = message.header.named(b"authentication-results", RESULTS_LIMIT + 1)
     if not fields:
         return None
-    return TOO_MANY_RESULTS if len(fields) > RESULTS_LIMIT else _removal(foreign_results(fields, message.hostname))
+    return TOO_MANY_RESULTS if len(fields) > RESULTS_LIMIT else _removal(foreign_results(fields, message.authserv_ids))
 
 
 def remove_return_path(message: CheckedMessage) -> Edit | None:

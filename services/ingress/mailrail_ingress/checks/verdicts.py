@@ -1,6 +1,6 @@
 """What a check of content is told, and what it may answer."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -28,6 +28,8 @@ class CheckedMessage:
     directory: Directory
     hostname: str
     """Of the gateway."""
+    authserv_ids: Collection[str]
+    """Under which all gateways write Authentication-Results; see `core.authres.foreign.authserv_ids`."""
     now: float
     """Unix time."""
     binary: bool = False
