@@ -22,14 +22,17 @@ from mailrail.core.dnscheck.check import check
 from mailrail.core.dnscheck.needs import Needs, needs_of
 from mailrail.core.mtasts.policy import Policy
 from mailrail.core.revision.revision import Domain, ObjectRef, Role
+from mailrail.core.spf.record import RECORD_LIMIT
 from mailrail.kit import log
+from mailrail.kit.dns_questions import zone_form
 from mailrail.kit.resolver import DnsResolver, LookupFailed, NoSuchDomain
 from mailrail_operator import metrics
 
 _ROUNDS: Final = 24
-"""SPF may nest ten lookups deep, each a round; more than that is answered as unknown."""
+"""SPF may ask ten times for hosts and then for their addresses, each in a round; more is answered as unknown."""
 _VALUES: Final = 100
-_OCTETS: Final = 4096
+_OCTETS: Final = RECORD_LIMIT + 1
+"""Octets of a TXT record; one that SPF finds too long is so still."""
 _AT_A_TIME: Final = 16
 _LIFETIME: Final = 8.0
 """Seconds for one question, retries included."""
@@ -58,7 +61,12 @@ class DnsCheckResolver:
         kinds = ("A", "AAAA") if question.type == "A" else (question.type,)
         values: list[str] = []
         try:
-            name = dns.reversename.from_address(question.name).to_text() if question.type == "PTR" else question.name
+            if question.type == "PTR":
+                name = dns.reversename.from_address(question.name).to_text()
+            elif (named := zone_form(question.name)) is not None:  # SPF's macros make names of what strangers publish
+                name = named
+            else:
+                return DnsAnswer()
             for kind in kinds:
                 with contextlib.suppress(NoSuchDomain):
                     values += map(_in_text, await self._resolver.records(name, kind))

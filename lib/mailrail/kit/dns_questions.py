@@ -59,7 +59,7 @@ def _late(text: str) -> LookupAnswer:
 
 
 async def _answer(question: DnsQuestion, resolver: DnsResolver) -> LookupAnswer:
-    name = _in_zone_form(question.name)
+    name = zone_form(question.name)
     if name is None:
         return NO_NAME
     try:
@@ -72,7 +72,7 @@ async def _answer(question: DnsQuestion, resolver: DnsResolver) -> LookupAnswer:
     return LookupAnswer(DnsOutcome.FOUND, records) if records else NO_DATA
 
 
-def _in_zone_form(name: str) -> str | None:
+def zone_form(name: str) -> str | None:
     """The name with escapes for what means something else in a zone file, such as a blank (RFC 1035 5.1). None for what
     the DNS has no room for: nobody has to be asked for it."""
     try:

@@ -168,15 +168,21 @@ def test_spf_must_cover_the_addresses_of_socks_proxies_too() -> None:
         ("v=spf1 nonsense:x -all", RecordState.MISMATCH),
         ("v=spf1 ip4:300.0.0.1 -all", RecordState.MISMATCH),
         ("v=spf1 include:loop.example -all", RecordState.MISMATCH),
-        ("v=spf1 exists:%{i}.example.net -all", RecordState.UNKNOWN),
+        ("v=spf1 exists:%{i}.ok.example.net -all", RecordState.MATCH),
+        ("v=spf1 a:%{h} -all", RecordState.MATCH),
+        ("v=spf1 ptr:example.org -all", RecordState.MATCH),
+        ("v=spf1 exists:%{i}.example.net -all", RecordState.MISMATCH),
+        ("v=spf1 exists:%{l}.example.net -all", RecordState.UNKNOWN),
+        ("v=spf1 ip4:192.0.2.1 nonsense -all", RecordState.MISMATCH),
         ("v=spf1 include:broken.example -all", RecordState.UNKNOWN),
     ],
 )
-def test_spf_is_judged_by_its_first_term_that_matches(text: str, state: RecordState) -> None:
+def test_spf_is_judged_as_a_receiver_does(text: str, state: RecordState) -> None:
     zone = ZONE | {
         ("TXT", "example.org"): (text,),
         ("TXT", "_spf.example.net"): ("v=spf1 ip4:192.0.2.1 ~all",),
         ("TXT", "loop.example"): ("v=spf1 include:loop.example -all",),
+        ("A", "192.0.2.1.ok.example.net"): ("127.0.0.2",),
     }
     spf = record(judged(NEEDS, zone, failing=("broken.example",)), "SPF")
     assert spf.state is state

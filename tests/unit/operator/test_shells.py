@@ -678,6 +678,11 @@ async def test_what_is_no_address_has_no_ptr_record_and_fails_no_look_at_the_oth
     assert await DnsCheckResolver("127.0.0.1:9").ask(Question("PTR", "no-address")) == DnsAnswer(failed=True)
 
 
+async def test_a_name_that_the_dns_has_no_room_for_is_not_asked_for() -> None:
+    """Nobody answers at that address, so a question would have failed."""
+    assert await DnsCheckResolver("127.0.0.1:9").ask(Question("A", f"{'a' * 64}.example.org")) == DnsAnswer()
+
+
 async def test_a_domain_is_looked_up_at_once_when_its_gateway_is_back_and_not_while_it_is_away() -> None:
     domain = ObjectRef("MailDomain", "mail", "org")
     gateway = Gateway(

@@ -1,11 +1,16 @@
 """What is asked of the DNS, what it answered, and how a record is judged by that."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any, Final
 
+from mailrail.core.lookups import NO_DATA, DnsOutcome, DnsQuestion, Kind, LookupAnswer
+
 _VALUES_SHOWN: Final = 200
+_ASKED: Final = {"AAAA": "A"}
+"""What is asked for both families at once."""
 
 
 class DnsReason(StrEnum):
@@ -107,6 +112,40 @@ class DnsAnswers:
             self.open.add(question)
             raise Ask
         return found
+
+    def of_lookups(self, asked: Sequence[DnsQuestion], client: IPv4Address | IPv6Address) -> tuple[LookupAnswer, ...]:
+        """The answers to what a decision about `client` asks at once; by PTR it asks for the names of that address.
+        Raises Ask for all that is not there."""
+        questions = [
+            Question("PTR", str(client))
+            if each.kind == "PTR"
+            else Question(_ASKED.get(each.kind, each.kind), each.name)
+            for each in asked
+        ]
+        missing = [question for question in questions if question not in self._known]
+        if missing:
+            self.open.update(missing)
+            raise Ask
+        return tuple(_lookup(each.kind, self._known[question]) for each, question in zip(asked, questions, strict=True))
+
+
+def _lookup(kind: Kind, answer: DnsAnswer) -> LookupAnswer:
+    """An answer as decisions of the core take it. Whether a name without such records exists, it does not say."""
+    if answer.failed:
+        return LookupAnswer(DnsOutcome.TROUBLE)
+    records: tuple[Any, ...]
+    match kind:
+        case "TXT":
+            records = tuple(value.encode("utf-8", "replace") for value in answer.values)
+        case "MX":
+            rows = (value.split() for value in answer.values)
+            records = tuple((0, row[-1].rstrip(".").casefold()) for row in rows if row)
+        case "PTR":
+            records = tuple(value.rstrip(".").casefold() for value in answer.values)
+        case _:
+            version = 4 if kind == "A" else 6
+            records = tuple(a for a in map(ip_address, answer.values) if a.version == version)
+    return LookupAnswer(DnsOutcome.FOUND, records) if records else NO_DATA
 
 
 def judge(purpose: str, kind: str, name: str, value: str, answer: DnsAnswer, there: bool, wrong: str) -> Record:
