@@ -12,6 +12,7 @@ from mailrail.core import limits
 from mailrail.core.delivery import shares
 from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
 from mailrail.core.dkim.key import RSA_BITS
+from mailrail.core.dkim.sign import RSA_SIGNING_BITS
 from mailrail.core.dkim.verify import SIGNATURES_LIMIT
 from mailrail.core.message.content_reader import LONGEST_LINE
 from mailrail.core.message.header import RECEIVED_LIMIT
@@ -136,6 +137,7 @@ def rule(id: str) -> str:
         ("DKIM-01", "CHOICE 20", 20, SIGNATURES_LIMIT),
         ("DKIM-03", "RSA 1024–4096 bits", 1024, RSA_BITS[0]),
         ("DKIM-03", "1024–4096 bits accepted", 4096, RSA_BITS[1]),
+        ("DKIM-08b", "RSA ≥2048", 2048, RSA_SIGNING_BITS),
     ],
 )
 def test_a_default_is_the_number_that_its_rule_promises(id: str, words: str, promised: float, default: float) -> None:

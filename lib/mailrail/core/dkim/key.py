@@ -1,5 +1,6 @@
-"""The record of a public key (RFC 6376 3.6.1, RFC 8463 4): read, and judged for one signature (RFC 6376 6.1.2)."""
+"""The record of a public key (RFC 6376 3.6.1, RFC 8463 4): read, judged for one signature (RFC 6376 6.1.2), written."""
 
+import base64
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -11,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import padding
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
-from cryptography.hazmat.primitives.serialization import load_der_public_key
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key
 
 from mailrail.core.dkim import tags
 from mailrail.core.dkim.signature import Algorithm
@@ -29,6 +30,7 @@ MAIL: Final = b"email"
 """The service type of mail (`s=`)."""
 _ED25519_SIZE: Final = 32  # octets (RFC 8032 5.1.5)
 _VERSION: Final = b"DKIM1"
+_STRING_SIZE: Final = 255  # octets
 
 
 class KeyRecordError(ValueError):
@@ -147,3 +149,20 @@ def _ed25519(octets: bytes) -> tuple[RSAPublicKey | Ed25519PublicKey, int]:
         return Ed25519PublicKey.from_public_bytes(octets), 8 * _ED25519_SIZE
     except (ValueError, UnsupportedAlgorithm) as error:
         raise KeyRecordError("p= in the record of its key is no Ed25519 key") from error
+
+
+def write_key_record(key: RSAPublicKey | Ed25519PublicKey) -> str:
+    """The text of the record that publishes a key of ours (RFC 6376 3.6.1, RFC 8463 4).
+
+    Without `s=`: it would keep verifiers of mail from the key, or those of TLS reports (RFC 8460 3).
+    """
+    if isinstance(key, RSAPublicKey):
+        octets = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+        return f"v=DKIM1; k=rsa; p={base64.b64encode(octets).decode()}"
+    octets = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
+    return f"v=DKIM1; k=ed25519; p={base64.b64encode(octets).decode()}"
+
+
+def record_strings(record: str) -> tuple[str, ...]:
+    """The strings of one TXT record with this text (RFC 1035 3.3: each has 255 octets at most)."""
+    return tuple(record[at : at + _STRING_SIZE] for at in range(0, len(record), _STRING_SIZE))
