@@ -78,12 +78,12 @@ our own side the pool has tried them all."""
 _LEASE_LOW = Answer(Stage.DNS, None, Trouble.LEASE, "too little of the lease is left")
 _CANCELLED = Answer(Stage.DNS, None, Trouble.CANCELLED, "cancelled by an administrator")
 _WENT = {
-    Way.DECIDED: "",
     Way.UNCHECKED: "; the certificate is not valid, which is only reported ({})",
     Way.PLAIN: "; it failed, so without ({})",
 }
 """What the history says of how a host was tried, by what had failed before."""
 _REQUIRED = Requirement.REQUIRED
+_DECIDED = Way.DECIDED
 _FAIL = TransportKind.FAIL  # reading a member off its enum costs more than what is asked of it for each message
 _LEARNED_AT_ONCE = 20  # recipients of a message through a transport, of whose domains something is learned
 _LOGGED = 2048  # octets of a server's words in a line of the log
@@ -521,7 +521,7 @@ class Outbound(Worker):
             yield from self._try_host(progress, attempt, host)
         if looped and not failover.tried:
             return of_trouble(Trouble.LOOP, detail=f"{delivery.domain} leads to our own MX listener")
-        if sts.enforced and failover.open and not progress.policy_asked_again:
+        if by_mx and failover.open and sts.enforced and not progress.policy_asked_again:
             # STS-13b: the domain may have repaired its policy, which the new id of its record shows. What is kept of
             # that record must not make mail fail, and the attempt goes on by the new policy.
             progress.policy_asked_again = True
@@ -552,14 +552,13 @@ class Outbound(Worker):
     def _learn(self, recorder: DomainRecorder, attempt: Attempt, offered: Offered) -> None:
         """A session showed what is worth knowing of the domains that its mail goes to (RTLS-29)."""
         delivery, hop = attempt.delivery, attempt.hop
-        transport = delivery.transport
-        name = f"{transport.namespace}/{transport.name}" if transport is not None else ""
         if hop.by_mx:
-            recorder.learn(delivery.domain, name, offered)
+            recorder.learn(delivery.domain, hop.name, offered)
             return
-        domains = {one.address.rpartition("@")[2].lower() for one in delivery.recipients[:_LEARNED_AT_ONCE]}
-        for domain in filter(str.isascii, domains):
-            recorder.learn(domain, name, offered)
+        for one in delivery.recipients[:_LEARNED_AT_ONCE]:
+            domain = one.address.rpartition("@")[2].lower()
+            if domain.isascii():
+                recorder.learn(domain, hop.name, offered)
 
     def _policy_changed(self, delivery: Delivery, before: DomainSts) -> Steps[bool | None]:
         """Whether the domain has another policy by now; None: that is not known."""
@@ -584,7 +583,7 @@ class Outbound(Worker):
                 failover.record_session_failure(refused)
                 self._tell(progress, None)
                 return
-            answer = yield from self._run_job(progress, attempt, plan, host, Way.DECIDED)
+            answer = yield from self._run_job(progress, attempt, plan, host, _DECIDED)
             if progress.applied is not None:
                 seen = None
                 if progress.connection is not None:
@@ -645,14 +644,16 @@ class Outbound(Worker):
             except CannotDial as error:
                 return error.answer
             plan.dials[way] = dial
-        reason = f"redacted, as no host offers what was required; {decision.reason}"
-        if not attempt.delivery.redacted:
-            reason = decision.reason
+        reason = decision.reason
+        if way is not _DECIDED:
+            reason += _WENT[way].format(failed)
+        if attempt.delivery.redacted:
+            reason = f"redacted, as no host offers what was required; {reason}"
         job = HostJob(
             attempt,
             dial,
             decision,
-            tls_verdict=reason + _WENT[way].format(failed),
+            tls_verdict=reason,
             lease_margin=self._settings.lease_margin,
             on_done=progress.on_job_done,
         )

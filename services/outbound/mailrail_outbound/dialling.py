@@ -18,6 +18,7 @@ from mailrail.core.smtp.client import ClientProtocol as Speech
 from mailrail.core.smtp.client import ClientSession, LoginPlan, StartTls
 from mailrail.core.tlspolicy.decision import Hop as TlsHop
 from mailrail.core.tlspolicy.decision import TlsDecision, decide, wants_tlsa
+from mailrail.core.tlspolicy.demands import NOTHING
 from mailrail.core.tlspolicy.facts import NO_DNSSEC, NO_STS, DnsFacts, StsFacts
 from mailrail.kit.resolver import DnsResolver, LookupFailed
 from mailrail_outbound.hops import DIRECT, DialPlan, NextHop, Tables, Way
@@ -60,10 +61,11 @@ class Dialler:
 
     def plan_for(self, hop: NextHop, delivery: Delivery, host: Host) -> DialPlan:
         """The TLS decision for a host, with room for how it is dialled; the same one again for the same question."""
-        key = (
-            *(host.name, host.addresses, host.sts, host.dns, host.base),
-            *(delivery.gateway, delivery.requirement, delivery.redacted, delivery.purpose, delivery.demanded),
-        )
+        key: tuple[object, ...]
+        key = (host.name, host.addresses, delivery.gateway, delivery.requirement, delivery.redacted, delivery.purpose)
+        if delivery.demanded is not NOTHING or host.sts is not NO_STS or host.dns is not NO_DNSSEC or host.base:
+            # Rare, and dear: what mail has of these that is plain need not be hashed for each message.
+            key = (*key, host.sts, host.dns, host.base, delivery.demanded)
         plan = hop.dial_plans.get(key)
         if plan is None:
             plan = DialPlan(decide(_tls_hop(hop, delivery, host)), host.dane)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from enum import Enum
+from enum import StrEnum
 
 from mailrail.core.dane.demand import DaneDemand
 from mailrail.core.delivery.outcome import HopKind
@@ -42,6 +42,8 @@ class NextHop:
     hosts: tuple[str, ...]
     port: int
     """Of `hosts`, both only where not `by_mx`."""
+    name: str
+    """`namespace/name`; empty for direct delivery."""
     dial_plans: "dict[tuple[object, ...], DialPlan]" = field(default_factory=dict, repr=False)
     """How hosts are dialled, made once each."""
 
@@ -58,6 +60,7 @@ class NextHop:
             proxied=proxied,
             hosts=(transport.host or "",),
             port=transport.port or _PORTS.get(kind, 0),
+            name=f"{transport.ref.namespace}/{transport.ref.name}" if transport is not DIRECT else "",
         )
 
 
@@ -89,7 +92,7 @@ class Tables:
         )
 
 
-class Way(Enum):
+class Way(StrEnum):
     """How far a dial keeps to what was decided about TLS."""
 
     DECIDED = "decided"

@@ -81,7 +81,6 @@ class HostJob(PoolJob):
         "form",
         "fresh_only",
         "had_tls",
-        "mail_began",
         "offered",
         "over",
         "waits_since",
@@ -108,7 +107,6 @@ class HostJob(PoolJob):
         self.offered: Offered | None = None
         """What the server offered in the session of the last transaction; None: there was none."""
         self.waits_since: float | None = None
-        self.mail_began = began(attempt.delivery.message_id)
         self._no_chunks = False  # the host offers CHUNKING and does not know BDAT
         self._refused_after = 0  # messages that the connection had carried that took nothing more
         self.over = False
@@ -140,7 +138,8 @@ class HostJob(PoolJob):
                 self.end_without_session(tls_refused(refusal), connection)
                 return None
             connection.satisfies = self._decision
-            connection.taken = metrics.TLS_MESSAGES.of(*adoption(self._decision, proven, _offered(connection)))
+            connection.offered = _offered(connection)
+            connection.taken = metrics.TLS_MESSAGES.of(*adoption(self._decision, proven, connection.offered))
         self._taken = connection.taken  # the next job may have begun when this one ends
         if self.had_tls and connection.tls_facts is None:
             self.end_without_session(tls_is_gone(), connection)
@@ -151,7 +150,7 @@ class HostJob(PoolJob):
             return None
         capabilities = session.capabilities
         self.connection = connection
-        self.offered = _offered(connection)
+        self.offered = connection.offered
         if self._no_chunks:
             capabilities = replace(capabilities, chunking=False, binary_mime=False)
         delivery = self._attempt.delivery
@@ -288,6 +287,11 @@ class HostJob(PoolJob):
         self._over(Answer(Stage.PLAN, None, Trouble.FAULT, INTERNAL_ERROR))
 
     # --- for the pool -------------------------------------------------------------------------------------------------
+
+    @property
+    def mail_began(self) -> float:
+        """See pool.PoolJob."""
+        return began(self._attempt.delivery.message_id)
 
     def end_waiting(self, seconds: float) -> None:
         """See pool.PoolJob."""

@@ -2,9 +2,9 @@
 
 from itertools import product
 
-from prometheus_client import Gauge, Histogram
+from prometheus_client import Gauge
 
-from mailrail.kit.metrics import Tally
+from mailrail.kit.metrics import Spread, Tally
 
 DELIVERIES = Tally(
     "mailrail_outbound_recipients",
@@ -75,7 +75,7 @@ HANDSHAKES = Tally(
 )
 RUNNING = Gauge("mailrail_outbound_deliveries_running", "Deliveries in progress")
 WAITING = Gauge("mailrail_outbound_deliveries_waiting", "Deliveries that wait for a connection")
-SECONDS = Histogram(
+SECONDS = Spread(
     "mailrail_outbound_delivery_seconds",
     "Seconds from the start of a delivery to its last result",
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 1200),

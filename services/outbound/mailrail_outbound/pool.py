@@ -52,11 +52,13 @@ class PoolJob(Job):
     dialled: list[str]
     """IPs that were dialled for it, in order; the pool adds to it."""
 
-    mail_began: float
-    """Unix seconds at which its message began; where there is none, the job itself."""
-
     waits_since: float | None
     """The loop's time since which it stands in line; the pool's own."""
+
+    @property
+    def mail_began(self) -> float:
+        """Unix seconds at which its message began; where there is none, the job itself."""
+        raise NotImplementedError
 
     def end_without_session(self, answer: Answer, connection: ClientConnection | None) -> None:
         """No connection came about."""
@@ -125,10 +127,6 @@ class Pool:
         destination = self._destinations.get(job.dial.key)
         if destination is None:
             destination = self._destinations[job.dial.key] = _Destination()
-        if not destination.waiting or destination.mail_began < job.mail_began:
-            destination.mail_began = job.mail_began
-            if destination.line is not None:
-                destination.line.renew(job.dial.key, job.mail_began)
         if destination.idle and not job.fresh_only and not destination.waiting:
             connection = destination.idle[-1]
             self._not_idle(connection)
@@ -137,8 +135,17 @@ class Pool:
         else:
             destination.waiting.append(job)
         if destination.waiting:
-            self._dial_more(job.dial.key, destination)
-            self._mind_waiting(job)
+            self._wait(job, destination)
+
+    def _wait(self, job: PoolJob, destination: _Destination) -> None:
+        """A job waits from now on, and perhaps others do."""
+        mail_began = job.mail_began
+        if len(destination.waiting) == 1 or destination.mail_began < mail_began:
+            destination.mail_began = mail_began
+            if destination.line is not None:
+                destination.line.renew(job.dial.key, mail_began)
+        self._dial_more(job.dial.key, destination)
+        self._mind_waiting(job)
 
     def _mind_waiting(self, job: PoolJob) -> None:
         if job.waits_since is None:
@@ -570,8 +577,7 @@ class Pool:
         destination: _Destination = connection.destination
         destination.waiting.appendleft(job)  # first, or a fresh connection would be used up by others
         job.waits_since = None
-        self._dial_more(connection.key, destination)
-        self._mind_waiting(job)
+        self._wait(job, destination)
 
     def limit_messages(self, connection: ClientConnection, messages: int) -> None:
         """See smtp.Owner."""

@@ -38,7 +38,7 @@ class ProbeJob(PoolJob):
         self.dialled: list[str] = []
         self.fresh_only = False
         self.waits_since: float | None = None
-        self.mail_began = time.time()
+        self._began = time.time()
         self.done = done
         self.had_tls = False
         """As of HostJob."""
@@ -74,6 +74,11 @@ class ProbeJob(PoolJob):
     def end_after_crash(self, transaction: ClientTransaction | None) -> None:
         """See smtp.Job."""
         self._over(Answer(Stage.PLAN, None, Trouble.FAULT, INTERNAL_ERROR))
+
+    @property
+    def mail_began(self) -> float:
+        """See pool.PoolJob."""
+        return self._began
 
     def end_waiting(self, seconds: float) -> None:
         """See pool.PoolJob."""

@@ -24,6 +24,7 @@ from mailrail.core.dane.match import fault_of_name, verify
 from mailrail.core.delivery.shares import QUICK
 from mailrail.core.message.reencode import Unconvertible
 from mailrail.core.outbound.envelope import Form
+from mailrail.core.outbound.learned import Offered
 from mailrail.core.outbound.socks5 import Socks5, SocksError
 from mailrail.core.outbound.targets import ConnectionKey
 from mailrail.core.sasl.client import Hashing
@@ -217,6 +218,8 @@ class ClientConnection(asyncio.Protocol):
         """What jobs report of it, kept with it once the session stands."""
         self.satisfies: TlsDecision | None = None
         """The decision on TLS that it was last found to satisfy."""
+        self.offered: Offered | None = None
+        """What the server offered, as of that decision; None before the first."""
         self.taken = NOT_COUNTED
         """Where messages under this decision are counted that the server takes."""
         self.setting_up = True

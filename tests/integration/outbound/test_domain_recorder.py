@@ -19,6 +19,7 @@ from testkit.conditions import eventually
 from testkit.faultproxy import FaultProxy
 
 YES = Offered(starttls=True, requiretls=False)
+NO = Offered(starttls=False, requiretls=False)
 
 
 @pytest.fixture(autouse=True)
@@ -63,6 +64,28 @@ async def test_thousands_of_sessions_are_a_few_rows(database: str) -> None:
                 await eventually(lambda: len(facts._sessions) == 0)
         await eventually(lambda: rows(database, SESSIONS) == [(5000, 5)])
         await eventually(lambda: rows(database, "SELECT count(*)::int FROM outbound.learned") == [(5,)])
+
+
+async def test_of_what_many_sessions_show_between_two_writes_the_last_word_is_written_RTLS_29(database: str) -> None:
+    said = "SELECT domain, transport, starttls FROM outbound.learned ORDER BY 1, 2"
+    async with facts_of(database) as facts:
+        for offered in (YES, YES, NO, YES, NO, NO):
+            facts.learn("a.example", "", offered)
+            facts.learn("a.example", "ns/relay", YES)
+        await eventually(lambda: rows(database, said) == [("a.example", "", False), ("a.example", "ns/relay", True)])
+        facts.learn("a.example", "", YES)
+        await eventually(lambda: rows(database, said) == [("a.example", "", True), ("a.example", "ns/relay", True)])
+
+
+async def test_each_session_of_whose_domain_nothing_can_be_kept_is_counted(
+    database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domain_recorder, "_WAITING", 2)
+    before = metrics.LEARNED.of("dropped").number
+    async with facts_of(database) as facts:
+        for name in ("a", "b", "c", "c", "c"):
+            facts.learn(f"{name}.example", "", YES)
+        await eventually(lambda: metrics.LEARNED.of("dropped").number == before + 3)
 
 
 async def test_what_waits_while_postgres_is_away_is_written_when_it_is_back(database: str) -> None:

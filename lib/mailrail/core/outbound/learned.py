@@ -45,17 +45,18 @@ class LearnedDomains:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def note(self, domain: str, transport: str, offered: Offered, now: float) -> None:
-        """A session showed this."""
+    def note(self, domain: str, transport: str, offered: Offered, now: float) -> bool:
+        """A session showed this. False: there was no place for it."""
         key = (domain, transport)
         written = self._written.get(key)
         if written is not None and written[0] == offered and 0 <= now - written[1] < AGAIN:
             self._waiting.pop(key, None)  # it changed and changed back before it was written
-            return
+            return True
         if key not in self._waiting and len(self._waiting) >= self._most_waiting:
             self.dropped += 1
-            return
+            return False
         self._waiting[key] = LearnedDomain(domain, transport, offered, now)
+        return True
 
     def take(self, most: int) -> list[LearnedDomain]:
         """Some that wait, to be written now."""
