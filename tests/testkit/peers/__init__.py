@@ -1,4 +1,4 @@
-"""Real programs as peers: Postfix, Dovecot, SOCKS servers, swaks, nsd, unbound, pyspf, each as an instance of its own.
+"""Real programs as peers (Postfix, Dovecot, swaks, nsd, unbound, pyspf, OpenDKIM, ...), each an instance of its own.
 
 A test that needs one asks for it: `@pytest.mark.peer("postfix")`, or `require_peer("postfix")` in a fixture. Where the
 program is missing, the test skips and says what to install; with `CI=true` it fails, so that nothing is silently left
@@ -40,6 +40,7 @@ PEERS = {
     "nsd": Peer(("nsd",), "nsd"),
     "unbound": Peer(("unbound",), "unbound"),
     "pyspf": Peer(("spfquery.pyspf",), "spf-tools-python"),
+    "opendkim": Peer(("opendkim",), "opendkim"),
     "pgbouncer": Peer(("pgbouncer",), "pgbouncer"),
     "postgres": Peer(("/usr/lib/postgresql/15/bin/postgres",), "postgresql-15"),  # the oldest that we promise
 }
