@@ -14,6 +14,9 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from mailrail.core.arc.chain import ArcResult, verify_chain
+from mailrail.core.arc.sets import body_forms as arc_body_forms
+from mailrail.core.arc.sets import find_chain
 from mailrail.core.dkim.canonical import BodyForm, BodyHash, BodyHasher
 from mailrail.core.dkim.verify import DkimResult, body_forms, find_signatures, verify
 from mailrail.core.lookups import NO_DATA, NO_NAME, DnsOutcome, DnsQuestion, LookupAnswer, answered
@@ -94,6 +97,15 @@ def dkim_results(
     header, body = split(message)
     found = find_signatures(header, now)
     return answered(verify(header, found, hashed(body_forms(found), body, size)), dns)
+
+
+def arc_result(
+    message: bytes, dns: Callable[[DnsQuestion], LookupAnswer], now: float, size: int = 1 << 16
+) -> ArcResult:
+    """What the ARC chain of a message is worth."""
+    header, body = split(message)
+    chain = find_chain(header, now)
+    return answered(verify_chain(header, chain, hashed(arc_body_forms(chain), body, size)), dns)
 
 
 # --- a signer that shares nothing with ours -----------------------------------------------------------------------

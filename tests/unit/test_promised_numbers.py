@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from mailrail.core import limits
+from mailrail.core.arc.sets import SETS_LIMIT
 from mailrail.core.delivery import shares
 from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
 from mailrail.core.dkim.key import RSA_BITS
@@ -138,6 +139,7 @@ def rule(id: str) -> str:
         ("DKIM-03", "RSA 1024–4096 bits", 1024, RSA_BITS[0]),
         ("DKIM-03", "1024–4096 bits accepted", 4096, RSA_BITS[1]),
         ("DKIM-08b", "RSA ≥2048", 2048, RSA_SIGNING_BITS),
+        ("ARC-01a", "i=1..n (≤50)", 50, SETS_LIMIT),
     ],
 )
 def test_a_default_is_the_number_that_its_rule_promises(id: str, words: str, promised: float, default: float) -> None:

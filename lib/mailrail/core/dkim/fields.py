@@ -42,14 +42,17 @@ class SignedHeader:
 
     def digest(self, names: Iterable[bytes], form: Canonicalization, signature: Field) -> bytes:
         """SHA-256 of the fields with these names and of the signature without its `b=` (RFC 6376 3.7)."""
-        own = FIELD[form](without_value(self._header.block[signature.start : signature.end], b"b"))
-        return self._hash(names, form, own, signature)
+        return self._hash(names, form, self.signature(signature, form), signature)
+
+    def signature(self, field: Field, form: Canonicalization) -> bytes:
+        """A signature as it is hashed itself: without its `b=`, and without a line end."""
+        return FIELD[form](without_value(self._header.block[field.start : field.end], b"b")).removesuffix(b"\r\n")
 
     def digest_to_sign(self, names: Iterable[bytes], form: Canonicalization, signature: bytes) -> bytes:
         """The same for a signature that is not in the header yet; its `b=` is empty."""
-        return self._hash(names, form, FIELD[form](signature), None)
+        return self._hash(names, form, FIELD[form](signature).removesuffix(b"\r\n"), None)
 
     def _hash(self, names: Iterable[bytes], form: Canonicalization, own: bytes, besides: Field | None) -> bytes:
         parts = [self.canonical(field, form) for field in self.chosen(names, besides)]
-        parts.append(own.removesuffix(b"\r\n"))
+        parts.append(own)
         return hashlib.sha256(b"".join(parts)).digest()

@@ -180,6 +180,16 @@ def read_time(found: Mapping[bytes, bytes], name: bytes) -> int | None:
     return int(value)
 
 
+def check_times(found: Mapping[bytes, bytes], now: float) -> None:
+    """`t=` and `x=` (DKIM-04). Raises ExpiredError, too."""
+    made, until = read_time(found, b"t"), read_time(found, b"x")
+    if until is not None:
+        if made is not None and until <= made:
+            raise TagError("it expires (x=) before it was made (t=)")
+        if until + CLOCK_SLACK < now:
+            raise ExpiredError("it has expired (x=)")
+
+
 def _canonicalizations(value: bytes) -> tuple[Canonicalization, Canonicalization]:
     header, slash, body = value.partition(b"/")
     try:
@@ -247,7 +257,7 @@ def read_dkim_signature(value: bytes, now: float) -> DkimSignature:
 
 
 def _read(found: dict[bytes, bytes], now: float) -> DkimSignature:
-    # DKIM-04: the version, the required tags, From among the fields that are signed, the times.
+    # DKIM-04: the version, the required tags, and From among the fields that are signed.
     version = required(found, b"v")
     if version != b"1":
         raise TagError(f"its version is {shown(version)}, and only 1 is known")
@@ -257,12 +267,7 @@ def _read(found: dict[bytes, bytes], now: float) -> DkimSignature:
     if b"dns/txt" not in tags.words(found.get(b"q", b"dns/txt")):
         raise TagError("its key is not in TXT records of the DNS, and nothing else is known")
     identity, identity_domain = _identity(found, message.base.key.domain)
-    made, until = read_time(found, b"t"), read_time(found, b"x")
-    if until is not None:
-        if made is not None and until <= made:
-            raise TagError("it expires (x=) before it was made (t=)")
-        if until + CLOCK_SLACK < now:
-            raise ExpiredError("it has expired (x=)")
+    check_times(found, now)
     return DkimSignature(message, identity, identity_domain)
 
 
