@@ -19,8 +19,9 @@ from mailrail.core.dkim.signature import (
     read_time,
     required,
 )
-from mailrail.core.dkim.tags import TagError, read_tags, shown
+from mailrail.core.dkim.tags import TagError, read_tags
 from mailrail.core.message.header import Field, Header
+from mailrail.core.shown import shown
 
 SETS_LIMIT: Final = 50
 """ARC sets of a message (RFC 8617 4.2.1)."""

@@ -16,7 +16,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 
 from mailrail.core.dkim import tags
 from mailrail.core.dkim.signature import Algorithm
-from mailrail.core.dkim.tags import TagError, shown
+from mailrail.core.dkim.tags import TagError
+from mailrail.core.shown import shown
 
 RSA_BITS: Final = (1024, 4096)
 """The shortest and the longest RSA key that is believed (DKIM-03; RFC 8301 3.2)."""

@@ -12,7 +12,8 @@ from typing import Final, TypeVar
 
 from mailrail.core.dkim import tags
 from mailrail.core.dkim.canonical import BodyForm, Canonicalization
-from mailrail.core.dkim.tags import TagError, shown
+from mailrail.core.dkim.tags import TagError
+from mailrail.core.shown import shown
 from mailrail.core.smtp.address import AddressError, domain_to_ascii
 
 CLOCK_SLACK: Final = 300

@@ -11,11 +11,12 @@ from binascii import Error as NotBase64
 from collections.abc import Mapping
 from typing import Final
 
+from mailrail.core.shown import shown
+
 TAGS_SIZE: Final = 16 * 1024
 """Octets of a list. A signature by RSA 4096 with a long `h=` has some 2 KiB."""
 TAGS_LIMIT: Final = 64
 """Tags of a list. RFC 6376 3.5 knows 14."""
-_SHOWN: Final = 40  # octets of a stranger's text in a reason
 
 # Each octet can match in one way only, so reading is linear. Blanks are WSP and the line ends of folds (2.8).
 _BLANK: Final = rb"[ \t\r\n]"
@@ -31,11 +32,6 @@ class TagError(ValueError):
         super().__init__(text)
         self.before: Mapping[bytes, bytes] = before or {}
         """The tags of the list that stand before the fault: facts for a report, and no more."""
-
-
-def shown(text: bytes) -> str:
-    """A stranger's octets for a reason: one line of ASCII in quotes, not longer than a glance."""
-    return repr(text[:_SHOWN])[1:] + ("..." if len(text) > _SHOWN else "")
 
 
 def read_tags(text: bytes) -> dict[bytes, bytes]:

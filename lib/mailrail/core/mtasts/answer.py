@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Final
 
 from mailrail.core.mtasts.policy import BODY_LIMIT, Policy, PolicyError, parse_policy
-from mailrail.core.mtasts.record import shown
+from mailrail.core.shown import shown
 
 _OK: Final = 200
 

@@ -10,7 +10,7 @@ from enum import StrEnum
 from ipaddress import ip_address
 from typing import Final
 
-from mailrail.core.mtasts.record import shown
+from mailrail.core.shown import shown
 from mailrail.core.smtp.address import AddressError, domain_to_ascii
 
 BODY_LIMIT: Final = 64 * 1024

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from mailrail.core.shown import shown
+
 RECORD_LABEL: Final = "_mta-sts"
 POLICY_LABEL: Final = "mta-sts"
 POLICY_PATH: Final = "/.well-known/mta-sts.txt"
 _LONGEST_NAME: Final = 253  # octets of a name without its final dot (RFC 1035 3.1)
 _RECORD_LIMIT: Final = 4096  # octets; the records of real domains have less than 100
-_SHOWN: Final = 64  # octets
 
 _VERSION: Final = b"v=STSv1;"
 _MEANT: Final = b"v=sts"
@@ -104,8 +105,3 @@ def _read(text: bytes) -> StsRecord | NoRecord:
 
 def _faulty(reason: str) -> NoRecord:
     return NoRecord(reason, faulty=True)
-
-
-def shown(text: bytes) -> str:
-    """A stranger's octets for a reason: one line of ASCII in quotes, not longer than a glance."""
-    return repr(text[:_SHOWN])[1:] + ("..." if len(text) > _SHOWN else "")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
-from mailrail.core.mtasts.record import shown
+from mailrail.core.shown import shown
 from mailrail.core.smtp.address import Address, AddressError, domain_to_ascii, is_ip_address, parse_address
 
 DESTINATIONS_LIMIT: Final = 10

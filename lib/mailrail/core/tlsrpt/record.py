@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mailrail.core.mtasts.record import NoRecord, shown
+from mailrail.core.mtasts.record import NoRecord
 from mailrail.core.reports.addresses import Destinations, destinations
+from mailrail.core.shown import shown
 
 RECORD_LABELS: Final = "_smtp._tls"
 _LONGEST_NAME: Final = 253  # octets of a name without its final dot (RFC 1035 3.1)
