@@ -28,11 +28,12 @@ from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.revision.sealing import Keyring
 from mailrail.kit import log
 from mailrail.kit.config_client import keyring
+from mailrail.kit.dns_check import DnsCheckResolver
 from mailrail.kit.kubernetes import Api, ApiError, core_path, resource_path
 from mailrail.kit.publisher import Publisher, PublishOutcome, SetBack, Superseded
 from mailrail.kit.settings import BadSettings, port_map
 from mailrail_operator import clients, metrics
-from mailrail_operator.dns import DnsCheckResolver, DnsChecks
+from mailrail_operator.dns import DnsChecks
 from mailrail_operator.mail_probe import MailProbe, has_mx_listener
 from mailrail_operator.model import ClusterView, Controller, ObjectMemory, Observed, Running, SealingKey
 from mailrail_operator.plan import plan

@@ -7,37 +7,22 @@ import heapq
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Final
 
-import dns.exception
-import dns.rdatatype
-import dns.reversename
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from mailrail.core.config.compiler import Compiled
 from mailrail.core.config.diagnostics import ConsumerState
-from mailrail.core.dnscheck.answers import DnsAnswer, DnsReason, DnsVerdict, Question
-from mailrail.core.dnscheck.check import check
+from mailrail.core.dnscheck.answers import DnsVerdict
 from mailrail.core.dnscheck.needs import Needs, needs_of
 from mailrail.core.mtasts.policy import Policy
 from mailrail.core.revision.revision import Domain, ObjectRef, Role
-from mailrail.core.spf.record import RECORD_LIMIT
 from mailrail.kit import log
-from mailrail.kit.dns_questions import zone_form
-from mailrail.kit.resolver import DnsResolver, LookupFailed, NoSuchDomain
+from mailrail.kit.dns_check import DnsCheckResolver, looked_up
 from mailrail_operator import metrics
 
-_ROUNDS: Final = 24
-"""SPF may ask ten times for hosts and then for their addresses, each in a round; more is answered as unknown."""
-_VALUES: Final = 100
-_OCTETS: Final = RECORD_LIMIT + 1
-"""Octets of a TXT record; one that SPF finds too long is so still."""
 _AT_A_TIME: Final = 16
-_LIFETIME: Final = 8.0
-"""Seconds for one question, retries included."""
-_LONGEST: Final = 60.0
-"""Seconds that an answer is kept: domains share what they ask for, and the next look sees what was repaired."""
 
 
 def dkim_record(pem: bytes, algorithm: str) -> str:
@@ -48,40 +33,6 @@ def dkim_record(pem: bytes, algorithm: str) -> str:
     else:
         octets = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
     return f"v=DKIM1; k={algorithm.partition('-')[0]}; p={base64.b64encode(octets).decode()}"
-
-
-class DnsCheckResolver:
-    """The kit's resolver, with answers as `dnscheck` wants them."""
-
-    def __init__(self, server: str) -> None:
-        self._resolver = DnsResolver(server, timeout=_LIFETIME, longest=_LONGEST)
-
-    async def ask(self, question: Question) -> DnsAnswer:
-        """Never raises: an unknown name is an empty answer, everything else a failed one."""
-        kinds = ("A", "AAAA") if question.type == "A" else (question.type,)
-        values: list[str] = []
-        try:
-            if question.type == "PTR":
-                name = dns.reversename.from_address(question.name).to_text()
-            elif (named := zone_form(question.name)) is not None:  # SPF's macros make names of what strangers publish
-                name = named
-            else:
-                return DnsAnswer()
-            for kind in kinds:
-                with contextlib.suppress(NoSuchDomain):
-                    values += map(_in_text, await self._resolver.records(name, kind))
-        except (LookupFailed, dns.exception.DNSException):
-            return DnsAnswer(failed=True)
-        return DnsAnswer(tuple(values[:_VALUES]))
-
-
-def _in_text(record: Any) -> str:
-    if record.rdtype == dns.rdatatype.TXT:
-        return b"".join(record.strings)[:_OCTETS].decode("utf-8", "replace")
-    if record.rdtype == dns.rdatatype.MX:
-        return f"{record.preference} {record.exchange.to_text()}"
-    text: str = record.to_text()
-    return text
 
 
 class DnsChecks:
@@ -193,7 +144,7 @@ class DnsChecks:
                     await self._wake.wait()
 
     async def _look(self, ref: ObjectRef, needs: Needs) -> None:
-        verdict = await self._verdict(needs)
+        verdict = await looked_up(needs, self._resolver)
         if self._needs.get(ref) != needs:
             return  # it needs something else by now, and is due again
         metrics.DNS_CHECKS.labels(verdict.status).inc()
@@ -201,13 +152,3 @@ class DnsChecks:
             self.verdicts[ref] = verdict
             self._log.info("dns checked", domain=needs.domain, status=verdict.status, reason=verdict.reason.value)
             self._changed()
-
-    async def _verdict(self, needs: Needs) -> DnsVerdict:
-        known: dict[Question, DnsAnswer] = {}
-        for _ in range(_ROUNDS):
-            result = check(needs, known)
-            if isinstance(result, DnsVerdict):
-                return result
-            asked = sorted(result)
-            known |= dict(zip(asked, await asyncio.gather(*map(self._resolver.ask, asked)), strict=True))
-        return DnsVerdict("Unknown", DnsReason.LOOKUP_FAILED, f"{needs.domain} needs too many lookups")

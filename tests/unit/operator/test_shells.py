@@ -30,13 +30,14 @@ from mailrail.core.mtasts.policy import Mode, Policy
 from mailrail.core.revision.revision import Domain, DomainDelivery, Gateway, MtaSts, ObjectRef, Revision, Role
 from mailrail.core.revision.sealing import Keyring
 from mailrail.kit import kubernetes
+from mailrail.kit.dns_check import DnsCheckResolver
 from mailrail.kit.kubernetes import Api, ApiCredentials, ApiError, connect, find_credentials
 from mailrail.kit.publisher import PublishOutcome
 from mailrail.kit.settings import BadSettings
 from mailrail_operator import probes, watches, writer
 from mailrail_operator.app import Leader
 from mailrail_operator.clients import ConfigStanding
-from mailrail_operator.dns import DnsCheckResolver, DnsChecks
+from mailrail_operator.dns import DnsChecks
 from mailrail_operator.model import Change, EventRecord, EventType
 from mailrail_operator.secrets import Secrets
 from mailrail_operator.settings import OperatorSettings
