@@ -12,6 +12,7 @@ import typer
 from mailrail.cli import arguments as a
 from mailrail.cli import cluster, configuration, inspect, mailbox, output, queue, queue_changes, queue_holds, tls
 from mailrail.cli.connection import PLACE
+from mailrail.cli.dnscheck import dnscheck
 from mailrail.cli.explain import explain
 from mailrail.cli.serve import SERVICES
 from mailrail.cli.serve import serve as run_service
@@ -239,6 +240,7 @@ def serve(
 
 
 app.command()(explain)
+app.command()(dnscheck)
 
 
 @app.command()

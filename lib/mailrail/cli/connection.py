@@ -51,6 +51,16 @@ class ServiceLocation:
             stop(f"the installation in {self.state or default_state()} does not run {service}", REFUSED)
         return targets[service]
 
+    def is_known(self) -> bool:
+        """Whether there is an installation that can be asked."""
+        if self.server:
+            return True
+        try:
+            StateFolder(self.state or default_state()).read_client()
+        except NoInstallation:
+            return False
+        return True
+
     def identity(self) -> rpc.Identity:
         """The certificate to show. Ends the command when there is none."""
         if self.tls_dir is not None:

@@ -249,6 +249,44 @@ def test_hostile_records_give_a_verdict_and_never_an_exception(spf: str, others:
     assert judged(NEEDS, zone).status in ("True", "False", "Unknown")
 
 
+FOREIGN = Needs("example.org", True, "", selectors=("s1",))
+
+
+@pytest.mark.parametrize(
+    ("answers", "state", "said"),
+    [
+        ({}, RecordState.MATCH, "mail goes to mx1.example.org"),
+        ({("MX", "example.org"): ("0 .",)}, RecordState.MATCH, "it accepts no mail"),
+        ({("MX", "example.org"): (), ("A", "example.org"): ("192.0.2.1",)}, RecordState.MATCH, "the domain itself"),
+        ({("MX", "example.org"): ()}, RecordState.MISSING, "no such record"),
+    ],
+)
+def test_of_a_domain_that_is_not_ours_it_is_told_where_its_mail_goes(
+    answers: dict[tuple[str, str], tuple[str, ...]], state: RecordState, said: str
+) -> None:
+    found = record(judged(FOREIGN, ZONE | answers), "MX")
+    assert found.state is state
+    assert said in found.message
+
+
+@pytest.mark.parametrize(
+    ("texts", "state", "said"),
+    [
+        (("v=DKIM1; k=rsa; p=QUJD",), RecordState.MATCH, ""),
+        ((), RecordState.MISSING, "no such record"),
+        (("v=DKIM1; p=",), RecordState.MISMATCH, "revoked"),
+        (("v=DKIM1; k=rsa",), RecordState.MISMATCH, "one record with a key"),
+        (("p=QUJD", "p=QUJE"), RecordState.MISMATCH, "one record with a key"),
+    ],
+)
+def test_a_key_of_which_only_the_selector_is_known_must_be_there(
+    texts: tuple[str, ...], state: RecordState, said: str
+) -> None:
+    found = record(judged(FOREIGN, ZONE | {("TXT", "s1._domainkey.example.org"): texts}), "DKIM")
+    assert found.state is state
+    assert said in found.message
+
+
 # --- what is needed ---------------------------------------------------------------------------------------------
 
 
@@ -311,7 +349,7 @@ def test_a_rule_that_takes_everything_leaves_no_direct_delivery() -> None:
 def test_unknown_addresses_of_direct_delivery_are_said_and_not_guessed() -> None:
     needs = needs_of(DOMAIN, _revision(), {}, ())
     assert needs is not None
-    assert "does not know" in needs.notes[0]
+    assert "are not known" in needs.notes[0]
 
 
 def test_a_domain_without_its_gateway_needs_nothing_yet() -> None:

@@ -65,6 +65,13 @@ class Record:
     message: str = ""
     held_back: bool = False
     """It is not known because it waits for our own services, not for the DNS: it is told once they are ready."""
+    optional: bool = False
+    """Nothing is wrong where it is missing."""
+
+    @property
+    def wanting(self) -> bool:
+        """Whether somebody has to do something about it."""
+        return self.state is RecordState.MISMATCH or (self.state is RecordState.MISSING and not self.optional)
 
     def as_status(self) -> dict[str, Any]:
         """As `status.dnsRecords` has it."""

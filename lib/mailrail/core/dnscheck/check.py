@@ -49,7 +49,7 @@ def check(needs: Needs, known: Mapping[Question, DnsAnswer]) -> DnsVerdict | fro
 
 
 def _verdict(needs: Needs, records: Sequence[Record]) -> DnsVerdict:
-    wrong = [r for r in records if r.state in (RecordState.MISSING, RecordState.MISMATCH)]
+    wrong = [r for r in records if r.wanting]
     unknown = [r for r in records if r.state is RecordState.UNKNOWN]
     noted = "".join(f"; {note}" for note in needs.notes)
     if wrong:

@@ -27,10 +27,12 @@ class Needs:
     domain: str
     receives: bool
     hostname: str
-    """Of the gateway: target of MX, name in EHLO."""
+    """Of the gateway: target of MX, name in EHLO. Empty: the domain is not ours, and goes by names of its own."""
     egress: tuple[Egress, ...] = ()
     dkim: tuple[tuple[str, str], ...] = ()
     """(selector, text of the record)."""
+    selectors: tuple[str, ...] = ()
+    """Of keys whose records are not known here: each must be there, with a key."""
     notes: tuple[str, ...] = field(default=())
     """What cannot be checked, for people."""
     policy: Policy | None = None
@@ -65,7 +67,7 @@ def needs_of(domain: Domain, revision: Revision, dkim: Mapping[str, str], addres
             egress.setdefault(address, Egress(address, gateway.hostname))
     notes: list[str] = []
     if direct and not addresses:
-        notes.append("not checked: the operator does not know the egress addresses of direct delivery")
+        notes.append("not checked: the egress addresses of direct delivery are not known")
     if len(egress) > ADDRESSES_LIMIT:
         notes.append(f"only the first {ADDRESSES_LIMIT} of {len(egress)} egress addresses are checked")
     return Needs(
@@ -74,8 +76,8 @@ def needs_of(domain: Domain, revision: Revision, dkim: Mapping[str, str], addres
         gateway.hostname,
         tuple(egress[a] for a in sorted(egress))[:ADDRESSES_LIMIT],
         tuple((key.selector, dkim[key.selector]) for key in domain.dkim if key.selector in dkim),
-        tuple(notes),
-        own_policy(domain, gateway.hostname),
+        notes=tuple(notes),
+        policy=own_policy(domain, gateway.hostname),
     )
 
 

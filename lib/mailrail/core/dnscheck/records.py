@@ -18,7 +18,19 @@ def dkim(needs: Needs, answers: DnsAnswers) -> list[Record]:
         records.append(
             judge("DKIM", "TXT", name, f'"{wanted}"', answer, published == [key], f"{name}: {wrong}; publish {wanted}")
         )
-    return records
+    return records + [_some_key(f"{selector}._domainkey.{needs.domain}", answers) for selector in needs.selectors]
+
+
+def _some_key(name: str, answers: DnsAnswers) -> Record:
+    """The record of a key that is not known here."""
+    answer = answers.of("TXT", name)
+    found = [tags(value) for value in answer.values]
+    there = len(found) == 1 and bool(found[0].get("p")) and found[0].get("v", "DKIM1") == "DKIM1"
+    revoked = len(found) == 1 and found[0].get("p") == ""
+    wrong = (
+        "the key is revoked (p= is empty)" if revoked else "there must be one record with a key in p= (RFC 6376 3.6.1)"
+    )
+    return judge("DKIM", "TXT", name, '"v=DKIM1; k=...; p=..."', answer, there, wrong)
 
 
 def dmarc(needs: Needs, answers: DnsAnswers) -> list[Record]:
@@ -44,10 +56,26 @@ def mx(needs: Needs, answers: DnsAnswers) -> list[Record]:
     if not needs.receives:
         return []
     answer = answers.of("MX", needs.domain)
+    if not needs.hostname:
+        return [_any_mx(needs.domain, answer, answers)]
     hosts = {value.split()[-1].rstrip(".").casefold() for value in answer.values if value.split()}
     wrong = f"it leads to {shown(sorted(hosts))}, not to {needs.hostname}"
     value = f"10 {needs.hostname}."
     return [judge("MX", "MX", needs.domain, value, answer, needs.hostname.casefold() in hosts, wrong)]
+
+
+def _any_mx(domain: str, answer: DnsAnswer, answers: DnsAnswers) -> Record:
+    """Whether mail for somebody else's domain goes anywhere."""
+    value = "10 the host that takes its mail"
+    if answer.failed or not answer.values:
+        address = answers.of("A", domain)
+        if not answer.failed and address.values:
+            said = "there is none: mail goes to the address of the domain itself (RFC 5321 5.1)"
+            return Record("MX", "MX", domain, value, RecordState.MATCH, said)
+        return judge("MX", "MX", domain, value, DnsAnswer((), answer.failed or address.failed), False, "")
+    hosts = [value.split()[-1].rstrip(".").casefold() for value in answer.values if value.split()]
+    said = f"mail goes to {shown(hosts)}" if any(hosts) else "it accepts no mail (RFC 7505)"
+    return Record("MX", "MX", domain, value, RecordState.MATCH, said)
 
 
 def tls_reports(needs: Needs, answers: DnsAnswers) -> list[Record]:
@@ -64,7 +92,7 @@ def tls_reports(needs: Needs, answers: DnsAnswers) -> list[Record]:
 def ptr(egress: Egress, answers: DnsAnswers) -> Record:
     """The name of the address must lead back to it; that it is the EHLO name is better, and said."""
     name = ip_address(egress.address).reverse_pointer
-    value = f"{egress.hostname}."
+    value = f"{egress.hostname}." if egress.hostname else "a name that leads back to it"
     answer = answers.of("PTR", egress.address)
     hosts = [v.rstrip(".").casefold() for v in answer.values][:10]
     if answer.failed or not hosts:
@@ -77,5 +105,6 @@ def ptr(egress: Egress, answers: DnsAnswers) -> Record:
             return Record("PTR", "PTR", name, value, RecordState.UNKNOWN, "the lookup of its name failed")
         wrong = f"{egress.address} is called {shown(hosts)}, which does not resolve back to it"
         return Record("PTR", "PTR", name, value, RecordState.MISMATCH, wrong)
-    note = "" if egress.hostname.casefold() in confirmed else f"it is {confirmed[0]}; the EHLO name would be better"
+    named = not egress.hostname or egress.hostname.casefold() in confirmed
+    note = "" if named else f"it is {confirmed[0]}; the EHLO name would be better"
     return Record("PTR", "PTR", name, value, RecordState.MATCH, note)

@@ -133,7 +133,7 @@ class DaneLookup:
         while (base := next_candidate(expansion, asked)) is not None:
             answer = yield from self._answer(tlsa_name(base, port), "TLSA")
             answers.append(answer)
-            asked.append(_tlsa_answer(base, answer))
+            asked.append(tlsa_answer(base, answer))
         return self._kept_conclusion(question, answers) or _conclusion(expansion, next_hop, asked, self._strength)
 
     def _answer(self, name: str, kind: str) -> Steps[_Answer]:
@@ -157,7 +157,8 @@ def _same(one: object, other: object) -> bool:
     return one is other
 
 
-def _tlsa_answer(base: str, answer: _Answer) -> TlsaAnswer:
+def tlsa_answer(base: str, answer: _Answer) -> TlsaAnswer:
+    """What came of asking for the TLSA records of a base domain. Raises LookupFailed."""
     if isinstance(answer, NoSuchDomain):
         return TlsaAnswer(base, answer.secure, ())
     try:

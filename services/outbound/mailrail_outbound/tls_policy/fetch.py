@@ -5,10 +5,13 @@ bounded, and an address is judged when it is dialled, so that nobody has us ask 
 """
 
 import asyncio
+import contextlib
+import socket
 import ssl
 from collections import OrderedDict
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakSet
 
 from mailrail.core.mtasts.answer import FetchFailed, FetchTrouble, judge_answer
 from mailrail.core.mtasts.policy import BODY_LIMIT, Policy
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 _MOST_ADDRESSES: Final = 4  # of a host, dialled in one fetch
 _CONNECT_SECONDS: Final = 15.0  # TCP and the handshake, at one address
+_CLOSE_SECONDS: Final = 1.0  # until connections are left to themselves
 _MOST_HEADERS: Final = 64  # of 8 KiB each, as aiohttp reads them
 _MOST_KNOWN: Final = 10_000  # domains of which is known what came of their last fetch
 _REASON: Final = 300  # characters
@@ -64,6 +68,7 @@ class PolicyFetcher:
         # Hosts that never answered have half of the turns, so a domain that is well does not wait for silent ones.
         self._turns = LookupTurns(settings.fetches, settings.fetch_timeout)
         self._known: OrderedDict[str, NameHistory] = OrderedDict()
+        self._sockets: WeakSet[socket.socket] = WeakSet()
         self._under_way: dict[str, asyncio.Task[Policy | FetchFailed]] = {}
 
     async def fetch(self, domain: str) -> Policy | FetchFailed:
@@ -82,11 +87,21 @@ class PolicyFetcher:
             done.exception()  # or asyncio complains where nobody waits any more
 
     async def close(self) -> None:
-        """End what is under way."""
+        """End what is under way, and wait a moment for its connections: a TLS session ends with a last word."""
         tasks = list(self._under_way.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                while any(each.fileno() != -1 for each in self._sockets):  # noqa: ASYNC110 - no event tells of it
+                    await asyncio.sleep(0.005)
+
+    def _socket(self, info: tuple[Any, ...]) -> socket.socket:
+        """For aiohttp, which does not say when a connection is closed."""
+        made = socket.socket(*info[:3])
+        self._sockets.add(made)
+        return made
 
     async def _in_turn(self, domain: str) -> Policy | FetchFailed:
         history = self._known.get(domain, NameHistory.NEW)
@@ -149,7 +164,9 @@ class PolicyFetcher:
         import aiohttp  # 9 MiB, which a process that fetches nothing need not hold
 
         url = f"https://[{address}]:{self._port}" if ":" in address else f"https://{address}:{self._port}"
-        connector = aiohttp.TCPConnector(ssl=self._context or policy_context(), force_close=True)
+        connector = aiohttp.TCPConnector(
+            ssl=self._context or policy_context(), force_close=True, socket_factory=self._socket
+        )
         timeout = aiohttp.ClientTimeout(total=self._seconds, sock_connect=_CONNECT_SECONDS)
         # The address is in the URL and the name in SNI, Host and certificate: no other look-up decides who is dialled.
         headers = {"Host": host, "Accept": "text/plain", "Accept-Encoding": "identity", "User-Agent": "mailrail"}
