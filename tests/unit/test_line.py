@@ -78,6 +78,26 @@ def test_who_is_new_and_who_comes_again_alternate_and_who_wants_more_goes_last()
     assert [lines.take() for _ in range(12)] == list("euavdwbzcxyz")
 
 
+def test_of_those_who_are_new_who_waits_for_what_is_newest_has_every_other_turn() -> None:
+    lines = Lines[str]()
+    for name, time in (("a", 1.0), ("b", 9.0), ("c", 3.0), ("d", 2.0)):
+        lines.add(name, Need.NEW, time)
+    lines.add("d", Need.NEW, 8.0)  # for something newer, too: its wait goes on
+    lines.add("c", Need.NEW, 0.0)
+    assert len(lines) == 4
+    assert [lines.take() for _ in range(4)] == ["b", "a", "d", "c"]
+
+
+def test_whose_turn_came_to_nothing_waits_for_the_same_still() -> None:
+    lines = Lines[str]()
+    for name, time in (("a", 1.0), ("b", 3.0), ("c", 2.0)):
+        lines.add(name, Need.NEW, time)
+    assert lines.take() == "b"
+    lines.add("b", Need.NEW, 3.0)  # it came again meanwhile
+    lines.put_back("b", Need.NEW, 3.0)
+    assert [lines.take() for _ in range(3)] == ["b", "c", "a"]
+
+
 def test_whose_turn_came_to_nothing_stands_first_in_its_line() -> None:
     for need in Need:
         lines = Lines[str]()

@@ -65,6 +65,9 @@ class DatedLine(Generic[T]):
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def __contains__(self, one: T) -> bool:
+        return one in self._waiting
+
     def __iter__(self) -> Iterator[T]:
         """As they came; who leaves meanwhile disturbs nothing."""
         return iter(list(self._waiting))
@@ -81,6 +84,11 @@ class DatedLine(Generic[T]):
         if at is not None and at[0] < time:
             del self._by_time[bisect_left(self._by_time, at)]
             self.add(one, time)  # a key keeps its place in an OrderedDict
+
+    def put_back(self, one: T, time: float) -> None:
+        """Stand before all others, for something of this `time`: its turn came to nothing."""
+        self.add(one, time)
+        self._waiting.move_to_end(one, last=False)
 
     def discard(self, one: T) -> None:
         """Leave the line."""
@@ -110,12 +118,12 @@ class Need(IntEnum):
 class Lines(Generic[T]):
     """A line for each need: NEW and AGAIN have turns in alternation, and MORE has those that neither wants.
 
-    Among the NEW, the one that came last has every other turn (`Line`): who has been served before and comes again does
-    not take it. AGAIN and MORE are served in order.
+    Among the NEW, who waits for what is newest has every other turn (`DatedLine`), beginning with the first: who has
+    been served before and comes again does not take it. AGAIN and MORE are served in order.
     """
 
     def __init__(self) -> None:
-        self._new = Line[T]()
+        self._new = DatedLine[T]()
         self._again: OrderedDict[T, None] = OrderedDict()
         self._more: OrderedDict[T, None] = OrderedDict()
         self._again_next = False
@@ -123,17 +131,22 @@ class Lines(Generic[T]):
     def __len__(self) -> int:
         return len(self._new) + len(self._again) + len(self._more)
 
-    def add(self, one: T, need: Need) -> None:
-        """Stand in line. Who stands there with another need stands in both, and leaves each by a turn of its own."""
+    def add(self, one: T, need: Need, time: float = 0.0) -> None:
+        """Stand in line, for something of this `time`; who stands there already keeps its place, and the newest counts.
+        Who stands there with another need stands in both, and leaves each by a turn of its own."""
         if need is Need.NEW:
-            self._new.add(one)
+            if one in self._new:
+                self._new.renew(one, time)
+            else:
+                self._new.add(one, time)
         else:
             (self._again if need is Need.AGAIN else self._more)[one] = None
 
-    def put_back(self, one: T, need: Need) -> None:
+    def put_back(self, one: T, need: Need, time: float = 0.0) -> None:
         """Stand before all others of the line: its turn came to nothing."""
         if need is Need.NEW:
-            self._new.put_back(one)
+            self._new.discard(one)
+            self._new.put_back(one, time)
         else:
             line = self._again if need is Need.AGAIN else self._more
             line[one] = None

@@ -160,6 +160,7 @@ class Outbound(Worker):
             return
         progress = DeliveryInProgress(delivery, self._loop.time(), self._go_on)
         self._running[token] = progress
+        self._pool.credit.add(delivery.standing, delivery.held)
         progress.steps = self._attempt(progress)
         self._go_on(progress)
 
@@ -282,6 +283,7 @@ class Outbound(Worker):
     def _finish(self, progress: "DeliveryInProgress", reports: list[RecipientReport]) -> None:
         delivery = progress.delivery
         del self._running[delivery.lease.token]
+        self._pool.credit.discard(delivery.standing, delivery.held)
         seconds = self._loop.time() - progress.clock
         metrics.SECONDS.observe(seconds)
         kind = progress.transport.kind

@@ -15,6 +15,7 @@ from functools import lru_cache
 import grpc
 
 from mailrail.core.delivery.outcome import Outcome, Scope, Verdict
+from mailrail.core.delivery.shares import SiteStanding
 from mailrail.core.ids import history_of
 from mailrail.core.outbound.envelope import Envelope, EnvelopeRecipient
 from mailrail.core.revision.revision import ObjectRef, Otherwise, Security, TlsMinimum, TlsProof, Unanswered
@@ -80,6 +81,11 @@ _PROOFS = {
     TlsProof.DANE: lease_pb2.Security.PROOF_DANE,
     TlsProof.MTA_STS: lease_pb2.Security.PROOF_MTASTS,
     TlsProof.PKIX: lease_pb2.Security.PROOF_PKIX,
+}
+_STANDINGS = {
+    lease_pb2.SITE_STANDING_UNPROVEN: SiteStanding.UNPROVEN,
+    lease_pb2.SITE_STANDING_SLOW: SiteStanding.SLOW,
+    lease_pb2.SITE_STANDING_QUICK: SiteStanding.QUICK,
 }
 _OUTCOMES = {
     Result.DELIVERED: types_pb2.OUTCOME_DELIVERED,
@@ -549,6 +555,7 @@ class _Link:
             _LINES[envelope.whole_lines][envelope.undotted],
             purpose=_PURPOSES.get(envelope.purpose, _MAIL),
             demanded=demanded_of(wire.security) if wire.HasField("security") else NOTHING,
+            standing=_STANDINGS.get(wire.standing),  # one of a later release is as none
         )
 
     async def fetch(self, token: int, message_id: bytes, offset: int) -> AsyncGenerator[bytes]:

@@ -17,6 +17,7 @@ from mailrail.core.outbound.envelope import (
     form_for,
     plan,
 )
+from mailrail.core.outbound.give_back import Held
 from mailrail.core.outbound.host_failover import HostFailover
 from mailrail.core.outbound.learned import Offered
 from mailrail.core.outbound.tls_answers import tls_is_gone, tls_refused
@@ -292,6 +293,12 @@ class HostJob(PoolJob):
     def mail_began(self) -> float:
         """See pool.PoolJob."""
         return began(self._attempt.delivery.message_id)
+
+    @property
+    def held(self) -> Held:
+        """See pool.PoolJob."""
+        delivery = self._attempt.delivery
+        return Held(delivery.standing, delivery.held, bool(self._attempt.seen))
 
     def end_waiting(self, seconds: float) -> None:
         """See pool.PoolJob."""

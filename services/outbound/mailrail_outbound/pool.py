@@ -18,13 +18,15 @@ that RFC 5321 4.5.3.2 gives them.
 """
 
 import asyncio
-import heapq
 import itertools
 import ssl
 from collections import deque
+from functools import partial
+from typing import NamedTuple
 
-from mailrail.core.delivery.shares import QUICK, QUICK_SECONDS, SLOW, UNPROVEN, UNPROVEN_PART, SiteStanding, standing_of
+from mailrail.core.delivery.shares import QUICK, QUICK_SECONDS, SLOW, UNPROVEN, SiteStanding, standing_of
 from mailrail.core.line import DatedLine
+from mailrail.core.outbound.give_back import BACK, BACK_OCTETS, CreditHeld, Held, who_goes_back
 from mailrail.core.outbound.targets import ConnectionKey
 from mailrail.core.smtp.answer import Answer, Stage, Trouble
 from mailrail.core.tlspolicy.resumption import SessionCache
@@ -39,8 +41,6 @@ from mailrail_outbound.tls import SESSION_READS
 _LOOK_AT_WAITING = 15.0  # seconds between looks at those that wait
 _LOOK_AT_OPEN = 0.5  # seconds between looks at how long connections have not been answered
 _LOOK_AT_FIRST = 0.25  # the same, while first connections wait
-_CROWD = 0.9  # part of what deliveries to unproven addresses may hold, from which those that wait longest go back
-_BACK = 50.0  # of them a second: each costs the queue some 0.5 ms
 _SILENCE = frozenset({Trouble.UNREACHABLE, Trouble.TIMEOUT})  # of an address, whatever name led to it
 _FEWER_FOR = 60.0  # seconds that a destination's refusal of further connections or messages is respected
 
@@ -60,11 +60,26 @@ class PoolJob(Job):
         """Unix seconds at which its message began; where there is none, the job itself."""
         raise NotImplementedError
 
+    @property
+    def held(self) -> Held | None:
+        """What its delivery holds of the queue's credit; None: it is of no delivery."""
+        return None
+
     def end_without_session(self, answer: Answer, connection: ClientConnection | None) -> None:
         """No connection came about."""
 
     def end_waiting(self, seconds: float) -> None:
         """None was free for so long."""
+
+
+class _Waiter(NamedTuple):
+    """A job that may go back to the queue (give_back.Waiter)."""
+
+    job: PoolJob
+    counts_for: SiteStanding
+    octets: int
+    address: SiteStanding
+    since: float
 
 
 class _Destination:
@@ -112,6 +127,8 @@ class Pool:
         self._dials: set[asyncio.Task[None]] = set()
         self._tls_sessions = SessionCache[ssl.SSLSession](settings.tls_sessions, reads=SESSION_READS)
         self._servers = ServerAddresses(settings.connections)
+        self.credit = CreditHeld(settings.capacity, settings.held_octets)
+        """What deliveries in progress hold of it, whatever they wait for; who begins and ends them keeps it."""
         self._closing = False
         self._gave_back = 0.0
         self._looks_at_open: asyncio.TimerHandle | None = None
@@ -477,25 +494,36 @@ class Pool:
             connection.give_way(seconds)
 
     def _give_back(self, now: float) -> None:
-        """Where deliveries to addresses of which nothing is known wait in such numbers that the queue has no credit for
-        another, those that wait longest go back, a few at a time: a site that is new has its first delivery soon."""
-        most = int(min(1.0, now - self._gave_back) * _BACK)
+        """Where so many deliveries are in progress that the queue has no credit for others of their standing, some of
+        those that wait go back, a few at a time: a site that is new has its first delivery soon."""
+        seconds = min(1.0, now - self._gave_back)
+        most = int(seconds * BACK)
         if not most:
             return
         self._gave_back = now
-        crowd = int(self._settings.capacity * UNPROVEN_PART * _CROWD)
-        if self.waiting < crowd:
+        if not self.credit.may_be_crowded:
             return
-        unproven = [
-            job
-            for destination in self._destinations.values()
-            for job in itertools.islice(destination.waiting, destination.connecting, None)
-            if job.waits_since is not None and self.standing(job) is UNPROVEN
+        credit = self.credit.copy()
+        waiting: list[tuple[PoolJob, Held, SiteStanding, float]] = []
+        for destination in self._destinations.values():
+            for job in itertools.islice(destination.waiting, destination.connecting, None):
+                held, since = job.held, job.waits_since
+                if held is None or since is None:
+                    continue
+                counts_for = held.after(now - since, partial(self.standing, job))
+                if counts_for is not held.standing:
+                    credit.discard(held.standing, held.octets)
+                    credit.add(counts_for, held.octets)
+                if counts_for is not None and not held.begun:
+                    waiting.append((job, held, counts_for, since))
+        if not credit.is_crowded:
+            return
+        waiters = [
+            _Waiter(job, counts_for, held.octets, self.standing(job), since) for job, held, counts_for, since in waiting
         ]
-        most = min(most, len(unproven) - crowd + 1)
-        for job in heapq.nsmallest(most, unproven, key=lambda job: job.waits_since or 0.0):
-            if self.withdraw(job):
-                self._end_waiting(job, now - (job.waits_since or now))
+        for one in who_goes_back(credit, waiters, now=now, most=most, octets=seconds * BACK_OCTETS):
+            if self.withdraw(one.job):
+                self._end_waiting(one.job, now - one.since)
 
     # --- what connections tell ---------------------------------------------------------------------------------------
 

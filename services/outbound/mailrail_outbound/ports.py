@@ -6,6 +6,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from mailrail.core.delivery.outcome import Scope, Verdict
+from mailrail.core.delivery.shares import SiteStanding
 from mailrail.core.outbound.envelope import Envelope, EnvelopeRecipient
 from mailrail.core.revision.revision import ObjectRef, TlsProof
 from mailrail.core.route import LackingTransport
@@ -87,6 +88,8 @@ class Delivery:
     purpose: Purpose = Purpose.MAIL
     demanded: Demanded = NOTHING
     """What the configuration demands of the security of its way."""
+    standing: SiteStanding | None = None
+    """What it counts for in the credit that the queue has; None: the queue does not say."""
 
     @property
     def held(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from mailrail.core.delivery.shares import SiteStanding
 from mailrail.core.ids import message_id
 from mailrail.kit import lookup_turns
 from mailrail.sink import Sink
@@ -228,6 +229,50 @@ async def test_where_a_crowd_waits_for_an_unknown_address_those_that_wait_longes
         results = [(await result(each)).result for each in waiting]
         assert results.count(Result.NOT_ATTEMPTED) == 1, "beside the two that are dialled, 17 are no crowd"
         assert results.count(Result.DELIVERED) == 19
+
+
+@pytest.mark.parametrize("standing", [SiteStanding.UNPROVEN, SiteStanding.SLOW])
+async def test_the_first_mail_to_a_new_site_has_room_while_a_backlog_waits_for_a_tarpit_that_greets_SHD_03(
+    net: Net, standing: SiteStanding
+) -> None:
+    tarpit = await net.tarpit("220 hi", MAIL=Hang())
+    new = await net.healthy("new.test")
+    async with net.bench(capacity=40, connections_per_destination=2) as bench:
+        made = [
+            bench.delivery(None, domain=domain, standing=standing)
+            for domain in net.domains(20, tarpit.host)  # all that sites of such a standing may hold
+        ]
+        waiting = [bench.begin(delivery) for delivery in made]
+        await eventually(lambda: any(each.done() for each in waiting))  # only now the queue may hand on another
+        first = bench.begin(bench.delivery(None, domain="new.test", standing=SiteStanding.UNPROVEN))
+        assert (await result(first)).result is Result.DELIVERED
+        assert len(new.messages) == 1
+        await eventually(lambda: sum(each.done() for each in waiting) == 3)
+        for each in waiting:
+            if each.done():
+                found = await result(each)
+                assert (found.result, found.dialled, found.site_failure) == (Result.NOT_ATTEMPTED, False, False)
+        assert bench.pool.waiting == 15
+
+
+async def test_mail_of_which_a_part_is_done_stays_where_a_crowd_waits(net: Net) -> None:
+    """To give it back would count as an attempt."""
+    greeting = Held("220 at last")
+    peer = await net.tarpit(greeting)
+    refusing = loopback_address()
+    for i in range(20):
+        net._dns.add(f"d{i}.test", "MX", f"10 dead{i}.test.", f"20 mx{i}.test.")
+        net._dns.add(f"dead{i}.test", "A", refusing)
+        net._dns.add(f"mx{i}.test", "A", peer.host)
+    async with net.bench(capacity=40) as bench:
+        waiting = begin(bench, *(f"d{i}.test" for i in range(20)))
+        await eventually(lambda: bench.pool.waiting == 20)
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        await eventually(lambda: loop.time() > now + 1.0)  # several looks
+        assert not any(each.done() for each in waiting)
+        greeting.release.set()
+        assert {(await result(each)).result for each in waiting} == {Result.DELIVERED}
 
 
 async def test_who_has_the_final_dot_is_never_broken_off_for_others_SOUT_20(net: Net) -> None:

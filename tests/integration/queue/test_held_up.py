@@ -36,6 +36,7 @@ async def test_due_mail_to_sites_that_never_answer_leaves_room_for_healthy_mail_
         await store(ingress, [f"tarpit{n}.example" for n in range(300) for _ in range(3)])  # nobody delivers: due
         outbound = await q.outbound(credit=100)
         await eventually(outbound.has(50))
+        assert {each.standing for each in outbound.deliveries} == {lease_pb2.SITE_STANDING_UNPROVEN}
         await eventually(lambda: any(q.queue.worklist.parked))
         for n in range(20):
             before = len(outbound.deliveries)
@@ -43,6 +44,7 @@ async def test_due_mail_to_sites_that_never_answer_leaves_room_for_healthy_mail_
             await eventually(outbound.has(before + 1))
             delivery = outbound.deliveries[-1]
             assert delivery.domain == "well.example"
+            assert delivery.standing == lease_pb2.SITE_STANDING_QUICK
             outbound.finish(delivery)
         assert await q.one(LEASED + " AND site <> 'domain:well.example'") <= 60, "leased is what can be sent"
 
@@ -71,7 +73,7 @@ async def test_sites_that_wait_for_a_share_have_every_other_turn_beside_those_th
         outbound = await q.outbound(credit=20)
         await eventually(lambda: any(q.queue.worklist.parked))
         done = 0
-        while done < 2 * 60 + 10:
+        while done < 2 * 60 + 40:  # some of those that had their turn wait for credit, where there are turns again
             await store(ingress, [f"new{done}-{n}.example" for n in range(3)])
             await eventually(lambda: len(outbound.deliveries) > done)  # noqa: B023
             # None is proven by its result, so the share stays what it is.

@@ -39,6 +39,17 @@ def test_new_sites_have_turns_as_they_came_and_the_one_that_came_last_every_othe
     assert due.worklist.unpark(UNPROVEN, 2) == [due.keys[1]]
 
 
+def test_a_new_site_with_the_newest_mail_has_every_other_turn_whenever_it_was_found() -> None:
+    due = Due("a.example", "b.example", "c.example", "d.example")
+    due.worklist.own(dict.fromkeys(range(256), 1))
+    due.worklist.add_stored({(3, due.keys[1]): 2000.0})
+    due.worklist.note(3, due.keys[2], 1000.0)
+    due.park()
+    assert due.worklist.unpark(UNPROVEN, 1) == due.keys[1:2]
+    due.worklist.add_stored({(3, due.keys[0]): 1500.0, (3, due.keys[3]): 500.0})  # they keep their places
+    assert due.worklist.unpark(UNPROVEN, 3) == [due.keys[0], due.keys[2], due.keys[3]]
+
+
 def test_of_sites_that_had_a_delivery_those_that_waited_longest_have_their_turn_first() -> None:
     due = Due("a.example", "b.example", "c.example")
     for key in due.keys:

@@ -13,11 +13,12 @@ import asyncio
 import math
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import psycopg
 
+from mailrail.core.ids import began
 from mailrail.kit import log
 from mailrail.kit.postgres import settle
 from mailrail.kit.server_watch import SILENT_AFTER
@@ -73,8 +74,9 @@ class Worklist(Protocol):
     def ownership(self) -> Ownership:
         """The shards of this process."""
 
-    def add_stored(self, where: set[tuple[int, str]]) -> None:
-        """Recipients were stored due in these (shard, site)."""
+    def add_stored(self, where: Mapping[tuple[int, str], float]) -> None:
+        """Recipients were stored due in these (shard, site). With each is when the newest of their messages began (Unix
+        seconds)."""
 
 
 class GroupCommit:
@@ -403,8 +405,8 @@ class GroupCommit:
         if leased:
             deferrals = [Deferral(r.id, r.message_id, r.token, 1, 0.0, None) for r in leased.values()]
             rows = await result_store.defer(connection, deferrals)
-            back = [leased[row[0]] for row in rows]
-            self._worklist.add_stored({(new.shard, new.site) for new in back})
+            back = sorted((leased[row[0]] for row in rows), key=lambda new: new.message_id)  # by time: the newest last
+            self._worklist.add_stored({(new.shard, new.site): began(new.message_id) for new in back})
 
     async def _refuse_over_limit(self, connection: Connection, router: Router, limited: list[PreparedCommit]) -> None:
         """Count what accounts with limits send, under a lock that ends with this transaction (ACC-08)."""
@@ -433,7 +435,7 @@ class GroupCommit:
     ) -> None:
         """After the commit: answer the callers and hand the deliveries of born leased recipients to the dispatcher."""
         deadline = before + self._settings.lease_seconds
-        due: set[tuple[int, str]] = set()
+        due: dict[tuple[int, str], float] = {}
         origins: list[int] = []
         born = waiting = held = later = 0
         for one in (*refused, *chosen):
@@ -451,7 +453,8 @@ class GroupCommit:
                     later += 1
                 else:
                     waiting += 1
-                    due.add((new.shard, new.site))
+                    where = new.shard, new.site
+                    due[where] = max(due.get(where, 0.0), began(one.pending.id))
             origins.append(one.recipients[0].origin)
             for delivery in one.deliveries:
                 if len(owned) < len(one.recipients):

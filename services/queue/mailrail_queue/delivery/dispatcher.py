@@ -30,7 +30,7 @@ from mailrail.core.delivery.shares import (
     standing_of,
 )
 from mailrail.core.delivery.window import LIMIT, SiteWindow
-from mailrail.core.ids import history_of
+from mailrail.core.ids import began, history_of
 from mailrail.core.line import Lines, Need
 from mailrail.core.revision.revision import Transport
 from mailrail.core.route.site import SiteKind
@@ -346,6 +346,8 @@ class Dispatcher:
         self._pending[standing] += 1
         self._pending_octets[standing] += delivery.size
         (site.older if older else site.pending).append(delivery)
+        if standing is UNPROVEN:
+            site.mail_began = max(site.mail_began, began(delivery.message_id))
         site.used = self.clock()
         self._enqueue(site)
 
@@ -526,7 +528,7 @@ class Dispatcher:
     def _starve(self, site: SiteState) -> None:
         if site.starved is not site.standing or site.need is not Need.MORE:  # by now it may have nothing
             site.starved = site.standing
-            self._starved[site.standing].add(site, site.need)
+            self._starved[site.standing].add(site, site.need, site.mail_began)
 
     def _pump_site(self, site: SiteState, now: float, most: int = 0) -> int:
         """Hand on what may go of a site, or give it back. `most`: it is its turn among those that wait for credit, and

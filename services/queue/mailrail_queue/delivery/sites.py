@@ -96,6 +96,9 @@ class SiteState:
     timed: bool = False
     """It waits for its transport's rate."""
     used: float = 0.0
+    mail_began: float = 0.0
+    """Unix seconds at which the newest message began that is known to have waited here while the site was unproven; of
+    mail that was found in the database, when it was due. 0.0: none is known."""
     claimed: bool = False
     """This owner has the right to probe it (design 4, Attempt)."""
     order: tuple[Stream, ...] = ()

@@ -2,10 +2,15 @@
 
 import asyncio
 
-from mailrail.core.delivery.shares import StreamCredit
+from mailrail.core.delivery.shares import SiteStanding, StreamCredit
 from mailrail.pb.queue.v1 import lease_pb2
 from mailrail_queue.delivery.attempt import Delivery, DeliveryContent
 
+_STANDINGS = {
+    SiteStanding.UNPROVEN: lease_pb2.SITE_STANDING_UNPROVEN,
+    SiteStanding.SLOW: lease_pb2.SITE_STANDING_SLOW,
+    SiteStanding.QUICK: lease_pb2.SITE_STANDING_QUICK,
+}
 _ACKNOWLEDGE_WITHIN = 0.05
 """Seconds until outbound is told that results are written, unless another message goes out earlier."""
 
@@ -110,6 +115,7 @@ def _write_delivery(
         size=content.size,
         attempt=delivery.attempt,
         last_attempt=content.last_attempt,
+        standing=_STANDINGS[delivery.standing],
     )
     message.MergeFromString(delivery.plan.fields)
     message.envelope.MergeFromString(content.envelope)

@@ -55,7 +55,7 @@ class DueSites:
         for number, key, due in rows:
             counts[number] = counts.get(number, 0) + 1
             latest[number] = (due, key)
-            worklist.note(number, key)
+            worklist.note(number, key, due)
         for number, count in counts.items():
             # A full answer goes on from its end at the next look; else begin anew.
             if count >= _PER_SHARD and worklist.cursors.get(number) == 1.0:

@@ -5,7 +5,7 @@ The list is in memory only. A restart loses nothing: the scheduler finds due wor
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mailrail.core.delivery.shares import SiteStanding
 from mailrail.core.line import Lines, Need
@@ -47,12 +47,13 @@ class Worklist:
 
     # --- adding ---
 
-    def add_stored(self, where: set[tuple[int, str]]) -> None:
-        """Recipients were stored due in these (shard, site): look at ours, wake the owners of the others."""
+    def add_stored(self, where: Mapping[tuple[int, str], float]) -> None:
+        """Recipients were stored due in these (shard, site): look at ours, wake the owners of the others. With each is
+        when the newest of their messages began (Unix seconds)."""
         others: set[int] = set()
-        for number, key in where:
+        for (number, key), mail_began in where.items():
             if number in self.ownership.epochs:
-                self.note(number, key)
+                self.note(number, key, mail_began)
             else:
                 others.add(number)
         if others:
@@ -102,9 +103,11 @@ class Worklist:
         """The state of a site; a new one if the site was unknown."""
         return self._dispatcher.site_of_key(key, self._router())
 
-    def note(self, number: int, key: str) -> None:
-        """A site has due work in a shard of ours."""
+    def note(self, number: int, key: str, mail_began: float = 0.0) -> None:
+        """A site has due work in a shard of ours. `mail_began`: Unix seconds at which the newest of it began, or was
+        due, as far as that is known."""
         site = self.site(key)
+        site.mail_began = max(site.mail_began, mail_began)
         site.due.setdefault(number, False)
         self._take_turn(site)
 
@@ -116,7 +119,7 @@ class Worklist:
     def _take_turn(self, site: SiteState) -> bool:
         if site.parked is site.standing and not site.in_backoff(self._dispatcher.clock()):
             if site.need is not Need.MORE:  # it may have stood there for more until now
-                self.parked[site.standing].add(site, site.need)
+                self.parked[site.standing].add(site, site.need, site.mail_began)
             return False  # it keeps its place among those that wait
         site.parked = None
         self.turn.setdefault(site.key)
@@ -129,9 +132,9 @@ class Worklist:
         site.parked = site.standing
         waiting = self.parked[site.standing]
         if first:
-            waiting.put_back(site, site.need)
+            waiting.put_back(site, site.need, site.mail_began)
         else:
-            waiting.add(site, site.need)
+            waiting.add(site, site.need, site.mail_began)
 
     def unpark(self, standing: SiteStanding, most: int) -> list[str]:
         """So many sites of those that wait have their turn: their keys."""

@@ -20,6 +20,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _SiteStanding:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SiteStandingEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SiteStanding.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SITE_STANDING_UNSPECIFIED: _SiteStanding.ValueType  # 0
+    SITE_STANDING_UNPROVEN: _SiteStanding.ValueType  # 1
+    """it failed for the site's own trouble, or there was none"""
+    SITE_STANDING_SLOW: _SiteStanding.ValueType  # 2
+    """it was answered, after more than 10 s"""
+    SITE_STANDING_QUICK: _SiteStanding.ValueType  # 3
+
+class SiteStanding(_SiteStanding, metaclass=_SiteStandingEnumTypeWrapper):
+    """How the last delivery to a site went that was dialled (decision 29)."""
+
+SITE_STANDING_UNSPECIFIED: SiteStanding.ValueType  # 0
+SITE_STANDING_UNPROVEN: SiteStanding.ValueType  # 1
+"""it failed for the site's own trouble, or there was none"""
+SITE_STANDING_SLOW: SiteStanding.ValueType  # 2
+"""it was answered, after more than 10 s"""
+SITE_STANDING_QUICK: SiteStanding.ValueType  # 3
+Global___SiteStanding: _TypeAlias = SiteStanding  # noqa: Y015
+
 @_typing.final
 class LeaseRequest(_message.Message):
     """From outbound, batched."""
@@ -284,6 +308,7 @@ class Delivery(_message.Message):
     DIALLED_HOSTS_FIELD_NUMBER: _builtins.int
     LAST_ATTEMPT_FIELD_NUMBER: _builtins.int
     SECURITY_FIELD_NUMBER: _builtins.int
+    STANDING_FIELD_NUMBER: _builtins.int
     token: _builtins.int
     """fencing token of the lease"""
     message_id: _builtins.bytes
@@ -308,6 +333,10 @@ class Delivery(_message.Message):
     rule: _builtins.str
     reason: _builtins.str
     last_attempt: _builtins.bool
+    standing: Global___SiteStanding.ValueType
+    """What the delivery counts for in the credit that this process gave. Unspecified, by a queue of before: outbound goes by
+    what it knows of the address.
+    """
     @_builtins.property
     def transport(self) -> _types_pb2.ObjectRef:
         """absent = direct"""
@@ -354,10 +383,11 @@ class Delivery(_message.Message):
         dialled_hosts: _abc.Iterable[Global___DialledHost] | None = ...,
         last_attempt: _builtins.bool = ...,
         security: Global___Security | None = ...,
+        standing: Global___SiteStanding.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_body", b"_body", "_route", b"_route", "_rule_index", b"_rule_index", "_security", b"_security", "_transport", b"_transport", "body", b"body", "envelope", b"envelope", "route", b"route", "rule_index", b"rule_index", "security", b"security", "transport", b"transport"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_body", b"_body", "_route", b"_route", "_rule_index", b"_rule_index", "_security", b"_security", "_transport", b"_transport", "attempt", b"attempt", "body", b"body", "config_revision", b"config_revision", "dialled_hosts", b"dialled_hosts", "domain", b"domain", "envelope", b"envelope", "last_attempt", b"last_attempt", "message_id", b"message_id", "prefix", b"prefix", "reason", b"reason", "recipients", b"recipients", "remaining_seconds", b"remaining_seconds", "route", b"route", "rule", b"rule", "rule_index", b"rule_index", "security", b"security", "site", b"site", "size", b"size", "token", b"token", "transport", b"transport", "transport_digest", b"transport_digest"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_body", b"_body", "_route", b"_route", "_rule_index", b"_rule_index", "_security", b"_security", "_transport", b"_transport", "attempt", b"attempt", "body", b"body", "config_revision", b"config_revision", "dialled_hosts", b"dialled_hosts", "domain", b"domain", "envelope", b"envelope", "last_attempt", b"last_attempt", "message_id", b"message_id", "prefix", b"prefix", "reason", b"reason", "recipients", b"recipients", "remaining_seconds", b"remaining_seconds", "route", b"route", "rule", b"rule", "rule_index", b"rule_index", "security", b"security", "site", b"site", "size", b"size", "standing", b"standing", "token", b"token", "transport", b"transport", "transport_digest", b"transport_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__body: _TypeAlias = _typing.Literal["body"]  # noqa: Y015
     _WhichOneofArgType__body: _TypeAlias = _typing.Literal["_body", b"_body"]  # noqa: Y015
