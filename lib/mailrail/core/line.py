@@ -1,4 +1,4 @@
-"""A line for something that is short: every other turn is that of the one that came last.
+"""A line for something that is short: every other turn is that of the one that came last, or of the newest mail.
 
 First come, first served would let what is fresh stand behind all that waits for servers which do not answer; last come,
 first served would let somebody stand for ever.
