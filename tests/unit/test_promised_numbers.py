@@ -15,9 +15,11 @@ from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
 from mailrail.core.dkim.key import RSA_BITS
 from mailrail.core.dkim.sign import RSA_SIGNING_BITS
 from mailrail.core.dkim.verify import SIGNATURES_LIMIT
+from mailrail.core.dmarc.report import facts
 from mailrail.core.message.content_reader import LONGEST_LINE
 from mailrail.core.message.header import RECEIVED_LIMIT
 from mailrail.core.mtasts import cache, policy
+from mailrail.core.reports import addresses
 from mailrail.core.resources.transport import LmtpSpec
 from mailrail.core.revision.revision import GatewayLimits, RetrySchedule
 from mailrail.core.route.site import SHARDS
@@ -79,6 +81,8 @@ def rule(id: str) -> str:
         ("ACC-07", "waits for it, 5 s at most", 5, queue_stream.PATIENCE),
         ("ACC-09", "ask every 2 s", 2, server_watch.EVERY),
         ("ACC-09", "8 s without an answer", 8, server_watch.SILENT_AFTER),
+        ("DAGG-05", "at most 100 a row", 100, facts.SIGNATURES_LIMIT),
+        ("DAGG-11", "up to our limit (CHOICE 10)", 10, addresses.DESTINATIONS_LIMIT),
         ("ACC-09", "refused 451 after 10 s", 10, batches._REFUSE_AFTER),
         ("SHD-01", "256 shards", 256, SHARDS),
         ("SHD-02", "looks for due work every second", 1, QUEUE.look_seconds),
