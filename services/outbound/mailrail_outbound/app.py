@@ -554,13 +554,15 @@ class Outbound(Worker):
     def _learn(self, recorder: DomainRecorder, attempt: Attempt, offered: Offered) -> None:
         """A session showed what is worth knowing of the domains that its mail goes to (RTLS-29)."""
         delivery, hop = attempt.delivery, attempt.hop
+        name, lately = hop.name, recorder.lately
         if hop.by_mx:
-            recorder.learn(delivery.domain, hop.name, offered)
+            if lately.get((delivery.domain, name)) != offered:
+                recorder.learn(delivery.domain, name, offered)
             return
         for one in delivery.recipients[:_LEARNED_AT_ONCE]:
-            domain = one.address.rpartition("@")[2].lower()
-            if domain.isascii():
-                recorder.learn(domain, hop.name, offered)
+            domain = one.address.rpartition("@")[2]
+            if lately.get((domain, name)) != offered and domain.isascii():
+                recorder.learn(domain.lower(), name, offered)
 
     def _policy_changed(self, delivery: Delivery, before: DomainSts) -> Steps[bool | None]:
         """Whether the domain has another policy by now; None: that is not known."""

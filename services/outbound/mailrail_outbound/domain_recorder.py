@@ -42,8 +42,8 @@ class DomainRecorder:
         self._database = database
         self._learned = LearnedDomains(_KNOWN, _WAITING)
         self._sessions = SessionCounts(_WAITING, MOST_OF_ZONE // 4)
-        self._lately: dict[tuple[str, str], Offered] = {}
-        """What was noted since the last write, which most mail would only note once more."""
+        self.lately: dict[tuple[str, str], Offered] = {}
+        """What was learned since the last write, by domain and transport: most mail shows the same once more."""
         self._dropped = [0, 0]  # as counted so far
         self._rows = 0  # of `tlsrpt`, when they were counted last, and what was added since
         self._log = log.get_logger()
@@ -51,13 +51,10 @@ class DomainRecorder:
 
     def learn(self, domain: str, transport: str, offered: Offered) -> None:
         """A session for mail to a domain, by a transport (`namespace/name`; empty: direct), has shown this."""
-        key = (domain, transport)
-        if self._lately.get(key) == offered:
-            return
         if self._learned.note(domain, transport, offered, clock.now()):
-            if len(self._lately) >= _WAITING:
-                self._lately.clear()
-            self._lately[key] = offered
+            if len(self.lately) >= _WAITING:
+                self.lately.clear()
+            self.lately[domain, transport] = offered
 
     def report(self, sessions: Iterable[ReportedSession]) -> None:
         """A session is to be told in TLS reports as this."""
@@ -69,7 +66,7 @@ class DomainRecorder:
         """Write and sweep until cancelled."""
         sweep_at = clock.now()
         while True:
-            self._lately.clear()
+            self.lately.clear()
             try:
                 if clock.now() >= sweep_at:
                     await self._sweep()

@@ -260,9 +260,11 @@ class HostJob(PoolJob):
             self._refused_after = transaction.earlier if refused_as_used else 0
             rest = [(i, answer) for i, answer in zip(indexes, answers, strict=True) if i not in fresh]
             indexes, decided = tuple(i for i, _ in rest), [answer for _, answer in rest]
-        if decided and (decided[0].accepted or any(answer.accepted for answer in decided)):
+        failover = self._attempt.failover
+        before = failover.accepted
+        again = failover.record_answers(indexes, decided, passes_dsn=made.dsn)
+        if failover.accepted != before:
             self._taken.number += 1
-        again = self._attempt.failover.record_answers(indexes, decided, passes_dsn=made.dsn)
         for i in indexes:
             self._note(i, connection)
         if not again and len(indexes) == len(self._pending):

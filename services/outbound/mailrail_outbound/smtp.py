@@ -815,7 +815,7 @@ class ClientConnection(asyncio.Protocol):
             data = self._tls.outgoing()
             parts = [data] if data else []
         if parts and self._transport is not None and not self._transport.is_closing():
-            if any(len(part) > _JOINED for part in parts):
+            if max(map(len, parts)) > _JOINED:
                 self._transport.writelines(parts)
             else:
                 self._transport.write(b"".join(parts))

@@ -50,6 +50,7 @@ class Recorder:
     """In place of the outbox."""
 
     told: list[ReportedSession] = field(default_factory=list)
+    lately: dict[tuple[str, str], Offered] = field(default_factory=dict)
 
     def report(self, sessions: Iterable[ReportedSession]) -> None:
         self.told += sessions

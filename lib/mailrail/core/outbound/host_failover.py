@@ -57,11 +57,13 @@ def verdict_on(answer: Answer, *, hop: HopKind, passes_dsn: bool = False, every_
 class HostFailover:
     """The recipients 0..n-1 of one delivery, and what the hosts said of each so far."""
 
-    __slots__ = ("_greeted", "_open", "hop", "settled")
+    __slots__ = ("_greeted", "_open", "accepted", "hop", "settled")
 
     def __init__(self, recipients: int, *, hop: HopKind) -> None:
         self.hop = hop
         self.settled: dict[int, RecipientVerdict] = {}
+        self.accepted = 0
+        """Answers so far by which a host took the message."""
         self._open: dict[int, list[Answer]] = {i: [] for i in range(recipients)}  # with what they were answered so far
         self._greeted: list[Answer] = []  # how each host that let no session begin refused
 
@@ -121,7 +123,10 @@ class HostFailover:
     def _one(self, i: int, answer: Answer, passes_dsn: bool) -> None:
         reply = answer.reply
         before = self._open[i]
-        if answer.accepted or answer.uncertain or answer.trouble in OUR_OWN:
+        if answer.accepted:
+            self.accepted += 1
+            self._settle(i, answer, passes_dsn)
+        elif answer.uncertain or answer.trouble in OUR_OWN:
             self._settle(i, answer, passes_dsn)
         elif answer.trouble is None and reply is not None:
             temporary = reply.transient or (answer.stage is _RCPT and reply.code == 552)
