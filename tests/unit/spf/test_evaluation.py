@@ -190,6 +190,13 @@ def test_an_ipv4_address_in_ipv6_is_ipv4_SPF_12() -> None:
     assert check(table(at="v=spf1 ip6:::ffff:0:0/96 -all"), f"::ffff:{CLIENT}").result is SpfResult.FAIL
 
 
+def test_the_zone_of_a_link_local_address_does_not_count() -> None:
+    zone = table(at="v=spf1 ptr exists:%{i}.x.example.org ip6:fe80::/10 -all")
+    verdict = check(zone, "fe80::1%eth0")
+    assert (verdict.result, verdict.mechanism) == (SpfResult.PASS, "ip6:fe80::/10")
+    assert not any("%" in question.name for question in zone.asked)
+
+
 def test_exists_asks_for_ipv4_addresses_alone_SPF_12() -> None:
     zone = table(at="v=spf1 exists:six.example.org -all")
     zone.add("six.example.org", "AAAA", "2001:db8::1")
@@ -362,7 +369,11 @@ def test_no_record_and_no_name_makes_it_raise_or_ask_without_end(
                 return LookupAnswer(DnsOutcome.FOUND, (IPv6Address("2001:db8::1"),))
 
     identity = SpfIdentity(SpfScope.MAIL_FROM, local, data.draw(st.sampled_from(["example.org", domain])))
-    client = data.draw(st.sampled_from([ip_address("2001:db8::1"), ip_address(CLIENT), ip_address("::ffff:192.0.2.7")]))
+    client = data.draw(
+        st.sampled_from(
+            [ip_address("2001:db8::1"), ip_address(CLIENT), ip_address("::ffff:192.0.2.7"), ip_address("fe80::1%eth0")]
+        )
+    )
     verdict = answered(check_host(identity, client, helo), answer)
     assert len(asked) <= QUESTION_LIMIT
     texts = [verdict.reason, verdict.mechanism, verdict.record_domain, verdict.explanation, verdict.domain]
