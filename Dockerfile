@@ -42,6 +42,8 @@ LABEL org.opencontainers.image.title="Mailrail" \
 # A name for the default user: initdb of the Postgres for trying out asks for one, the services do not.
 RUN echo 'mailrail:x:10001:10001::/tmp:/usr/sbin/nologin' >> /etc/passwd && echo 'mailrail:x:10001:' >> /etc/group
 COPY --from=build /opt/mailrail /opt/mailrail
+# What programs in this image call for mail; docs/how-to/sendmail.md says how it is configured.
+RUN for name in sendmail mailq newaliases; do ln -s /opt/mailrail/bin/mailrail-sendmail "/usr/sbin/$name"; done
 ENV PATH=/opt/mailrail/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 USER 10001:10001
 WORKDIR /tmp

@@ -1,7 +1,7 @@
 """Hold the marks of docs/spec against code and tests; exit 1 and name every rule where they differ.
 
-A rule of standards.md and message-life.md is one line, `- SIN-02 MUST · ingress · built: ...`; a rule with clauses has
-one indented line for each of them, `  - SUB-02a MUST · ingress · built: ...`, and then only the clauses have marks:
+A rule of these pages is one line, `- SIN-02 MUST · ingress · built: ...`; a rule with clauses has one indented line for
+each of them, `  - SUB-02a MUST · ingress · built: ...`, and then only the clauses have marks:
 
 - built: code and a test cite it
 - built (test alone): it holds for the whole, so no one place in the code carries it out; a test cites it
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parent.parent
-PAGES: Final = ("docs/spec/standards.md", "docs/spec/message-life.md")
+PAGES: Final = ("docs/spec/standards.md", "docs/spec/message-life.md", "docs/spec/sendmail.md")
 CODE: Final = ("lib", "services", "operator", "proto", "deploy")
 NOT_READ: Final = ("lib/mailrail/pb/", "tests/unit/scripts/")
 """What is generated, and tests of this check."""

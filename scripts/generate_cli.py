@@ -29,6 +29,8 @@ answer is for people and may change. How services, people and pipelines find eac
 | 2 | the command itself is wrong: unknown option, bad address, bad settings of a service |
 | 3 | nobody answers: no local installation was found, or its services, the database or the DNS are out of reach |
 
+`mailrail sendmail` has those of sysexits.h instead: [its rules](../spec/sendmail.md) list them.
+
 ## Where it looks
 
 Without options it finds the installation of `mailrail local` in the user's data folder. `--state` (`MAILRAIL_STATE`)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from bench import alone, compare, hostile, instructions, proven, report, scale
+from bench import alone, compare, hostile, instructions, proven, report, scale, sendmail
 from bench.load import Load, Sink, counting_sink, own_sink, send, somewhere
 from bench.measure import cpu_ms, memory_mb, settle
 from bench.systems import DEAD_DOMAIN, SINK_DOMAIN, Also, Mailrail, System, idle_sessions, mailrail, postfix
@@ -63,7 +63,8 @@ def options(arguments: Sequence[str]) -> argparse.Namespace:
         prog="make bench ARGS='...'",
         description="Measure Mailrail against Postfix on this machine: all its cores, for some minutes.",
         epilog="Others, each with a --help of its own: `compare BASE [HEAD]` (two commits), `instructions BASE [HEAD]`,"
-        " `hostile` (slow sites and hostile clients), `scale` (backlogs, routes, connections, replicas).",
+        " `hostile` (slow sites and hostile clients), `scale` (backlogs, routes, connections, replicas),"
+        " `sendmail` (its start).",
     )
     parser.add_argument(
         "--only", action="append", choices=PARTS, help=f"measure only this part; may be repeated ({', '.join(PARTS)})"
@@ -302,7 +303,13 @@ def measure(chosen: argparse.Namespace, result: report.Result) -> None:
 
 def main() -> int:
     """Measure, print, write."""
-    others = {"compare": compare.main, "instructions": instructions.main, "hostile": hostile.main, "scale": scale.main}
+    others = {
+        "compare": compare.main,
+        "instructions": instructions.main,
+        "hostile": hostile.main,
+        "scale": scale.main,
+        "sendmail": sendmail.main,
+    }
     if sys.argv[1:2] and sys.argv[1] in others:
         return others[sys.argv[1]](sys.argv[2:])
     chosen = options(sys.argv[1:])

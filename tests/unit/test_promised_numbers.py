@@ -30,6 +30,9 @@ from mailrail.core.smtp.server import AUTH_LINE_LIMIT
 from mailrail.core.spf import evaluation as spf
 from mailrail.core.uncommitted import NEW_PART, SLACK, SOONER_PART
 from mailrail.kit import config_client, server_watch
+from mailrail.sendmail import flush as sendmail_flush
+from mailrail.sendmail import folder as sendmail_folder
+from mailrail.sendmail import settings as sendmail_settings
 from mailrail_config import store as config_store
 from mailrail_config.settings import ConfigSettings
 from mailrail_ingress import queue_stream
@@ -51,7 +54,11 @@ OUTBOUND = OutboundSettings()
 
 def rule(id: str) -> str:
     """The text of a rule or clause."""
-    lines = [line for page in ("message-life.md", "standards.md") for line in (PAGES / page).read_text().splitlines()]
+    lines = [
+        line
+        for page in ("message-life.md", "standards.md", "sendmail.md")
+        for line in (PAGES / page).read_text().splitlines()
+    ]
     (text,) = (line for line in lines if line.lstrip(" -").startswith(f"{id} "))
     return text
 
@@ -131,6 +138,12 @@ def rule(id: str) -> str:
         ("SPF-03", "first 10 names", 10, spf.HOST_LIMIT),
         ("SPF-04", "more than 2 void terms", 2, spf.SpfReceiver().void_limit),
         ("SPF-05", "limit ≥20 s", 20, spf.TIME_LIMIT),
+        ("SML-06", "a heartbeat of the last hour", HOUR, sendmail_folder.HEARTBEAT_SECONDS),
+        ("SML-08", "5 minutes, then twice as long", 5 * MINUTE, sendmail_flush.FIRST_DELAY),
+        ("SML-08", "at most 4 hours", 4 * HOUR, sendmail_flush.LONGEST_DELAY),
+        ("SML-08", "After 5 days", 5 * DAY, sendmail_flush.LIFETIME),
+        ("SML-12", "at most 100 MiB", 100 * MIB, sendmail_settings.INPUT_LIMIT),
+        ("SML-12", "within 4 minutes", 4 * MINUTE, sendmail_settings.TOTAL_SECONDS),
         ("STS-05", "timeout 60 s", 60, OUTBOUND.fetch_timeout),
         ("STS-05", "body limit 64 KiB", 64 * KIB, policy.BODY_LIMIT),
         ("STS-06", "max_age (≤31557600", 31_557_600, policy.MAX_AGE_LIMIT),

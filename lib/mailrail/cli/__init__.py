@@ -7,16 +7,28 @@ Exit status, the same everywhere:
         could not run
     2   the command itself is wrong: unknown option, bad address, bad settings of a service
     3   nobody answers: no local installation was found, its services or the DNS are out of reach
+
+`mailrail sendmail` has those of sysexits.h instead, as its callers expect.
 """
 
 import atexit
 import gc
+import os
 import sys
 
 
 def main() -> None:
     """Entry point of the `mailrail` command."""
     atexit.register(gc.freeze)  # no last look for garbage: whoever typed the command waits for it
+    if sys.argv[1:2] == ["sendmail"]:
+        # Its flags are those of sendmail, so nobody else reads them; and it starts without typer and rich (SML-11).
+        from mailrail.sendmail import main as sendmail
+
+        sys.exit(sendmail(sys.argv[2:], called="sendmail"))
+    if sys.platform != "win32" and os.getegid() != os.getgid():
+        # reference H16: rights that sendmail was given are for nothing else (SML-10).
+        print("mailrail: only `sendmail` may be installed setgid: run this command without", file=sys.stderr)
+        sys.exit(2)
     if len(sys.argv) == 3 and sys.argv[1] == "serve" and not sys.argv[2].startswith("-"):
         # A service process carries neither typer nor rich: they cost memory in every one of them.
         from mailrail.cli.serve import serve

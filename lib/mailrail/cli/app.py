@@ -239,6 +239,17 @@ def serve(
     raise typer.Exit(run_service(service))
 
 
+@app.command(
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+    add_help_option=False,
+)
+def sendmail(context: typer.Context) -> None:
+    """Send a message from standard input, as cron, PHP and git do; `mailrail sendmail --help` has its flags."""
+    from mailrail.sendmail import main as run_sendmail
+
+    raise typer.Exit(run_sendmail(context.args, called="sendmail"))
+
+
 app.command()(explain)
 app.command()(dnscheck)
 

@@ -8,7 +8,6 @@ What the peer presented is had from here too, whether or not OpenSSL verified it
 """
 
 import _ssl
-import hashlib
 import re
 import ssl
 import sys
@@ -20,6 +19,7 @@ from cryptography import x509
 
 from mailrail.core.dane.reading import UNREADABLE
 from mailrail.core.sasl.client import ChannelBinding
+from mailrail.core.sasl.end_point import end_point_binding
 from mailrail.core.smtp.tls import TlsFacts
 from mailrail.core.tlsrpt.result_type import NOT_YET_VALID, ResultType, TlsFault
 
@@ -209,19 +209,3 @@ def _not_after(der: bytes) -> float:
         return x509.load_der_x509_certificate(der).not_valid_after_utc.timestamp()
     except UNREADABLE:
         return 0.0
-
-
-@lru_cache(maxsize=256)
-def end_point_binding(der: bytes) -> ChannelBinding | None:
-    """RFC 5929 4.1: the hash of the certificate's signature, SHA-256 in place of MD5 and SHA-1."""
-    try:
-        algorithm = x509.load_der_x509_certificate(der).signature_hash_algorithm
-    except UNREADABLE:
-        return None
-    if algorithm is None:  # Ed25519 and the like use no single hash: RFC 5929 leaves the binding undefined
-        return None
-    name = "sha256" if algorithm.name in ("md5", "sha1") else algorithm.name
-    try:
-        return ChannelBinding("tls-server-end-point", hashlib.new(name, der).digest())
-    except ValueError:
-        return None

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from mailrail.core.revision.revision import TlsMode, Transport, TransportKind
+from mailrail.core.sasl.end_point import end_point_binding
 from mailrail.core.smtp.answer import Answer
 from mailrail.core.tlspolicy.decision import Requirement
 from mailrail.core.tlspolicy.facts import StsFacts, StsPolicy
@@ -15,7 +16,7 @@ from mailrail_outbound.dialling import Dialler, Host
 from mailrail_outbound.hops import DialPlan, NextHop
 from mailrail_outbound.ports import Delivery, RecipientReport, Result
 from mailrail_outbound.smtp import ClientConnection
-from mailrail_outbound.tls import TlsStream, client_context, end_point_binding, fault_of
+from mailrail_outbound.tls import TlsStream, client_context, fault_of
 
 from testkit.ca import Authority, Certificate
 from testkit.chains import issue

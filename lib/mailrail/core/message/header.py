@@ -237,8 +237,9 @@ def tokens(text: str) -> Iterator[tuple[str, str, int]]:
         raise HeaderError("a comment has no end")
 
 
-_TOKENS_LIMIT: Final = 32 * ADDRESSES_LIMIT
-"""Lexical tokens of one field of addresses: reading takes some microseconds each, and other clients wait meanwhile."""
+_TOKENS_AN_ADDRESS: Final = 32
+"""Lexical tokens of a field of addresses, by address that it may have: reading takes some microseconds each, and other
+clients wait meanwhile."""
 
 
 _WORDS: Final = frozenset({"atom", "quoted", "."})
@@ -247,10 +248,11 @@ _WORDS: Final = frozenset({"atom", "quoted", "."})
 class _Addresses:
     """A mailbox list with groups (RFC 5322 3.4, RFC 6854), read from tokens."""
 
-    def __init__(self, text: str, domain: str = "") -> None:
-        """`domain`: of the local parts that stand alone; empty: they are errors."""
-        self._tokens = list(islice(tokens(text), _TOKENS_LIMIT + 1))
-        if len(self._tokens) > _TOKENS_LIMIT:
+    def __init__(self, text: str, domain: str = "", most: int = ADDRESSES_LIMIT) -> None:
+        """`domain`: of the local parts that stand alone; empty: they are errors. `most`: addresses."""
+        limit = _TOKENS_AN_ADDRESS * most
+        self._tokens = list(islice(tokens(text), limit + 1))
+        if len(self._tokens) > limit:
             raise HeaderError("there are too many words")
         self._at = 0
         self._domain = domain
@@ -386,21 +388,22 @@ class MailboxList(NamedTuple):
     """The field's value with a domain put to each local part that had none; None: all had one."""
 
 
-def mailboxes(field: Field, domain: str = "") -> MailboxList:
+def mailboxes(field: Field, domain: str = "", *, most: int = ADDRESSES_LIMIT) -> MailboxList:
     """Every address of a field. Raises HeaderError, now or at a later address, when one cannot be read for certain or
-    there are too many. `domain`: of the local parts that stand alone; empty: they are errors."""
-    if len(field.value) > ADDRESSES_SIZE:
+    there are too many. `domain`: of the local parts that stand alone; empty: they are errors. `most`: addresses that
+    there may be; who reads the mail of its own user may allow more than who reads a stranger's."""
+    if len(field.value) > ADDRESSES_SIZE * most // ADDRESSES_LIMIT:
         raise HeaderError("the field is too long")
     text = unfolded(field.value)
     found: list[str | Address] = []
     bare: list[int] = []
     try:
-        strict = _Addresses(text, domain)
+        strict = _Addresses(text, domain, most)
         found += strict.read()
         bare = strict.bare
     except HeaderError:
         found += _loose_authors(text.rstrip("\r\n"))
-    if len(found) > ADDRESSES_LIMIT:
+    if len(found) > most:
         raise HeaderError("there are too many addresses")
     if not bare:
         return MailboxList(_parsed(found), None)

@@ -18,9 +18,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from scramp import ScramException
-from scramp.utils import saslprep
-
 MIN_ITERATIONS = 4096
 """RFC 7677 4: servers announce at least this many; fewer is a server, or someone between, that wants a weak proof."""
 MAX_ITERATIONS = 1_000_000
@@ -294,6 +291,10 @@ def _prepared(text: str) -> str:
     # SCR-06. What SASLprep forbids is taken as it is: some servers stored it so (reference E5).
     if text.isascii() and text.isprintable():
         return text
+    # Loaded only here: it takes longer than all else of a short command such as sendmail (SML-11).
+    from scramp import ScramException
+    from scramp.utils import saslprep
+
     try:
         return str(saslprep(text))
     except ScramException:

@@ -18,8 +18,6 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
 
-import idna
-
 LOCAL_PART_LIMIT: Final = 255
 """Octets. RFC 5321 4.5.3.1.1 asks for 64 (SIN-05); return paths that carry another address (VERP, SRS) are longer."""
 DOMAIN_LIMIT: Final = 255
@@ -117,6 +115,8 @@ def domain_to_ascii(text: str, *, utf8: bool = True, in_address: bool = False) -
         # idna takes time quadratic in the length of a label, so a stranger's text is cut off first.
         if len(text) > DOMAIN_LIMIT:
             raise AddressError("domain name is too long")
+        import idna  # its tables are large, and commands that live briefly seldom see such a name
+
         try:
             lowered = idna.encode(text, uts46=True).decode("ascii").lower()
         except (idna.IDNAError, UnicodeError) as error:

@@ -1,0 +1,7 @@
+"""`python -m mailrail.sendmail` is `mailrail-sendmail`."""
+
+import sys
+
+from mailrail.sendmail import main
+
+sys.exit(main())
