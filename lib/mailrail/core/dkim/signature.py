@@ -249,15 +249,15 @@ def _identity(found: Mapping[bytes, bytes], domain: str) -> tuple[str, str]:
 # --- DKIM-Signature -----------------------------------------------------------------------------------------------
 
 
-def read_dkim_signature(value: bytes, now: float) -> DkimSignature:
-    """The field whose value this is, received at `now` (Unix time). Raises SignatureError."""
+def read_dkim_signature(found: Mapping[bytes, bytes], now: float) -> DkimSignature:
+    """The field that has these tags, received at `now` (Unix time). Raises SignatureError."""
     try:
-        return _read(tags.read_tags(value), now)
+        return _read(found, now)
     except TagError as error:
         raise SignatureError(str(error)) from error
 
 
-def _read(found: dict[bytes, bytes], now: float) -> DkimSignature:
+def _read(found: Mapping[bytes, bytes], now: float) -> DkimSignature:
     # DKIM-04: the version, the required tags, and From among the fields that are signed.
     version = required(found, b"v")
     if version != b"1":
@@ -272,13 +272,8 @@ def _read(found: dict[bytes, bytes], now: float) -> DkimSignature:
     return DkimSignature(message, identity, identity_domain)
 
 
-def read_facts(value: bytes) -> SignatureFacts:
-    """What the field says of itself, even if it is not valid."""
-    found: Mapping[bytes, bytes]
-    try:
-        found = tags.read_tags(value)
-    except TagError as error:
-        found = error.before
+def read_facts(found: Mapping[bytes, bytes]) -> SignatureFacts:
+    """What these tags say, even if they are not valid."""
 
     def known(read: Callable[[], _T], otherwise: _T) -> _T:
         try:

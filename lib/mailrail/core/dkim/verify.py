@@ -22,6 +22,7 @@ from mailrail.core.dkim.signature import (
     read_dkim_signature,
     read_facts,
 )
+from mailrail.core.dkim.tags import TagError, read_tags
 from mailrail.core.lookups import Asking, DnsOutcome, DnsQuestion, LookupAnswer
 from mailrail.core.message.header import Field, Header
 
@@ -87,9 +88,13 @@ def find_signatures(header: Header, now: float) -> tuple[FoundSignature, ...]:
 
 
 def _judged(field: Field, now: float) -> FoundSignature:
-    facts = read_facts(field.value)
     try:
-        return FoundSignature(field, facts, read_dkim_signature(field.value, now))
+        found = read_tags(field.value)
+    except TagError as error:
+        return FoundSignature(field, read_facts(error.before), None, (DkimOutcome.PERMERROR, str(error)))
+    facts = read_facts(found)
+    try:
+        return FoundSignature(field, facts, read_dkim_signature(found, now))
     except ExpiredError as error:
         return FoundSignature(field, facts, None, (DkimOutcome.FAIL, str(error)))
     except SignatureError as error:
