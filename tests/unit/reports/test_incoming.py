@@ -79,6 +79,7 @@ def test_a_part_that_is_no_report_does_not_hide_the_one_that_is() -> None:
         (b"a:b\n" * 5000, "too many fields"),
         (b"x" * (MAIL_LIMIT + 1), "octets"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",  # octets make long names
 )
 def test_a_mail_without_a_report_is_refused_with_the_reason(carrying: bytes, reason: str) -> None:
     with pytest.raises(ReportError, match=reason):

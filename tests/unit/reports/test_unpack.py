@@ -67,6 +67,7 @@ def test_a_report_is_unpacked_however_it_is_packed(packed: bytes) -> None:
         (zipped(("a.xml", XML))[:-30], "zip is broken"),
         (b"PK\x03\x04", "zip is broken"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",  # octets make long names
 )
 def test_what_cannot_be_unpacked_is_refused_with_the_reason(packed: bytes, reason: str) -> None:
     with pytest.raises(ReportError, match=reason):

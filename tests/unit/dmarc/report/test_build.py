@@ -16,11 +16,11 @@ from mailrail.core.dkim.verify import DkimOutcome
 from mailrail.core.dmarc.report.build import ERROR_LIMIT, NAMESPACE, AggregateForm, AggregateHead, aggregate_report
 from mailrail.core.dmarc.report.facts import (
     SIGNATURES_LIMIT,
-    OverrideReason,
-    OverrideType,
+    ReasonType,
     ReportedDisposition,
     ReportedMessage,
     ReportedPolicy,
+    ReportedReason,
     ReportedSignature,
     ReportedSpf,
     SignatureAlignment,
@@ -53,7 +53,7 @@ def message(
     disposition: ReportedDisposition = NONE,
     asked: ReportedDisposition = NONE,
     aligned: bool = False,
-    reasons: Sequence[OverrideReason] = (),
+    reasons: Sequence[ReportedReason] = (),
     signatures: Sequence[ReportedSignature] = (),
     spf: ReportedSpf | None = None,
 ) -> ReportedMessage:
@@ -85,7 +85,7 @@ ROWS = [
         ),
         3,
     ),
-    (message("2001:db8::1", asked=REJECT, reasons=[OverrideReason(OverrideType.POLICY_TEST_MODE)]), 1),
+    (message("2001:db8::1", asked=REJECT, reasons=[ReportedReason(ReasonType.POLICY_TEST_MODE)]), 1),
     (message("::ffff:192.0.2.7", spf=ReportedSpf("helo.example", SpfResult.PASS, null_path=True)), 2),
 ]
 
@@ -225,7 +225,7 @@ def test_what_differs_from_what_the_policy_asks_has_a_reason_DAGG_04(
 
 
 def test_a_forwarder_s_message_fails_in_the_report_though_it_was_let_in_DAGG_04() -> None:
-    forwarded = [OverrideReason(OverrideType.TRUSTED_FORWARDER, "list\nof ours")]
+    forwarded = [ReportedReason(ReasonType.TRUSTED_FORWARDER, "list\nof ours")]
     xml = made([(message(asked=REJECT, reasons=forwarded), 1)])
     assert texts(xml, "record/row/policy_evaluated/disposition") == ["none"]
     assert texts(xml, "record/row/policy_evaluated/dkim") == ["fail"]
@@ -256,7 +256,7 @@ _messages = st.builds(
     header_from=_text,
     envelope_from=_text,
     envelope_to=_text,
-    reasons=st.lists(st.builds(OverrideReason, st.sampled_from(OverrideType), _text), max_size=2),
+    reasons=st.lists(st.builds(ReportedReason, st.sampled_from(ReasonType), _text), max_size=2),
     signatures=st.lists(
         st.builds(
             ReportedSignature,

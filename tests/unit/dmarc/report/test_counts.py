@@ -87,7 +87,7 @@ def test_the_order_of_records_follows_from_them_alone() -> None:
     assert len(list(first.rows(DAY, "example.com"))) == 35
 
 
-def test_what_finds_no_room_is_counted_and_one_zone_has_a_half_of_it() -> None:
+def test_what_finds_no_room_is_counted_and_one_zone_has_not_all_of_it() -> None:
     counts = MessageCounts(octets=100_000)
     for n in range(1000):
         policy = replace(POLICY, domain=f"{n % 3}.flood.example")
@@ -97,11 +97,11 @@ def test_what_finds_no_room_is_counted_and_one_zone_has_a_half_of_it() -> None:
     assert counts.messages(DAY, "example.com") == (1, 0)
     stored = [counts.messages(DAY, domain) for domain in counts.domains(DAY)]
     assert sum(told + dropped for told, dropped in stored) == 1001
-    assert counts.dropped == sum(dropped for _, dropped in stored) > 800
+    assert counts.dropped == sum(dropped for _, dropped in stored) > 600
 
 
 def test_what_is_counted_already_is_counted_on_without_room() -> None:
-    counts = MessageCounts(octets=6000)
+    counts = MessageCounts(octets=5000)
     for n in range(100):
         counts.add(DAY, POLICY, message(f"10.0.0.{n}"), seen=1)
     counts.add(DAY, POLICY, message("10.0.0.0"), seen=1)

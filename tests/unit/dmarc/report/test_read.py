@@ -210,6 +210,7 @@ def test_what_says_too_little_is_refused_with_the_reason(written: str, reason: s
         (b"<feedback><x:a/></feedback>", "unbound prefix"),
         (b" " * (BOUNDS.unpacked + 1), "octets"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "",  # octets make long names
 )
 def test_what_could_hurt_or_is_half_a_report_is_refused_DAGG_21(octets: bytes, reason: str) -> None:
     with pytest.raises(ReportError, match=reason):

@@ -12,11 +12,11 @@ from typing import Final
 from xml.sax.saxutils import escape
 
 from mailrail.core.dmarc.report.facts import (
-    OverrideReason,
-    OverrideType,
+    ReasonType,
     ReportedDisposition,
     ReportedMessage,
     ReportedPolicy,
+    ReportedReason,
     ReportedSpf,
 )
 from mailrail.core.reports.clean import clean
@@ -163,10 +163,10 @@ def _record(message: ReportedMessage, count: int, old: bool) -> str:
     )
 
 
-def _reason(reason: OverrideReason, old: bool) -> str:
+def _reason(reason: ReportedReason, old: bool) -> str:
     type, comment = reason.type.value, reason.comment
-    if old and reason.type is OverrideType.POLICY_TEST_MODE:  # which RFC 7489 does not know
-        type, comment = OverrideType.OTHER.value, comment or reason.type.value
+    if old and reason.type is ReasonType.POLICY_TEST_MODE:  # which RFC 7489 does not know
+        type, comment = ReasonType.OTHER.value, comment or reason.type.value
     return f"<reason>{_element('type', type)}{_optional('comment', comment)}</reason>"
 
 

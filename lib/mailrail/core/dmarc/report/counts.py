@@ -15,10 +15,10 @@ from typing import Final
 from mailrail.core.dmarc.report.facts import ReportedMessage, ReportedPolicy, decode, encode
 from mailrail.core.outbound.zone import zone_of
 
-_ROW_WEIGHT: Final = 170  # octets of a key with its place in a dictionary and its count
+_ROW_WEIGHT: Final = 130  # octets of a key with its place in a dictionary and its count
 _FACTS_WEIGHT: Final = 200  # octets of facts, besides their letters
 _DOMAIN_WEIGHT: Final = 2000  # octets of a policy domain without its rows
-_SHARE: Final = 2  # of what there is, one zone may have a half
+_SHARE: Final = 3 / 4  # of what there is, one zone may have so much
 
 
 @dataclass(slots=True)
@@ -34,7 +34,7 @@ class MessageCounts:
     """Bounded in memory; what found no room is counted."""
 
     def __init__(self, octets: int = 256 * 1024 * 1024) -> None:
-        """`octets`: of memory, about. One zone has a half of it."""
+        """`octets`: of memory, about. One zone has three quarters of it."""
         self._octets = octets
         self._days: dict[tuple[date, str], _DomainDay] = {}
         self._numbers: dict[bytes, int] = {}
@@ -96,7 +96,7 @@ class MessageCounts:
 
     def _room(self, zone: str, weight: int) -> bool:
         of_zone = self._zones.get(zone, 0) + weight
-        if self._weight + weight > self._octets or of_zone > self._octets // _SHARE:
+        if self._weight + weight > self._octets or of_zone > _SHARE * self._octets:
             return False
         self._weight += weight
         self._zones[zone] = of_zone

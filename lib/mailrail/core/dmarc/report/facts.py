@@ -34,7 +34,7 @@ class ReportedDisposition(StrEnum):
     REJECT = "reject"
 
 
-class OverrideType(StrEnum):
+class ReasonType(StrEnum):
     """Why what was done differs from what the policy asks."""
 
     LOCAL_POLICY = "local_policy"
@@ -74,10 +74,10 @@ class ReportedPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class OverrideReason:
+class ReportedReason:
     """`reason`."""
 
-    type: OverrideType
+    type: ReasonType
     comment: str = ""
 
 
@@ -119,7 +119,7 @@ class ReportedMessage:
     """Domain of MAIL FROM; empty: the null path."""
     envelope_to: str = ""
     """Domain of the recipient; empty: it is not told."""
-    reasons: tuple[OverrideReason, ...] = ()
+    reasons: tuple[ReportedReason, ...] = ()
     signatures: tuple[ReportedSignature, ...] = ()
     spf: ReportedSpf | None = None
     """None: there was no identity to check."""
@@ -135,7 +135,7 @@ def reported_message(
     header_from: str,
     envelope_from: str,
     envelope_to: str = "",
-    reasons: Iterable[OverrideReason] = (),
+    reasons: Iterable[ReportedReason] = (),
     signatures: Iterable[ReportedSignature] = (),
     spf: ReportedSpf | None = None,
 ) -> ReportedMessage:
@@ -145,9 +145,9 @@ def reported_message(
     the results before overrides. Where neither is, and what was done is not what was asked, there is a reason: without
     one of the caller's it is local policy.
     """
-    given = [OverrideReason(each.type, clean(each.comment, _WORDS_LIMIT)) for each in reasons][:REASONS_LIMIT]
+    given = [ReportedReason(each.type, clean(each.comment, _WORDS_LIMIT)) for each in reasons][:REASONS_LIMIT]
     if not given and not dkim_aligned and not spf_aligned and disposition is not asked:
-        given = [OverrideReason(OverrideType.LOCAL_POLICY)]
+        given = [ReportedReason(ReasonType.LOCAL_POLICY)]
     return ReportedMessage(
         source_ip=str(ip_address(plain_ip(source).packed)),  # without a zone of this machine (`fe80::1%eth0`)
         disposition=disposition,
@@ -220,7 +220,7 @@ def decode(source_ip: str, octets: bytes) -> ReportedMessage:
             str(header_from),
             str(envelope_from),
             str(envelope_to),
-            tuple(OverrideReason(OverrideType(type), str(comment)) for type, comment, *_ in reasons),
+            tuple(ReportedReason(ReasonType(type), str(comment)) for type, comment, *_ in reasons),
             tuple(
                 ReportedSignature(str(d), str(s), DkimOutcome(result), SignatureAlignment(alignment), str(human))
                 for d, s, result, alignment, human, *_ in signatures
