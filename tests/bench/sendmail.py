@@ -1,7 +1,7 @@
 """`python -m bench sendmail`: how long `mailrail-sendmail` takes to start, and to send, beside the bare interpreter.
 
 Each round runs all of them in turn, so what else the machine does weighs on all alike; the median is what is told.
-SML-11 promises the ratio of the first two rows. msmtp stands beside them where it is installed.
+SML-11b promises the ratio of the first two rows. msmtp stands beside them where it is installed.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from testkit.ca import Authority
 from testkit.next_hop import NextHop
 
 PROMISED = 8.0
-"""Times the start of the bare interpreter (SML-11)."""
+"""Times the start of the bare interpreter (SML-11b)."""
 MESSAGE = b"Subject: bench\n\nhello\n"
 
 
@@ -73,4 +73,4 @@ def measured(folder: Path, runs: int) -> list[str]:
     medians = {each: statistics.median(found) for each, found in seconds.items()}
     bare = medians["python -c pass"]
     rows = [f"{each:40} {median * 1000:7.1f} ms  {median / bare:5.1f} x" for each, median in medians.items()]
-    return [*rows, f"promised: at most {PROMISED:g} x, as far as its input (SML-11)"]
+    return [*rows, f"promised: at most {PROMISED:g} x, as far as its input (SML-11b)"]

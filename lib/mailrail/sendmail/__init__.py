@@ -2,7 +2,7 @@
 
 It reads a message, logs in at the configured server and hands the message over; what cannot be handed over now is kept
 in a folder. It is a command that lives for a second, so it loads neither the services' libraries nor those of the
-command line (SML-11); an import contract in pyproject.toml keeps it so. docs/spec/sendmail.md has its rules.
+command line (SML-11a); an import contract in pyproject.toml keeps it so. docs/spec/sendmail.md has its rules.
 """
 
 import sys

@@ -10,7 +10,6 @@ import os
 import signal
 import socket
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,9 +18,8 @@ from typing import IO, BinaryIO, Final
 
 from mailrail.core.smtp.address import Address
 from mailrail.core.smtp.parameters import RcptParameters
-from mailrail.core.tlspolicy.facts import Requirement
 from mailrail.sendmail.addresses import read_recipients, resolve
-from mailrail.sendmail.flags import HELP, Invocation, SendmailMode, read_flags, usage
+from mailrail.sendmail.flags import HELP, REQUIRED, WAIVED, Invocation, SendmailMode, read_flags, usage
 from mailrail.sendmail.folder import BadEnvelope, KeptEnvelope, KeptRecipient, QueueFolder, new_id
 from mailrail.sendmail.message import HeaderWishes, MessageFacts, pieces_of, read_message
 from mailrail.sendmail.outcome import Fate, RecipientFate, fate_of, worst
@@ -138,7 +136,7 @@ def _settings(call: Invocation, around: Surroundings) -> SubmissionSettings:
         _drop_group()
     requirement = call.tls_requirement
     if requirement is not None:
-        if requirement is Requirement.REQUIRED and settings.tls is SubmissionTls.NONE:
+        if requirement == REQUIRED and settings.tls is SubmissionTls.NONE:
             raise wrong(f"--tls-requirement required: {settings.source} says tls = none; write starttls or implicit")
         settings = replace(settings, tls_requirement=requirement)
     return settings
@@ -226,6 +224,8 @@ class Submitter:
                 f"the queue folder {self._folder.path} cannot be used: {error.strerror or error}. Give this user the"
                 " right to, or name another one with `queue` in the configuration",
             )
+        import tempfile
+
         return _Spool(id, tempfile.TemporaryFile(), trouble)
 
     def _drop(self, spool: _Spool) -> None:
@@ -254,7 +254,7 @@ class Submitter:
             message_id=f"<{spool.id}@{'localhost' if senders.author.is_literal else senders.author.domain}>",
             now=now,
             recipients=call.from_header,
-            waive_tls=settings.tls_requirement is Requirement.NO,
+            waive_tls=settings.tls_requirement == WAIVED,
             local_domains=frozenset({"localhost", "localhost.localdomain"}),
         )
         facts = read_message(
@@ -392,7 +392,7 @@ def _envelope(
         ret=call.ret,
         envid=call.envid,
         body=call.body.value if call.body is not None and not facts.eight_bit else None,
-        require_tls=settings.tls_requirement is Requirement.REQUIRED,
+        require_tls=settings.tls_requirement == REQUIRED,
         size=facts.size,
         eight_bit=facts.eight_bit,
         header_eight_bit=facts.header_eight_bit,

@@ -9,7 +9,6 @@ import os
 import re
 import socket
 import ssl
-import tempfile
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
@@ -430,6 +429,8 @@ def _fit(
     encoder = Reencoder(target, longest_line=LINE_LIMIT if shorten else None, keep_signed=True)
     message.seek(0)
     size, eight_bit = 0, False
+    import tempfile
+
     with tempfile.TemporaryFile() as fitted:
         while True:
             piece = message.read(_READ)

@@ -9,11 +9,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mailrail.core.smtp.parameters import BodyType, Notify, Return
-from mailrail.core.tlspolicy.facts import Requirement
 from mailrail.sendmail.status import ExitStatus, Stop
+
+if TYPE_CHECKING:
+    from mailrail.core.tlspolicy.facts import Requirement
+
+REQUIRED: Final = "required"
+WAIVED: Final = "no"
+"""What a message demands of TLS on its whole way, by the names of core/tlspolicy's Requirement."""
 
 
 class SendmailMode(StrEnum):
@@ -55,7 +61,7 @@ class Invocation:
     """-qTIME, in seconds."""
     heartbeat: bool = False
     """A flush that comes again by itself, from a timer: it keeps to the backoff and leaves a heartbeat."""
-    tls_requirement: Requirement | None = None
+    tls_requirement: "Requirement | None" = None
     install: str | None = None
     privileged: str = ""
     """The flag that a setgid command must not be given, if it was (SML-10)."""
@@ -313,10 +319,12 @@ def _errors(text: str, flag: str, found: dict[str, object]) -> None:
     found["quiet"] = text == "q"
 
 
-def read_requirement(text: str) -> Requirement:
+def read_requirement(text: str) -> "Requirement":
     """What a message demands of TLS on its whole way (RFC 8689). Raises ValueError with what to write."""
+    from mailrail.core.tlspolicy.facts import Requirement
+
     word = text.strip().lower()
-    if word not in (Requirement.REQUIRED, Requirement.NO):
+    if word not in (REQUIRED, WAIVED):
         raise ValueError("write required or no")
     return Requirement(word)
 

@@ -14,7 +14,6 @@ time, so names sort by age. All of it is for its owner alone.
 
 import contextlib
 import errno
-import json
 import os
 import re
 import stat
@@ -200,6 +199,8 @@ class QueueFolder:
         (self.waiting / f"{id}.eml").unlink(missing_ok=True)
 
     def _write_envelope(self, envelope: KeptEnvelope, where: Path) -> None:
+        import json
+
         text = json.dumps(asdict(envelope), ensure_ascii=True).encode() + b"\n"
         new = self._tmp / f"{envelope.id}.json"
         step("write envelope")
@@ -285,6 +286,8 @@ def read_envelope(octets: bytes, id: str) -> KeptEnvelope:
     """An envelope out of its file. Raises BadEnvelope."""
     if len(octets) > ENVELOPE_LIMIT:
         raise BadEnvelope(f"the envelope of {id} is too large")
+    import json
+
     try:
         found = json.loads(octets)
         if not isinstance(found, dict) or found.get("format") != FORMAT:

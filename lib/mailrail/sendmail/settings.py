@@ -13,13 +13,15 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mailrail.core.sasl.client import Mechanism
 from mailrail.core.smtp.address import Address, AddressError, domain_to_ascii, is_ip_address, parse_address
-from mailrail.core.tlspolicy.facts import Requirement
-from mailrail.sendmail.flags import read_requirement
+from mailrail.sendmail.flags import REQUIRED, read_requirement
 from mailrail.sendmail.status import ExitStatus, Stop
+
+if TYPE_CHECKING:
+    from mailrail.core.tlspolicy.facts import Requirement
 
 PREFIX: Final = "MAILRAIL_SENDMAIL_"
 SYSTEM_FILE: Final = Path("/etc/mailrail/sendmail.toml")
@@ -86,7 +88,7 @@ class SubmissionSettings:
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Local name in lower case → where its mail goes."""
     default_destination: str = ""
-    tls_requirement: Requirement | None = None
+    tls_requirement: "Requirement | None" = None
     queue: Path = Path()
     hello: str = ""
     """Our name in EHLO; empty: this machine's."""
@@ -377,7 +379,7 @@ def read(values: Mapping[str, Any], source: str, around: Surroundings) -> Submis
     if login and tls is SubmissionTls.NONE:  # SML-04: no AUTH without TLS, on no network
         raise wrong(f"{source} has a login and tls = none: write implicit or starttls, or take the login out")
     requirement = _requirement(of)
-    if requirement is Requirement.REQUIRED and tls is SubmissionTls.NONE:
+    if requirement == REQUIRED and tls is SubmissionTls.NONE:
         raise of.wrong("tls_requirement", "cannot be required where tls is none: write starttls or implicit")
     return SubmissionSettings(
         server=server,
@@ -462,7 +464,7 @@ def _mechanism(of: _Values) -> Mechanism | None:
         raise of.wrong("mechanism", f"is one of {', '.join(Mechanism)}") from None
 
 
-def _requirement(of: _Values) -> Requirement | None:
+def _requirement(of: _Values) -> "Requirement | None":
     text = of.text("tls_requirement")
     try:
         return read_requirement(text) if text else None

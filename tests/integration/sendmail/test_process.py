@@ -21,7 +21,7 @@ def hop() -> Iterator[NextHop]:
 
 
 @pytest.mark.parametrize("called", ["mailrail.sendmail", "mailrail.cli"])
-def test_a_message_goes_without_the_heavy_libraries_SML_11(tmp_path: Path, hop: NextHop, called: str) -> None:
+def test_a_message_goes_without_the_heavy_libraries_SML_11a(tmp_path: Path, hop: NextHop, called: str) -> None:
     sendmail = Sendmail(tmp_path, server="127.0.0.1", port=hop.port, tls="none", sender="ada@home.test")
     words = "['mailrail', 'sendmail', 'bob@away.test']" if called == "mailrail.cli" else "['sendmail', 'bob@away.test']"
     code = (
@@ -35,7 +35,7 @@ def test_a_message_goes_without_the_heavy_libraries_SML_11(tmp_path: Path, hop: 
     assert len(hop) == 1
 
 
-def test_scramp_is_loaded_for_a_password_that_needs_it_alone_SML_11() -> None:
+def test_scramp_is_loaded_for_a_password_that_needs_it_alone_SML_11a() -> None:
     code = (
         "import sys\n"
         "from mailrail.core.sasl.client import *\n"
