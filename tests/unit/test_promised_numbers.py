@@ -15,6 +15,7 @@ from mailrail.core.delivery.judge import INTERRUPTIONS_FORGIVEN
 from mailrail.core.dkim.key import RSA_BITS
 from mailrail.core.dkim.sign import RSA_SIGNING_BITS
 from mailrail.core.dkim.verify import SIGNATURES_LIMIT
+from mailrail.core.dmarc import authors, walk
 from mailrail.core.dmarc.report import facts
 from mailrail.core.message.content_reader import LONGEST_LINE
 from mailrail.core.message.header import RECEIVED_LIMIT
@@ -144,6 +145,8 @@ def rule(id: str) -> str:
         ("SML-08", "After 5 days", 5 * DAY, sendmail_flush.LIFETIME),
         ("SML-12", "at most 100 MiB", 100 * MIB, sendmail_settings.INPUT_LIMIT),
         ("SML-12", "within 4 minutes", 4 * MINUTE, sendmail_settings.TOTAL_SECONDS),
+        ("DMRC-01", "at most 10", 10, authors.AUTHORS_LIMIT),
+        ("DMRC-05", "≤8 queries", 8, walk.QUERIES_LIMIT),
         ("STS-05", "timeout 60 s", 60, OUTBOUND.fetch_timeout),
         ("STS-05", "body limit 64 KiB", 64 * KIB, policy.BODY_LIMIT),
         ("STS-06", "max_age (≤31557600", 31_557_600, policy.MAX_AGE_LIMIT),

@@ -14,7 +14,7 @@ from mailrail.core.authres.write import auth_result, dkim_result, dmarc_result, 
 
 WHOLE = [
     spf_result("pass", mail_from="<ann@example.org>", comment="192.0.2.1 is permitted"),
-    dkim_result("pass", domain="example.org", selector="s1", algorithm="rsa-sha256", signature="RNB1nVFh+/=="),
+    dkim_result("pass", domain="example.org", selector="s1", algorithm="rsa-sha256", signature="RNB1nVF/"),
     dkim_result("fail", domain="bücher.example", selector="s2", comment="body hash did not verify"),
     dmarc_result("pass", author="example.org", policy="reject"),
 ]
@@ -31,7 +31,7 @@ def test_the_whole_field_is_as_the_grammar_says_AR_03() -> None:
         "Authentication-Results: mx.example.org;",
         "\tspf=pass (192.0.2.1 is permitted) smtp.mailfrom=ann@example.org;",
         "\tdkim=pass header.d=example.org header.s=s1 header.a=rsa-sha256",
-        "\theader.b=RNB1nVFh;",
+        '\theader.b="RNB1nVF/";',
         "\tdkim=fail (body hash did not verify) header.d=xn--bcher-kva.example",
         "\theader.s=s2;",
         "\tdmarc=pass header.from=example.org policy.dmarc=reject",

@@ -19,8 +19,6 @@ _VALUE_LIMIT: Final = 480
 """Characters of a value: quoted it may take twice as many, and a line has at most 998 (RFC 5322 2.1.1)."""
 _TEXT_LIMIT: Final = 200
 """Characters of a reason or comment."""
-_SIGNATURE_START: Final = 8
-"""Characters of b= that tell signatures apart (RFC 6008 4)."""
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`{|}~-]+")  # RFC 2045 5.1
 # An address that every reader ends at the same place: no `=`, `/` or `?`, which are no part of tokens.
@@ -101,8 +99,8 @@ def spf_result(result: str, *, mail_from: str = "", helo: str = "", comment: str
 def dkim_result(
     result: str, *, domain: str = "", selector: str = "", algorithm: str = "", signature: str = "", comment: str = ""
 ) -> MethodResult:
-    """One DKIM signature: its d=, s=, a= and the start of its b=, which tells it from others (RFC 6008)."""
-    values = (("d", _domain(domain)), ("s", selector), ("a", algorithm), ("b", signature[:_SIGNATURE_START]))
+    """One DKIM signature: its d=, s=, a=, and of its b= as much as tells it from others (RFC 6008 4)."""
+    values = (("d", _domain(domain)), ("s", _domain(selector)), ("a", algorithm), ("b", signature))
     properties = tuple(ResultProperty("header", name, value) for name, value in values if value)
     return MethodResult("dkim", result, properties, comment=comment)
 
@@ -118,7 +116,7 @@ def dmarc_result(result: str, *, author: str, policy: str = "", comment: str = "
 
 def auth_result(result: str, login: str) -> MethodResult:
     """SMTP AUTH (RFC 8601 2.7.4): who logged in."""
-    return MethodResult("auth", result, (ResultProperty("smtp", "auth", login),))
+    return MethodResult("auth", result, (ResultProperty("smtp", "auth", _mailbox(login) if "@" in login else login),))
 
 
 def _mailbox(text: str) -> str:
