@@ -14,7 +14,7 @@ KEY = rsa_key().public_key()
 TEXT = write_key_record(KEY)
 
 
-@pytest.mark.parametrize("key", [rsa_key(), ed25519_key()])
+@pytest.mark.parametrize("key", [rsa_key(), ed25519_key()], ids=["RSA", "Ed25519"])
 def test_the_record_that_we_name_stands_however_it_is_spaced(key: object) -> None:
     public = key.public_key()  # type: ignore[attr-defined]
     for text in (write_key_record(public), write_key_record(public).replace("; ", " ;\t") + ";"):
@@ -45,6 +45,7 @@ def test_a_dns_that_does_not_answer_says_nothing() -> None:
         (published(rsa_key(), "h=sha1; "), "SHA-256"),
         (TEXT[:300], "is not valid"),
     ],
+    ids=["RSA", "Ed25519", "revoked", "SPF", "tested", "other service", "other hash", "cut off"],
 )
 def test_a_record_that_verifiers_will_not_use_is_wrong(record: str, wrong: str) -> None:
     found = find_published(NAME, KEY, txt(record))
