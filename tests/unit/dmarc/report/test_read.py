@@ -7,8 +7,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mailrail.core.dmarc.report import read as reading
 from mailrail.core.dmarc.report.build import AggregateForm
-from mailrail.core.dmarc.report.read import DEPTH_LIMIT, RECORDS_LIMIT, TOKEN_LIMIT, ReceivedAggregate, read_aggregate
+from mailrail.core.dmarc.report.read import DEPTH_LIMIT, TOKEN_LIMIT, ReceivedAggregate, read_aggregate
 from mailrail.core.reports.incoming import ReportKind, carried_report, plain_report
 from mailrail.core.reports.unpack import BOUNDS, ReportError
 
@@ -222,12 +223,18 @@ def test_an_entity_of_a_document_type_elsewhere_is_never_fetched_and_stands_for_
     assert read(HEAD.replace(">Rep<", ">Rep&secret;<") + RECORD, root).organization == "Rep"
 
 
-def test_records_and_results_are_bounded_DAGG_21() -> None:
-    many = "<record><row><source_ip>::1</source_ip><count>1</count></row></record>" * (RECORDS_LIMIT + 2)
-    report = read(HEAD + many)
-    assert (len(report.records), report.rejected) == (RECORDS_LIMIT, 2)
-    (record,) = read(HEAD + RECORD.replace("<spf><domain>", "<dkim/>" * 500 + "<spf><domain>")).records
-    assert len(record.signatures) == 100
+def test_records_and_results_are_bounded_DAGG_21(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "RECORDS_LIMIT", 20)
+    monkeypatch.setattr(reading, "_ALL_RESULTS_LIMIT", 1500)
+    least = "<record><row><source_ip>::1</source_ip><count>1</count></row></record>"
+    report = read(HEAD + least * 22)
+    assert (len(report.records), report.rejected) == (20, 2)
+    assert "more than 20 records" in report.why[0]
+    signed = f"<record>{ROW}<auth_results>{'<dkim/>' * 500}</auth_results></record>"
+    report = read(HEAD + signed * 17)
+    assert {len(record.signatures) for record in report.records} == {100}
+    assert (len(report.records), report.rejected) == (14, 3)  # each has a reason, too
+    assert "more than 1500 results" in report.why[0]
 
 
 def test_a_text_is_one_bounded_line() -> None:

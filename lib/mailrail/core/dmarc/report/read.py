@@ -30,6 +30,8 @@ RECORDS_LIMIT: Final = 100_000
 TOKEN_LIMIT: Final = 256 * 1024
 """Octets of one tag, comment or the like."""
 _RESULTS_LIMIT: Final = 100  # signatures of a record, and SPF results, and reasons
+_ALL_RESULTS_LIMIT: Final = 500_000
+"""Of a report. Each takes more memory than the octets that make it."""
 _ERRORS_LIMIT: Final = 10
 _WHY_LIMIT: Final = 10
 _TEXT_KEPT: Final = 2000  # characters, before they are cleaned and cut
@@ -224,6 +226,7 @@ class _Document:
         """The reason, signature or SPF result that is open."""
         self._lists: dict[str, list[dict[str, str]]] = {}
         self._records: list[ReceivedRecord] = []
+        self._results = 0
         self._rejected = 0
         self._why: list[str] = []
         self._same: dict[str, str] = {}
@@ -310,6 +313,9 @@ class _Document:
         try:
             if len(self._records) >= RECORDS_LIMIT:
                 raise ReportError(f"it has more than {RECORDS_LIMIT} records; the others are not read")
+            self._results += sum(map(len, lists.values()))
+            if self._results > _ALL_RESULTS_LIMIT:
+                raise ReportError(f"it has more than {_ALL_RESULTS_LIMIT} results; records beyond them are not read")
             self._records.append(self._read_record(record, lists))
         except ReportError as error:
             self._rejected += 1
