@@ -27,7 +27,8 @@ def of_kind(when: str, given: str) -> list[Any]:
 
 
 def test_each_case_is_of_a_kind_that_is_tested() -> None:
-    """But dmarc-rep-22, which is about sending, and dmarc-rep-44, a gigabyte of gzip: tests of `reports` have it."""
+    """But dmarc-rep-22, which is about sending, and dmarc-rep-44, a gigabyte of gzip: tests of `reports` have it. Where
+    reports go is in test_recipients.py."""
     known = [
         ("find the addresses for an aggregate report", "dns"),
         ("run both for ten days", "ours"),
