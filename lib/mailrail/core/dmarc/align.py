@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from mailrail.core.dmarc.discovery import Discoverer, Organization
-from mailrail.core.dmarc.facts import PASS, TEMPERROR, DkimFact, SpfFact
+from mailrail.core.dmarc.facts import PASS, TEMPERROR, DkimFact, SpfFact, ascii_domain
 from mailrail.core.dmarc.record import Alignment, DmarcRecord
 from mailrail.core.dmarc.walk import is_at_or_below, together
 from mailrail.core.lookups import Asking
-from mailrail.core.smtp.address import AddressError, domain_to_ascii
 
 WALKS_LIMIT: Final = 20
 """Domains below an author's organization that are looked up for one author; what others sign with is not aligned."""
@@ -30,6 +29,8 @@ class IdentifierCheck:
     domain: str
     """Lower-case A-labels; empty if it is no domain name."""
     selector: str = ""
+    reason: str = ""
+    """Of the result, in words for people."""
     aligned: bool | None = False
     """Whether it belongs to the author domain. None: unknown, since the DNS did not answer, or since it did not matter
     for what did not pass."""
@@ -67,8 +68,8 @@ def check_alignment(
 ) -> Asking[Aligned]:
     """Compare each identifier with the author domain. `organization`: that of the author, if it is known."""
     checks = [
-        IdentifierCheck("spf", spf.result, ascii_domain(spf.domain)),
-        *(IdentifierCheck("dkim", one.result, ascii_domain(one.domain), one.selector) for one in dkim),
+        IdentifierCheck("spf", spf.result, ascii_domain(spf.domain), reason=spf.reason),
+        *(IdentifierCheck("dkim", one.result, ascii_domain(one.domain), one.selector, one.reason) for one in dkim),
     ]
     related = {check.domain for check in checks if _is_relaxed(check, record) and _are_related(check.domain, author)}
     wanted = list(dict.fromkeys(check.domain for check in checks if check.domain in related and _matters(check)))
@@ -96,14 +97,6 @@ def check_alignment(
         return None if theirs is None else theirs == organization
 
     return Aligned(tuple(replace(check, aligned=aligned(check)) for check in checks), organization)
-
-
-def ascii_domain(text: str) -> str:
-    """A domain as it is compared: lower-case A-labels (DMRC-11); empty for what is no domain name."""
-    try:
-        return domain_to_ascii(text.removesuffix("."), in_address=True)
-    except AddressError:
-        return ""
 
 
 def passing(checks: Iterable[IdentifierCheck], method: str) -> bool:

@@ -10,9 +10,8 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Final
 
-from mailrail.core.dmarc.align import ascii_domain
 from mailrail.core.dmarc.evaluate import DmarcEvaluation, DmarcResult, DmarcVerdict
-from mailrail.core.dmarc.facts import NO_ARC, PASS, ArcFact
+from mailrail.core.dmarc.facts import NO_ARC, PASS, ArcFact, ascii_domain
 from mailrail.core.dmarc.record import DmarcPolicy
 from mailrail.core.dmarc.report.facts import ReasonType, ReportedReason
 from mailrail.core.dmarc.walk import is_at_or_below
@@ -123,8 +122,12 @@ def _is_vouched_for(arc: ArcFact, trusted: Collection[str]) -> bool:
 
 def _arc_comment(arc: ArcFact) -> str:
     """What RFC 8617 7.2.2 wants of a report."""
-    sets = (f"as[{one.instance}].d={one.sealer} as[{one.instance}].s={one.selector}" for one in arc.sets)
-    return " ".join(["arc=pass", *list(sets)[:_ARC_SETS_SHOWN]])
+    words = ["arc=pass"]
+    for one in arc.sets[:_ARC_SETS_SHOWN]:
+        words.append(f"as[{one.instance}].d={one.sealer}")
+        if one.selector:
+            words.append(f"as[{one.instance}].s={one.selector}")
+    return " ".join(words)
 
 
 def _refusal(verdict: DmarcVerdict) -> Reply:

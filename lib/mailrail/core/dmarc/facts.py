@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from typing import Final
 
+from mailrail.core.authres.results import ResultsField
+from mailrail.core.smtp.address import AddressError, domain_to_ascii
+
 PASS: Final = "pass"  # noqa: S105 - no password
 FAIL: Final = "fail"
 TEMPERROR: Final = "temperror"
@@ -15,6 +18,8 @@ class SpfFact:
     result: str
     domain: str
     """That was checked: of MAIL FROM, or for a null reverse-path the HELO name (SPF-10); empty: there was none."""
+    reason: str = ""
+    """Why, in words for people; for reports."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,8 @@ class DkimFact:
     """d=, as it is written."""
     selector: str = ""
     """s=."""
+    reason: str = ""
+    """As above."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +55,26 @@ class ArcFact:
     """none, pass or fail."""
     sets: tuple[SealFact, ...] = ()
     """Newest first."""
+
+
+def sealed_dmarc(findings: ResultsField | None, author: str) -> str:
+    """What the Authentication-Results of an ARC set say of DMARC for an author domain in lower-case A-labels, as a
+    `SealFact` has it. Of several results one that is no pass counts, since anybody below may have written the others.
+    """
+    results = [
+        result.result
+        for result in (findings.results if findings is not None else ())
+        if result.method == "dmarc" and ascii_domain(result.value("header", "from") or "") == author
+    ]
+    return next((result for result in results if result != PASS), results[0] if results else "")
+
+
+def ascii_domain(text: str) -> str:
+    """A domain as it is compared: lower-case A-labels (DMRC-11); empty for what is no domain name."""
+    try:
+        return domain_to_ascii(text.removesuffix("."), in_address=True)
+    except AddressError:
+        return ""
 
 
 NO_SPF: Final = SpfFact("none", "")

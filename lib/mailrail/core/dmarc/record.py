@@ -84,8 +84,8 @@ class DmarcRecord:
     """URIs for aggregate reports as they are written; `core.reports.addresses` reads them."""
     ruf: tuple[str, ...] = ()
     """The same for failure reports."""
-    fo: str = "0"
-    """When failure reports are wanted."""
+    fo: str = ""
+    """When failure reports are wanted; empty: the tag lacks, which means 0."""
     ri: int | None = None
     """Seconds between reports, as RFC 7489 had it; what comes of it is decided where reports are scheduled."""
     unusable: str = ""
@@ -93,13 +93,6 @@ class DmarcRecord:
     still counts in a walk."""
     faults: tuple[str, ...] = ()
     """What is wrong in it, in plain words, for people; each has been mended by a default."""
-
-    def published(self) -> dict[str, str]:
-        """The tags that a report repeats of it (RFC 9990 3.1.1.3), as they are in force."""
-        tags = {"p": self.p, "sp": self.sp, "np": self.np, "adkim": self.adkim, "aspf": self.aspf, "fo": self.fo}
-        return {name: str(value) for name, value in tags.items() if value is not None} | {
-            "testing": "y" if self.testing else "n"
-        }
 
 
 def record_name(domain: str) -> str:
@@ -192,11 +185,13 @@ def _uris(tags: Mapping[str, str], name: str, faults: list[str]) -> tuple[str, .
 
 
 def _failures(tags: Mapping[str, str], faults: list[str]) -> str:
-    value = tags.get("fo", "0").lower()
+    if "fo" not in tags:
+        return ""
+    value = tags["fo"].lower()
     options = [option.strip(" \t") for option in value.split(":")]
     if len(set(options)) < len(options) or not set(options) <= {"0", "1", "d", "s"} or {"0", "1"} <= set(options):
         faults.append(f"fo={_shown(value)} is not valid")
-        return "0"
+        return ""
     return ":".join(options)
 
 

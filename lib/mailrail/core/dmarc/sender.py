@@ -2,9 +2,8 @@
 
 from collections.abc import Iterable
 
-from mailrail.core.dmarc.align import ascii_domain
 from mailrail.core.dmarc.evaluate import DmarcResult, DmarcVerdict
-from mailrail.core.dmarc.facts import FAIL, PASS, DkimFact, SpfFact
+from mailrail.core.dmarc.facts import FAIL, PASS, DkimFact, SpfFact, ascii_domain
 from mailrail.core.dmarc.walk import is_at_or_below
 from mailrail.core.dsn.due import SenderAuthentication
 
