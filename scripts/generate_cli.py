@@ -25,7 +25,7 @@ answer is for people and may change. How services, people and pipelines find eac
 | status | means |
 |---|---|
 | 0 | done |
-| 1 | the answer is no: refused, not found, nothing matched, `config check` or `dnscheck` found faults, no local mode |
+| 1 | the answer is no: refused, not found, nothing matched, a check found faults, no local mode |
 | 2 | the command itself is wrong: unknown option, bad address, bad settings of a service |
 | 3 | nobody answers: no local installation was found, or its services, the database or the DNS are out of reach |
 

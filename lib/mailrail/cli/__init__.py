@@ -3,8 +3,7 @@
 Exit status, the same everywhere:
 
     0   done
-    1   the answer is no: refused, not found, nothing matched, `config check` or `dnscheck` found mistakes, local mode
-        could not run
+    1   the answer is no: refused, not found, nothing matched, a check found mistakes, local mode could not run
     2   the command itself is wrong: unknown option, bad address, bad settings of a service
     3   nobody answers: no local installation was found, its services or the DNS are out of reach
 

@@ -14,6 +14,7 @@ import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mailrail.cli.output import USAGE, stop
+from mailrail.core.smtp.address import AddressError, domain_to_ascii
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 
 _DURATION = re.compile(r"(?:([0-9]{1,6})d)?(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s)?", re.IGNORECASE)
@@ -79,6 +80,27 @@ def check_url(option: str, url: str) -> None:
         stop(f"{option} is {problem}", USAGE)
 
 
+def domain_name(text: str) -> str:
+    """A domain as lower-case A-labels, from either spelling. Ends the command on anything else."""
+    try:
+        return domain_to_ascii(text.strip().removesuffix("."), in_address=True)
+    except AddressError as error:
+        stop(f"{text!r} is no domain: {error}; write it as example.org", USAGE)
+
+
+def check_resolver(resolver: str, *, trust_ad: bool = False) -> None:
+    """End the command when a DNS server (empty: those of the system) cannot be meant so."""
+    from mailrail.kit.settings import BadSettings, host_port
+
+    if trust_ad and not resolver:
+        stop("--trust-ad: name the validating DNS server with --resolver HOST:PORT", USAGE)
+    try:
+        if resolver:
+            host_port(resolver)
+    except BadSettings as error:
+        stop(f"--resolver {error}", USAGE)
+
+
 def object_ref(kind: str, text: str) -> types_pb2.ObjectRef:
     """`namespace/name`, or `name` in the namespace `default`."""
     namespace, _, name = text.rpartition("/")
@@ -120,6 +142,9 @@ DirectUrl = Annotated[
         help="URL of Postgres itself, if --database-url is that of a pooler.",
         show_default=False,
     ),
+]
+Resolver = Annotated[
+    str, typer.Option("--resolver", metavar="HOST:PORT", help="DNS server to ask. Default: those of the system.")
 ]
 Limit = Annotated[int, typer.Option("--limit", metavar="N", min=0, help="Show at most N; 0 shows all.")]
 FromDomain = Annotated[

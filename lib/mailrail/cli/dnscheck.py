@@ -19,7 +19,6 @@ from mailrail.cli import output
 from mailrail.cli.connection import PLACE, TIMEOUT, ask
 from mailrail.core.dnscheck.answers import Record, RecordState
 from mailrail.core.dnscheck.needs import ADDRESSES_LIMIT, Egress, Needs, needs_of
-from mailrail.core.smtp.address import AddressError, domain_to_ascii
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 
 _TO_COPY: Final = frozenset({"TXT", "MX", "PTR", "TLSA"})
@@ -46,10 +45,7 @@ WORLD = CheckedServers()
 
 def dnscheck(
     domain: Annotated[str, typer.Argument(metavar="DOMAIN", help="The domain.")],
-    resolver: Annotated[
-        str,
-        typer.Option("--resolver", metavar="HOST:PORT", help="DNS server to ask. Default: those of the system."),
-    ] = "",
+    resolver: a.Resolver = "",
     trust_ad: Annotated[
         bool,
         typer.Option(
@@ -77,12 +73,12 @@ def dnscheck(
     asked. Of DKIM keys it is known whether they are there, and not whether they are those that sign: the condition
     DNSConfigured of a MailDomain tells that.
     """
-    name = _name_of(domain)
-    _check_resolver(resolver, trust_ad)
+    name = a.domain_name(domain)
+    a.check_resolver(resolver, trust_ad=trust_ad)
     addresses = _addresses(egress or [])
     ours = None if foreign or not PLACE.is_known() else _ours(name, addresses)
     needs = ours if ours is not None else _foreign(name, addresses)
-    needs = replace(needs, selectors=(*needs.selectors, *map(_name_of, selector or [])))
+    needs = replace(needs, selectors=(*needs.selectors, *map(a.domain_name, selector or [])))
     try:
         records = asyncio.run(_look(needs, resolver, trust_ad, WORLD))
     except KeyboardInterrupt:
@@ -92,25 +88,6 @@ def dnscheck(
         raise typer.Exit(output.REFUSED)
     if any(record.state is RecordState.UNKNOWN and not record.held_back for record in records):
         raise typer.Exit(output.UNREACHABLE)
-
-
-def _name_of(text: str) -> str:
-    try:
-        return domain_to_ascii(text.strip().removesuffix("."), in_address=True)
-    except AddressError as error:
-        output.stop(f"{text!r} is no domain: {error}; write it as example.org", output.USAGE)
-
-
-def _check_resolver(resolver: str, trust_ad: bool) -> None:
-    from mailrail.kit.settings import BadSettings, host_port
-
-    if trust_ad and not resolver:
-        output.stop("--trust-ad: name the validating DNS server with --resolver HOST:PORT", output.USAGE)
-    try:
-        if resolver:
-            host_port(resolver)
-    except BadSettings as error:
-        output.stop(f"--resolver {error}", output.USAGE)
 
 
 def _addresses(texts: Sequence[str]) -> list[str]:

@@ -58,3 +58,14 @@ def test_two_records_are_wrong_even_if_one_is_right() -> None:
     for records in ((TEXT, TEXT), ("junk", TEXT), (TEXT, published(rsa_key(number=1)))):
         found = find_published(NAME, KEY, txt(*records))
         assert (found.state, "leave only" in found.text) == (Publication.WRONG, True)
+
+
+def test_a_key_that_is_not_known_here_is_judged_by_its_record_alone() -> None:
+    for key, words in ((rsa_key(), "rsa, 2048 bits"), (ed25519_key(), "ed25519, 256 bits")):
+        found = find_published(NAME, None, txt(published(key)))
+        assert (found.state, words in found.text) == (Publication.STANDS, True)
+    for bad in ("t=y; ", "s=tlsrpt; ", "h=sha1; "):
+        found = find_published(NAME, None, txt(published(rsa_key(), bad)))
+        assert found.state is Publication.WRONG
+        assert found.text.endswith("publish the record of its key")
+    assert find_published(NAME, None, NO_NAME).state is Publication.ABSENT
