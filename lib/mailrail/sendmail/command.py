@@ -395,7 +395,7 @@ def _envelope(
         require_tls=settings.tls_requirement == REQUIRED,
         size=facts.size,
         eight_bit=facts.eight_bit,
-        header_eight_bit=facts.header_eight_bit,
+        header_utf8=facts.header_utf8,
         nul=facts.nul,
         longest=facts.longest,
         signed=facts.signed,

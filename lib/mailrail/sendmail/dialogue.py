@@ -47,6 +47,11 @@ _TOO_MANY: Final = (452, 552)
 """Replies to RCPT behind an accepted one that say: in another transaction (RFC 5321 4.5.3.1.10, reference H2)."""
 
 
+_COULD_BIND: Final = ChannelBinding("tls-server-end-point", b"")
+"""Stands for the binding while no mechanism that uses its data is offered."""
+_OFFER_LIMIT: Final = 128 * 1024
+
+
 class NoSuchHost(Exception):
     """The server's name does not exist. The text says so."""
 
@@ -90,7 +95,9 @@ class SubmissionClient:
             login=login,
             tls=implicit,
             tls_verified=implicit,
+            binding=_COULD_BIND if login is not None else None,
         )
+        self._offer = b""  # the end of the answer to EHLO so far
         self._pending: list[Event] = []
         self._replies_seen = -1
         self._reply_deadline = 0.0
@@ -141,7 +148,7 @@ class SubmissionClient:
         where the message cannot be read."""
         capabilities = replace(self._session.capabilities, chunking=False, binary_mime=False)
         answers: list[Answer | None] = [None] * len(envelope.recipients)
-        facts = ContentFacts(envelope.size, envelope.eight_bit, envelope.nul, envelope.header_eight_bit)
+        facts = ContentFacts(envelope.size, envelope.eight_bit, envelope.nul, envelope.header_utf8)
         form = form_for(facts, capabilities)
         shorten = envelope.longest > LINE_LIMIT and not envelope.signed
         try:
@@ -162,7 +169,7 @@ class SubmissionClient:
         facts: ContentFacts,
         answers: list[Answer | None],
     ) -> None:
-        said = _said(envelope)
+        said = _said(envelope, capabilities)
         waiting = list(range(len(answers)))
         while waiting and self.usable:
             part = waiting[: capabilities.max_recipients or len(waiting)]
@@ -261,7 +268,6 @@ class SubmissionClient:
                 self._wrap()
             except (OSError, ValueError) as error:
                 raise SessionBroken(_handshake_failed(settings.server, error)) from error
-            self._session.binding = self._binding()
 
     def _wrap(self) -> None:
         assert self._socket is not None
@@ -274,14 +280,16 @@ class SubmissionClient:
             cipher = self._socket.cipher()
             self._trace(f"* {self._socket.version()} with {cipher[0] if cipher else '?'}, certificate verified")
 
-    def _binding(self) -> ChannelBinding | None:
-        """The tls-server-end-point binding, where a mechanism could use it."""
-        mechanism = self._settings.mechanism
-        if not self._settings.login or (mechanism is not None and not mechanism.binds_channel):
-            return None
-        assert isinstance(self._socket, ssl.SSLSocket)
-        der = self._socket.getpeercert(binary_form=True)
-        return end_point_binding(der) if der else None
+    def _bind(self, data: bytes) -> None:
+        """Have the channel binding ready once the server offers a mechanism that wants it: to read the certificate for
+        it takes as long as all the rest. Until then the session knows that we could, and says so to a server that seems
+        not to, which unmasks who took it from the list (RFC 5802 6)."""
+        if self._session.binding is not _COULD_BIND or self._session.awaiting is not Stage.HELLO:
+            return
+        self._offer = (self._offer + data.upper())[-_OFFER_LIMIT:]
+        if b"-PLUS" in self._offer and isinstance(self._socket, ssl.SSLSocket):
+            der = self._socket.getpeercert(binary_form=True)
+            self._session.binding = end_point_binding(der) if der else None
 
     def _left(self, seconds: float) -> float:
         """Seconds that a wait may take. Raises TimeoutError where the time for all is over."""
@@ -313,6 +321,7 @@ class SubmissionClient:
                 self._broken(error)
                 continue
             if data:
+                self._bind(data)
                 self._pending += session.receive(data)
             else:
                 self._pending += session.on_lost(Trouble.CLOSED, "the server closed the connection")
@@ -324,7 +333,7 @@ class SubmissionClient:
             answer = _handshake_failed(self._settings.server, error)
             self._pending += self._session.on_lost(Trouble.TLS, answer.detail)
             return
-        self._session.on_tls(verified=True, binding=self._binding())
+        self._session.on_tls(verified=True, binding=self._session.binding)
 
     def _write(self, data: bytes, *, silent: bool = False) -> None:
         if not data:
@@ -405,13 +414,14 @@ def _stage(session: ClientSession) -> str:
     return awaited.upper() if awaited is not None else "us"
 
 
-def _said(envelope: KeptEnvelope) -> Envelope:
+def _said(envelope: KeptEnvelope, capabilities: Capabilities) -> Envelope:
     from mailrail.core.smtp.parameters import BodyType
 
     return Envelope(
         envelope.sender,
         body=BodyType(envelope.body) if envelope.body in (BodyType.SEVEN_BIT, BodyType.EIGHT_BIT_MIME) else None,
-        smtputf8=envelope.header_eight_bit,
+        # UTF-8 in the header alone goes without SMTPUTF8 where that is not offered, as it does everywhere else.
+        smtputf8=envelope.header_utf8 and capabilities.smtputf8,
         ret=envelope.ret,
         envid=envelope.envid,
     )

@@ -66,7 +66,7 @@ class KeptEnvelope:
     require_tls: bool = False
     size: int = 0
     eight_bit: bool = False
-    header_eight_bit: bool = False
+    header_utf8: bool = False
     nul: bool = False
     longest: int = 0
     signed: bool = False
@@ -327,7 +327,7 @@ def _check_types(envelope: KeptEnvelope, id: str) -> None:
         "attempts": int,
         "require_tls": bool,
         "eight_bit": bool,
-        "header_eight_bit": bool,
+        "header_utf8": bool,
         "nul": bool,
         "signed": bool,
         "notice": bool,

@@ -64,7 +64,8 @@ class MessageFacts:
 
     size: int = 0
     eight_bit: bool = False
-    header_eight_bit: bool = False
+    header_utf8: bool = False
+    """Its header has characters that are not ASCII, in UTF-8."""
     nul: bool = False
     longest: int = 0
     """Octets of the longest line without its end."""
@@ -135,8 +136,6 @@ class FactsOf:
     def __init__(self, facts: MessageFacts) -> None:
         self._facts = facts
         self._line = 0  # octets of the line that the last piece ended in
-        self._header = b""  # the end of what was seen of the header; None once it has ended
-        self._in_header = True
 
     def see(self, data: bytes) -> None:
         """The next octets, as they are kept."""
@@ -146,14 +145,6 @@ class FactsOf:
             facts.eight_bit = True
         if b"\0" in data:
             facts.nul = True
-        if self._in_header:
-            seen = self._header + data
-            end = seen.find(b"\r\n\r\n")
-            head = seen if end < 0 else seen[:end]
-            if not head.isascii():
-                facts.header_eight_bit = True
-            self._in_header = end < 0 and not (not self._header and data.startswith(b"\r\n"))
-            self._header = seen[-3:]
         lines = data.split(b"\n")
         longest = max(map(len, lines[1:-1]), default=0)
         facts.longest = max(facts.longest, self._line + len(lines[0]), longest, len(lines[-1]))
@@ -250,7 +241,17 @@ def _whole_header(header: Header, wishes: HeaderWishes, facts: MessageFacts) -> 
     block = header.changed(changes)
     if block and not block.endswith(b"\n"):  # the message is a header whose last line has no end
         block += b"\r\n"
-    return block + added
+    block += added
+    facts.header_utf8 = not block.isascii() and _is_utf8(block)
+    return block
+
+
+def _is_utf8(octets: bytes) -> bool:
+    try:
+        octets.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _author(header: Header, wishes: HeaderWishes, changes: dict[Field, bytes]) -> bytes:

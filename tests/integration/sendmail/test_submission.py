@@ -1,5 +1,6 @@
 """sendmail and the submission server: what is sent, by which TLS and login, and what is not."""
 
+import base64
 import re
 import sys
 from collections.abc import Iterator
@@ -102,6 +103,26 @@ def test_what_the_server_cannot_take_is_re_encoded_SML_05(tmp_path: Path, ca: st
     assert message.content.isascii()
     assert max(map(len, message.content.split(b"\r\n"))) <= 998
     assert message.parsed.get_content().replace("\r\n", "\n") == "ä" + "x" * 2000 + "\n.\n"
+
+
+@pytest.mark.parametrize("offered", [True, False])
+def test_utf8_in_a_header_asks_for_smtputf8_where_it_is_offered_SML_05(tmp_path: Path, ca: str, offered: bool) -> None:
+    text = "Subject: Grüße\n\nhi\n".encode()
+    with NextHop(address="127.0.0.1", tls=SERVER, implicit_tls=True, smtputf8=offered) as hop:
+        sendmail = Sendmail(tmp_path, server=hop.address, port=hop.port, ca_file=ca, sender="ada@home.test")
+        done = sendmail.call("bob@away.test", message=text)
+        assert done.status == 0, done.err
+        (message,) = hop.messages
+    assert ("SMTPUTF8" in message.sender_parameters) is offered
+    assert "Subject: Grüße\r\n".encode() in message.content
+
+
+def test_a_mechanism_that_somebody_took_from_the_list_is_missed_SML_04(tmp_path: Path, ca: str) -> None:
+    """We say `y`: a server that does offer -PLUS learns that somebody cut it off (RFC 5802 6)."""
+    with scripted(tls=SERVER, accounts=ACCOUNTS, extensions=("AUTH SCRAM-SHA-256 PLAIN",)) as peer:
+        assert for_peer(tmp_path, peer.port, ca).call("bob@away.test").status == 0
+        (first,) = [line.split(" ")[2] for line in peer.commands if line.startswith("AUTH ")]
+    assert base64.b64decode(first).startswith(b"y,,n=ada,r=")
 
 
 def test_starttls_comes_before_login_and_mail_SML_04(tmp_path: Path, ca: str) -> None:

@@ -150,10 +150,12 @@ def test_the_facts_of_a_message_are_found_in_any_split_SML_05() -> None:
     text = WHOLE + b"Subject: \xc3\xa4\n\n" + b"x" * 1500 + b"\n\0\n"
     for piece in (1, 3, 7, 4096):
         facts = made(text, piece=piece)[1]
-        assert (facts.eight_bit, facts.header_eight_bit, facts.nul, facts.longest) == (True, True, True, 1500)
+        assert (facts.eight_bit, facts.header_utf8, facts.nul, facts.longest) == (True, True, True, 1500)
     plain = made(WHOLE + b"\n\xc3\xa4\n", piece=1)[1]
-    assert (plain.eight_bit, plain.header_eight_bit, plain.nul, plain.longest < 100) == (True, False, False, True)
+    assert (plain.eight_bit, plain.header_utf8, plain.nul, plain.longest < 100) == (True, False, False, True)
     assert made(WHOLE + b"DKIM-Signature: x\n\n")[1].signed
+    latin = made(WHOLE + b"Subject: \xe4\n\n")[1]
+    assert (latin.eight_bit, latin.header_utf8) == (True, False)
 
 
 def test_a_message_above_the_limit_is_refused_SML_12() -> None:
