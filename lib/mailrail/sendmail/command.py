@@ -317,8 +317,12 @@ class Submitter:
         if failed:
             parts.append((replace(envelope, recipients=failed, attempts=1), self._folder.failed))
         if waiting:
-            parts.append((replace(envelope, recipients=waiting, attempts=1), self._folder.waiting))
-        later = any(one.fate is Fate.LATER for one in fates)
+            from mailrail.sendmail.flush import delay_after
+
+            next_try = time.time() + delay_after(1)
+            later = replace(envelope, recipients=waiting, attempts=1, next_try=next_try)
+            parts.append((later, self._folder.waiting))
+        some_later = any(one.fate is Fate.LATER for one in fates)
         try:
             if spool.trouble is not None:
                 raise spool.trouble
@@ -328,10 +332,12 @@ class Submitter:
                 self._folder.remove(spool.id)  # the caller hears that it was not kept, and may repeat it
             self._drop(spool)
             text = f"the message cannot be kept in {self._folder.path}: {error.strerror or error}"
-            raise Stop(ExitStatus.CANNOT_KEEP if later else worst(fates), text) from error
+            raise Stop(ExitStatus.CANNOT_KEEP if some_later else worst(fates), text) from error
         except Stop as stop:
             self._drop(spool)
-            raise Stop(ExitStatus.CANNOT_KEEP if later else worst(fates), f"the message is not kept: {stop}") from stop
+            raise Stop(
+                ExitStatus.CANNOT_KEEP if some_later else worst(fates), f"the message is not kept: {stop}"
+            ) from stop
         if not failed:
             return ExitStatus.OK
         self.say(_kept(self._folder, spool.id))
@@ -560,6 +566,8 @@ def _drop_group() -> None:
 
 
 def _home() -> Path:
+    if sys.platform == "win32":
+        return Path.home()
     import pwd
 
     try:

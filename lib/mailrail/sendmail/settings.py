@@ -76,7 +76,7 @@ class SubmissionSettings:
     port: int = 465
     tls: SubmissionTls = SubmissionTls.IMPLICIT
     ca_file: str = ""
-    """PEM; beside the system's authorities."""
+    """PEM; in place of the system's authorities."""
     login: str = ""
     password: Password = field(default_factory=Password)
     mechanism: Mechanism | None = None
