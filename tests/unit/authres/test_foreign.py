@@ -81,6 +81,14 @@ def test_no_more_of_all_results_is_read_than_names_need_AR_01a(monkeypatch: pyte
     assert foreign_results(fields(*["other.example.org; dkim=pass header.d=far.example"] * 100), OURS) == []
 
 
+@pytest.mark.parametrize("left", range(1, 17))
+def test_an_id_of_ours_that_is_cut_off_where_reading_ends_goes_AR_01a(left: int) -> None:
+    """A stranger who filled what is read left `mx.exam` of our name, which looked like somebody else's."""
+    first = fields(f"({'x' * (foreign._IDS_WITHIN - left - 4)}")  # its value begins with a blank
+    both = first + fields("mx.example.org 1; spf=pass")
+    assert foreign_results(both, OURS) == both
+
+
 @given(st.lists(st.text(max_size=60), max_size=5))
 def test_any_fields_are_kept_or_removed(values: list[str]) -> None:
     found = foreign_results(fields(*values), OURS)

@@ -41,8 +41,9 @@ def foreign_results(fields: Iterable[Field], ids: Collection[str]) -> list[Field
             unwanted.append(field)
             left -= len(text)
             continue
+        is_cut = len(field.value) > left and read.end == len(text)  # the id may go on, and be ours
         left -= read.end
-        if read.version != VERSION or _compared(read.name) in ids:
+        if is_cut or read.version != VERSION or _compared(read.name) in ids:
             unwanted.append(field)
     return unwanted
 
