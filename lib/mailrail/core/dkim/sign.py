@@ -39,10 +39,11 @@ SIGNED_FIELDS: Final = (
     b"resent-from", b"resent-sender", b"resent-date", b"resent-message-id", b"resent-to", b"resent-cc",
     b"list-id", b"list-help", b"list-unsubscribe", b"list-unsubscribe-post", b"list-subscribe", b"list-post",
     b"list-owner", b"list-archive",
-    b"auto-submitted", b"feedback-id", b"tls-required",
+    b"auto-submitted", b"feedback-id", b"tls-required", b"tls-report-domain", b"tls-report-submitter",
 )  # fmt: skip
 """What is signed, as often as it is there: RFC 6376 5.4.1, what a reader sees of MIME, and what other RFCs want signed
-(RFC 8058 4: List-Unsubscribe-Post). Left out is what hosts add on the way, and what they take away, as Bcc."""
+(List-Unsubscribe-Post by RFC 8058 4; TLS-Report-Domain and TLS-Report-Submitter by RFC 8460 5.3, TRPT-13b). Left out is
+what hosts add on the way, and what they take away, as Bcc."""
 OVERSIGNED: Final = frozenset(
     {b"from", b"subject", b"date", b"message-id", b"to", b"cc", b"mime-version", b"content-type"}
 )

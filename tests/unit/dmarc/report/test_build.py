@@ -207,6 +207,15 @@ def test_signatures_that_pass_come_first_the_closest_before_others_and_at_most_1
     assert len(message(signatures=given * 100).signatures) == SIGNATURES_LIMIT
 
 
+def test_numbers_of_one_message_do_not_make_a_record_of_it_DAGG_03() -> None:
+    texts_of = [f"it covers {n} of the {3 * n} octets of the body (l=)" for n in (512, 4711)]
+    first, second = (
+        message(signatures=[ReportedSignature("example.com", "s", DkimOutcome.POLICY, human=text)]) for text in texts_of
+    )
+    assert first == second
+    assert first.signatures[0].human == "it covers ... of the ... octets of the body (l=)"
+
+
 @pytest.mark.parametrize(
     ("aligned", "disposition", "asked", "reasons"),
     [

@@ -5,6 +5,7 @@ came, and who it was for beyond the domain.
 """
 
 import json
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
@@ -22,6 +23,7 @@ REASONS_LIMIT: Final = 10
 """Of one record."""
 _NAME_LIMIT: Final = 255  # characters of a domain or selector
 _WORDS_LIMIT: Final = 200  # characters of a text for people
+_OF_ONE_MESSAGE = re.compile(r"[0-9]{3,}")  # octets of its body, times of its signature
 
 
 class ReportedDisposition(StrEnum):
@@ -175,7 +177,8 @@ def _signature(given: ReportedSignature) -> ReportedSignature:
         clean(given.selector, _NAME_LIMIT),
         given.result,
         given.alignment,
-        clean(given.human, _WORDS_LIMIT),
+        # With such numbers each message would be a record of its own.
+        _OF_ONE_MESSAGE.sub("...", clean(given.human, _WORDS_LIMIT)),
     )
 
 
