@@ -3,18 +3,23 @@
 Such a decision is a generator: it yields the questions that it can ask at once, receives one answer for each in the
 same order, and returns its result. It does no I/O and never sees a clock; whoever drives it asks the resolver, bounds
 the time, and answers `TROUBLE` for what came too late. A test drives it with a table (`answered`).
+
+Several become one by `together` and `beside`, which ask side by side, and `remembering` lets none of them ask twice.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, Literal, TypeVar
+from itertools import islice
+from typing import Any, Literal, TypeVar, cast
 
 Kind = Literal["A", "AAAA", "MX", "PTR", "TXT"]
 """The types of records that authentication of mail asks for."""
 
 _T = TypeVar("_T")
+_A = TypeVar("_A")
+_B = TypeVar("_B")
 
 
 class DnsOutcome(Enum):
@@ -81,6 +86,51 @@ def answered(asking: Asking[_T], answer: Callable[[DnsQuestion], LookupAnswer]) 
         questions = next(asking)
         while True:
             questions = asking.send(tuple(answer(question) for question in questions))
+    except StopIteration as done:
+        result: _T = done.value
+        return result
+
+
+def together(askings: Sequence[Asking[_T]]) -> Asking[tuple[_T, ...]]:
+    """Drive several decisions side by side: what all of them ask now is asked at once. Each goes on when all of that
+    is answered, so none waits longer than for the slowest question of a round."""
+    results: dict[int, _T] = {}
+    waiting: dict[int, tuple[Asking[_T], tuple[DnsQuestion, ...]]] = {}
+
+    def advance(at: int, asking: Asking[_T], answers: tuple[LookupAnswer, ...] | None) -> None:
+        try:
+            questions = next(asking) if answers is None else asking.send(answers)
+        except StopIteration as done:
+            results[at] = done.value
+        else:
+            waiting[at] = asking, questions
+
+    for at, asking in enumerate(askings):
+        advance(at, asking, None)
+    while waiting:
+        answers = iter((yield tuple(question for _, questions in waiting.values() for question in questions)))
+        now, waiting = waiting, {}
+        for at, (asking, questions) in now.items():
+            advance(at, asking, tuple(islice(answers, len(questions))))
+    return tuple(results[at] for at in range(len(askings)))
+
+
+def beside(one: Asking[_A], other: Asking[_B]) -> Asking[tuple[_A, _B]]:
+    """Drive two decisions with different results side by side, as `together` does."""
+    found: tuple[Any, ...] = yield from together((cast(Asking[Any], one), cast(Asking[Any], other)))
+    return found[0], found[1]
+
+
+def remembering(asking: Asking[_T]) -> Asking[_T]:
+    """Drive a decision with a memory: what was answered once is not asked again."""
+    answers: dict[DnsQuestion, LookupAnswer] = {}
+    try:
+        questions = next(asking)
+        while True:
+            missing = tuple(question for question in dict.fromkeys(questions) if question not in answers)
+            if missing:
+                answers.update(zip(missing, (yield missing), strict=True))
+            questions = asking.send(tuple(answers[question] for question in questions))
     except StopIteration as done:
         result: _T = done.value
         return result

@@ -11,11 +11,9 @@ from mailrail.core.dmarc.walk import (
     below,
     is_at_or_below,
     names,
-    remembering,
-    together,
     walk,
 )
-from mailrail.core.lookups import Asking, DnsQuestion, LookupAnswer, answered
+from mailrail.core.lookups import answered, remembering, together
 
 ONE = "v=DMARC1; p=none"
 
@@ -141,29 +139,6 @@ def test_a_name_that_is_too_long_for_the_dns_is_not_asked() -> None:
     domain = ".".join(["a" * 60] * 4) + ".example.com"
     assert walked(zone, domain).organizational_domain == "example.com"
     assert all(len(question.name) <= 253 for question in zone.asked)
-
-
-def test_decisions_side_by_side_are_answered_each_in_its_order() -> None:
-    def counts(most: int) -> Asking[list[str]]:
-        heard = []
-        for number in range(most):
-            questions = tuple(DnsQuestion(f"{kind}{number}.example", "TXT") for kind in "ab")
-            heard += [answer.text for answer in (yield questions)]
-        return heard
-
-    asked: list[DnsQuestion] = []
-
-    def answer(question: DnsQuestion) -> LookupAnswer:
-        asked.append(question)
-        return LookupAnswer(TROUBLE.outcome, text=question.name)
-
-    assert answered(together([counts(1), counts(0), counts(2)]), answer) == (
-        ["a0.example", "b0.example"],
-        [],
-        ["a0.example", "b0.example", "a1.example", "b1.example"],
-    )
-    assert len(asked) == 6
-    assert answered(together([]), answer) == ()
 
 
 @pytest.mark.parametrize(

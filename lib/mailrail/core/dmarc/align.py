@@ -11,8 +11,8 @@ from typing import Final
 from mailrail.core.dmarc.discovery import Discoverer, Organization
 from mailrail.core.dmarc.facts import PASS, TEMPERROR, DkimFact, SpfFact, ascii_domain
 from mailrail.core.dmarc.record import Alignment, DmarcRecord
-from mailrail.core.dmarc.walk import is_at_or_below, together
-from mailrail.core.lookups import Asking
+from mailrail.core.dmarc.walk import is_at_or_below
+from mailrail.core.lookups import Asking, together
 
 WALKS_LIMIT: Final = 20
 """Domains below an author's organization that are looked up for one author; what others sign with is not aligned."""

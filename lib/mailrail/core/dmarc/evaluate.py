@@ -11,8 +11,8 @@ from mailrail.core.dmarc.discovery import Discoverer, Discovery
 from mailrail.core.dmarc.facts import NO_SPF, PASS, DkimFact, SpfFact
 from mailrail.core.dmarc.psl import SuffixList
 from mailrail.core.dmarc.record import DmarcPolicy, DmarcRecord, record_name
-from mailrail.core.dmarc.walk import RecordAt, ask, remembering, together
-from mailrail.core.lookups import Asking, DnsOutcome, DnsQuestion
+from mailrail.core.dmarc.walk import RecordAt, ask
+from mailrail.core.lookups import Asking, DnsOutcome, DnsQuestion, remembering, together
 from mailrail.core.reports.clean import clean
 
 _SHOWN: Final = 3

@@ -1,13 +1,7 @@
-"""The DNS tree walk: the organizational domain of a name, and the record for mail of it (RFC 9989 4.10).
+"""The DNS tree walk: the organizational domain of a name, and the record for mail of it (RFC 9989 4.10)."""
 
-`together` lets several walks ask at once, and `remembering` gives one evaluation a memory, so that walks which meet ask
-no name twice.
-"""
-
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Final, TypeVar
+from typing import Final
 
 from mailrail.core.dmarc.record import DmarcRecord, Psd, read_records, record_name
 from mailrail.core.lookups import NO_NAME, Asking, DnsOutcome, DnsQuestion, LookupAnswer
@@ -18,8 +12,6 @@ _TAIL: Final = QUERIES_LIMIT - 1
 """Labels of the second name that is asked, if the first has more of them."""
 _NAME_LIMIT: Final = 253
 """Octets of a name without a dot at its end (RFC 1035 3.1)."""
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,44 +39,6 @@ def record_at(domain: str) -> Asking[RecordAt]:
     if answer.outcome is DnsOutcome.TROUBLE:
         return RecordAt(domain, None, answer.text or "the DNS did not answer")
     return RecordAt(domain, read_records(answer.texts))
-
-
-def remembering(asking: Asking[_T]) -> Asking[_T]:
-    """Drive a decision with a memory: what was answered once is not asked again."""
-    answers: dict[DnsQuestion, LookupAnswer] = {}
-    try:
-        questions = next(asking)
-        while True:
-            missing = tuple(question for question in dict.fromkeys(questions) if question not in answers)
-            if missing:
-                answers.update(zip(missing, (yield missing), strict=True))
-            questions = asking.send(tuple(answers[question] for question in questions))
-    except StopIteration as done:
-        result: _T = done.value
-        return result
-
-
-def together(askings: Sequence[Asking[_T]]) -> Asking[tuple[_T, ...]]:
-    """Drive several decisions side by side: what all of them ask now is asked at once."""
-    results: dict[int, _T] = {}
-    waiting: dict[int, tuple[Asking[_T], tuple[DnsQuestion, ...]]] = {}
-
-    def advance(at: int, asking: Asking[_T], answers: tuple[LookupAnswer, ...] | None) -> None:
-        try:
-            questions = next(asking) if answers is None else asking.send(answers)
-        except StopIteration as done:
-            results[at] = done.value
-        else:
-            waiting[at] = asking, questions
-
-    for at, asking in enumerate(askings):
-        advance(at, asking, None)
-    while waiting:
-        answers = iter((yield tuple(question for _, questions in waiting.values() for question in questions)))
-        now, waiting = waiting, {}
-        for at, (asking, questions) in now.items():
-            advance(at, asking, tuple(islice(answers, len(questions))))
-    return tuple(results[at] for at in range(len(askings)))
 
 
 def names(domain: str) -> tuple[str, ...]:

@@ -82,11 +82,11 @@ def check_host(
         # SPF-15; RFC 7208 4.3: an address literal, a name with one label or none at all is no domain to ask.
         reason = f"{shown(identity.domain) or 'an empty text'} is not a domain name with a dot in it"
         return SpfVerdict(SpfResult.NONE, identity, "", reason)
-    evaluation = _Evaluation(identity, domain, _in_dns(client), helo, receiver or SpfReceiver())
+    evaluation = _Evaluation(identity, domain, in_dns(client), helo, receiver or SpfReceiver())
     return (yield from evaluation.run())
 
 
-def _in_dns(client: IpAddress) -> IpAddress:
+def in_dns(client: IpAddress) -> IpAddress:
     """The address as records have it: IPv4 as such (SPF-12; RFC 7208 5), and without the zone that a socket adds."""
     return plain_ip(IPv6Address(int(client)) if client.version == 6 else client)
 

@@ -9,8 +9,7 @@ from typing import Final
 
 from mailrail.core.dmarc.discovery import Discoverer
 from mailrail.core.dmarc.record import DmarcRecord, read_records
-from mailrail.core.dmarc.walk import remembering, together
-from mailrail.core.lookups import Asking, DnsOutcome, DnsQuestion
+from mailrail.core.lookups import Asking, DnsOutcome, DnsQuestion, remembering, together
 from mailrail.core.reports.addresses import DESTINATIONS_LIMIT, MailDestination, SkippedUri, destinations, mailto
 
 _LONGEST_NAME: Final = 253  # octets of a name without its final dot (RFC 1035 3.1)
