@@ -11,4 +11,6 @@ _UNFIT = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]|[
 
 def clean(text: str, limit: int = TEXT_LIMIT) -> str:
     """At most `limit` characters of it, without blanks at its ends."""
+    if len(text) <= limit and text.isprintable():
+        return text.strip()
     return _UNFIT.sub(" ", text[: 4 * limit]).strip()[:limit]

@@ -14,6 +14,7 @@ import codecs
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum, auto
 from ipaddress import ip_address
 from typing import Final
 from xml.parsers import expat
@@ -50,8 +51,53 @@ _ENCODINGS: Final = frozenset(
 _NOT_IN_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _SPF_WORDS: Final = {"hardfail": "fail", "unknown": "permerror", "error": "temperror"}
 """Words of older drafts of SPF."""
-_ALIASES: Final = {"identities": "identifiers"}
+_METADATA: Final = ("org_name", "email", "extra_contact_info", "report_id", "generator")
+_POLICY: Final = ("domain", "p", "sp", "np", "adkim", "aspf", "pct", "fo", "testing", "discovery_method")
+_IDENTIFIERS: Final = ("header_from", "envelope_from", "envelope_to")
 _NEW_FIELDS: Final = ("np", "testing", "discovery_method")
+
+
+class _Part(Enum):
+    """What an element is for."""
+
+    HOLDER = auto()  # of others
+    HEAD = auto()
+    ERROR = auto()
+    FIELD = auto()  # of a record
+    DETAIL = auto()  # of a reason, signature or SPF result
+    LISTED = auto()  # one of these
+    RECORD = auto()
+
+
+def _paths() -> dict[str, tuple[_Part, str]]:
+    """The elements that are read, by where they stand below the root; others are passed over with what they hold."""
+    held = {
+        _Part.HEAD: (
+            *("/version", *(f"/policy_published/{name}" for name in _POLICY)),
+            *(f"/report_metadata/{name}" for name in _METADATA),
+            *(f"/report_metadata/date_range/{name}" for name in ("begin", "end")),
+        ),
+        _Part.ERROR: ("/report_metadata/error",),
+        _Part.FIELD: (
+            *("/record/row/source_ip", "/record/row/count"),
+            *(f"/record/row/policy_evaluated/{name}" for name in ("disposition", "dkim", "spf")),
+            # The second name is that of an older draft.
+            *(f"/record/{of}/{name}" for of in ("identifiers", "identities") for name in _IDENTIFIERS),
+        ),
+        _Part.LISTED: ("/record/row/policy_evaluated/reason", "/record/auth_results/dkim", "/record/auth_results/spf"),
+        _Part.DETAIL: (
+            *(f"/record/row/policy_evaluated/reason/{name}" for name in ("type", "comment")),
+            *(f"/record/auth_results/dkim/{name}" for name in ("domain", "selector", "result", "human_result")),
+            *(f"/record/auth_results/spf/{name}" for name in ("domain", "scope", "result", "human_result")),
+        ),
+        _Part.RECORD: ("/record",),
+    }
+    found = {path: (part, path.rpartition("/")[2]) for part, paths in held.items() for path in paths}
+    holders = {path[:at] for path in found for at in range(len(path)) if path[at] == "/"} - {*found}
+    return found | dict.fromkeys(holders, (_Part.HOLDER, ""))
+
+
+_PATHS: Final = _paths()
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +262,8 @@ class _Document:
         self._around = 0  # elements around the root
         self._namespace: str | None = None  # of the root; None: it has not begun
         self._foreign = 0  # depth within an element that is not ours
-        self._path: list[str] = []
-        self._text: list[str] | None = None
+        self._path = ""  # below the root
+        self._text: list[str] = []
         self._kept = 0
         self._head: dict[str, str] = {}
         self._errors: list[str] = []
@@ -254,11 +300,16 @@ class _Document:
         if self._foreign or namespace not in (self._namespace, ""):
             self._foreign += 1
             return
-        self._path.append(_ALIASES.get(local, local))
-        self._text, self._kept = [], 0
+        path = f"{self._path}/{local}"
+        if path not in _PATHS:
+            self._foreign = 1
+            return
+        self._path = path
+        self._text.clear()
+        self._kept = 0
 
     def text(self, data: str) -> None:
-        if self._text is not None and not self._foreign and self._kept < _TEXT_KEPT:
+        if not self._foreign and self._kept < _TEXT_KEPT:
             self._text.append(data[: _TEXT_KEPT - self._kept])
             self._kept += len(data)
 
@@ -271,41 +322,38 @@ class _Document:
             return
         if self._depth < self._around:
             raise _Read
-        text, self._text = self._text, None
-        self._closed(tuple(self._path), clean("".join(text)) if text is not None else None)
-        self._path.pop()
+        part, key = _PATHS[self._path]
+        self._path = self._path.rpartition("/")[0]
+        self._closed(part, key)
+        self._text.clear()
 
     # --- what it means ---
 
-    def _closed(self, path: tuple[str, ...], text: str | None) -> None:
-        """An element has ended; `text`: it has no elements within. Of two with a name the first counts."""
-        match path:
-            case ("record",):
-                self._end_record()
-            case ("record", "row", "policy_evaluated", "reason" as kind) | (
-                "record",
-                "auth_results",
-                "dkim" | "spf" as kind,
-            ):
-                found = self._lists.setdefault(kind, [])
-                if len(found) < _RESULTS_LIMIT:
-                    found.append(self._within)
-                self._within = {}
-            case ("record", "row", "policy_evaluated", "reason", key) | ("record", "auth_results", "dkim" | "spf", key):
-                self._within.setdefault(key, self._one(text))
-            case ("record", "row", key) | ("record", "row", "policy_evaluated", key) | ("record", "identifiers", key):
-                self._record.setdefault(key, self._one(text))
-            case ("report_metadata", "error"):
-                if text and len(self._errors) < _ERRORS_LIMIT:
-                    self._errors.append(text)
-            case ("version" as key,) | ("report_metadata" | "policy_published", key):
-                self._head.setdefault(key, self._one(text))
-            case ("report_metadata", "date_range", key):
-                self._head.setdefault(key, self._one(text))
+    def _closed(self, part: _Part, key: str) -> None:
+        """An element has ended. Of two with a name the first counts."""
+        if part is _Part.FIELD:
+            self._record.setdefault(key, self._said())
+        elif part is _Part.DETAIL:
+            self._within.setdefault(key, self._said())
+        elif part is _Part.LISTED:
+            found = self._lists.setdefault(key, [])
+            if len(found) < _RESULTS_LIMIT:
+                found.append(self._within)
+            self._within = {}
+        elif part is _Part.RECORD:
+            self._end_record()
+        elif part is _Part.HEAD:
+            self._head.setdefault(key, self._said())
+        elif part is _Part.ERROR and (text := self._said()) and len(self._errors) < _ERRORS_LIMIT:
+            self._errors.append(text)
 
-    def _one(self, text: str | None) -> str:
+    def _said(self) -> str:
+        """What the element that ends now says."""
+        return self._one(clean("".join(self._text)))
+
+    def _one(self, text: str) -> str:
         """The same object for equal texts: most rows repeat them."""
-        return self._same.setdefault(text, text) if text else ""
+        return self._same.setdefault(text, text)
 
     def _end_record(self) -> None:
         record, lists = self._record, self._lists
