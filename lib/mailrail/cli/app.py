@@ -10,7 +10,19 @@ from typing import Annotated
 import typer
 
 from mailrail.cli import arguments as a
-from mailrail.cli import cluster, configuration, dkim, inspect, mailbox, output, queue, queue_changes, queue_holds, tls
+from mailrail.cli import (
+    auth,
+    cluster,
+    configuration,
+    dkim,
+    inspect,
+    mailbox,
+    output,
+    queue,
+    queue_changes,
+    queue_holds,
+    tls,
+)
 from mailrail.cli.connection import PLACE
 from mailrail.cli.dnscheck import dnscheck
 from mailrail.cli.explain import explain
@@ -35,6 +47,7 @@ app.add_typer(inspect.ingress, name="ingress")
 app.add_typer(inspect.outbound, name="outbound")
 app.add_typer(tls.app, name="tls")
 app.add_typer(dkim.app, name="dkim")
+app.add_typer(auth.app, name="auth")
 app.add_typer(cluster.app, name="cluster")
 
 
