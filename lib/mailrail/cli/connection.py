@@ -127,22 +127,27 @@ def _shown(doing: str) -> contextlib.AbstractContextManager[object]:
 
 def explain_failure(error: grpc.aio.AioRpcError, service: str, target: str) -> NoReturn:
     """End the command with what a failed call means for who typed it."""
+    stop(*failure_of(error, service, target))
+
+
+def failure_of(error: grpc.aio.AioRpcError, service: str, target: str) -> tuple[str, int]:
+    """What a failed call means for who typed the command, and the exit status."""
     details = error.details() or ""
     match error.code():
         case grpc.StatusCode.UNAVAILABLE if PLACE.server:
-            stop(f"{service} at {target} does not answer: {_short(details)}", UNREACHABLE)
+            return f"{service} at {target} does not answer: {_short(details)}", UNREACHABLE
         case grpc.StatusCode.UNAVAILABLE:
             # A service that is there says of what it waits; a channel that finds none, that it cannot connect.
             said = f" ({_short(details)})" if details else ""
-            stop(f"{service} at {target} does not answer{said}: is `mailrail local` still running?", UNREACHABLE)
+            return f"{service} at {target} does not answer{said}: is `mailrail local` still running?", UNREACHABLE
         case grpc.StatusCode.DEADLINE_EXCEEDED:
-            stop(f"{service} at {target} did not answer in time; try again, or look at its log", UNREACHABLE)
+            return f"{service} at {target} did not answer in time; try again, or look at its log", UNREACHABLE
         case grpc.StatusCode.INVALID_ARGUMENT:
-            stop(details or "invalid request", USAGE)
+            return details or "invalid request", USAGE
         case grpc.StatusCode.UNIMPLEMENTED:
-            stop(f"{service} at {target} lacks this call: it runs another version than this command", REFUSED)
+            return f"{service} at {target} lacks this call: it runs another version than this command", REFUSED
         case code:
-            stop(details or code.name.lower().replace("_", " "), REFUSED)
+            return details or code.name.lower().replace("_", " "), REFUSED
 
 
 def _short(details: str) -> str:

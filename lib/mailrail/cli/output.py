@@ -86,6 +86,13 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, none: str, p
         _print_row(_aligned(row, widths), heading=number == 0 and room is not None)
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Each row as one line, its cells below those of the others."""
+    cells = [[clean(cell, keep="") for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(*cells, strict=True)]
+    return [_aligned(row, widths) for row in cells]
+
+
 def _aligned(row: Sequence[str], widths: Sequence[int]) -> str:
     return "  ".join(cell + " " * (width - cell_len(cell)) for cell, width in zip(row, widths, strict=True)).rstrip()
 

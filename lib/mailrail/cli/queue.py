@@ -65,7 +65,7 @@ def list_recipients(
             "STATE": _state,
             "TRIES": _tries,
             "NEXT": lambda r: "on hold" if r.on_hold else output.when(r, "next_attempt", now, brief=True),
-            "LAST REPLY": _last_reply,
+            "LAST REPLY": last_reply,
         },
         none="the queue is empty" if chosen == admin_pb2.Filter() else "no recipient in the queue matches",
         paged=bool(after),
@@ -170,7 +170,8 @@ def _tries(recipient: admin_pb2.Recipient) -> str:
     return str(recipient.attempts)
 
 
-def _last_reply(recipient: admin_pb2.Recipient) -> str:
+def last_reply(recipient: admin_pb2.Recipient) -> str:
+    """What the next hop said last, or why the recipient is on hold, in one line."""
     reply = _reply(recipient.last.reply) if recipient.HasField("last") else ""
     held = f"held: {recipient.hold_reason}" if recipient.on_hold and recipient.hold_reason else ""
     return "; ".join(part for part in (held, reply) if part)
@@ -380,7 +381,7 @@ def history(
             "OUTCOME": lambda r: output.name_of(r, "outcome") or output.name_of(r, "state"),
             "TRIES": _tries,
             "FINISHED": lambda r: output.when(r, "finished", now, brief=True),
-            "REPLY": _last_reply,
+            "REPLY": last_reply,
         },
         none="no recipient is finished yet" if chosen == admin_pb2.Filter() else "no recipient in the history matches",
         paged=bool(after),
@@ -399,21 +400,45 @@ def stats(json: a.Json = False) -> None:
     if json:
         output.print_json(found)
         return
+    output.facts(stats_facts(found, utc_now()))
+
+
+def stats_facts(found: admin_pb2.GetStatsResponse, now: datetime.datetime) -> list[tuple[str, str]]:
+    """The counts by name, for people; those without a value are empty."""
     about = "about " if found.HasField("counted") else ""
     stored = "about " if found.estimated else ""
-    output.facts(
-        (
-            ("queued", about + counted(found.queued, "recipient")),
-            ("due", f"{about}{found.due}"),
-            ("in delivery", str(found.leased)),
-            ("on hold", f"{about}{found.on_hold}"),
-            ("counted", output.when(found, "counted", utc_now())),
-            ("oldest", output.when(found, "oldest", utc_now())),
-            ("stored", f"{stored}{counted(found.messages, 'message')}, {output.size_of(found.bytes)} {_STORED}"),
-            ("shards", f"{found.shards_owned} owned by this queue process"),
-            ("outbound", f"{counted(found.outbound_processes, 'process', 'processes')} connected"),
-        )
+    return [
+        ("queued", about + counted(found.queued, "recipient")),
+        ("due", f"{about}{found.due}"),
+        ("in delivery", str(found.leased)),
+        ("on hold", f"{about}{found.on_hold}"),
+        ("counted", output.when(found, "counted", now)),
+        ("oldest", output.when(found, "oldest", now)),
+        ("stored", f"{stored}{counted(found.messages, 'message')}, {output.size_of(found.bytes)} {_STORED}"),
+        ("shards", f"{found.shards_owned} owned by this queue process"),
+        ("outbound", f"{counted(found.outbound_processes, 'process', 'processes')} connected"),
+    ]
+
+
+SITE_COLUMNS: Final = ("SITE", "QUEUED", "IN DELIVERY", "WINDOW", "NEXT", "BACKOFF UNTIL", "LAST ERROR")
+
+
+def site_row(site: admin_pb2.Site, now: datetime.datetime) -> tuple[str, ...]:
+    """A site in SITE_COLUMNS."""
+    return (
+        site.name,
+        f"{site.queued}+" if site.queued_at_least else str(site.queued),
+        str(site.in_flight),
+        str(site.window) if 0 < site.window < _UNLIMITED else "",
+        output.when(site, "next_due", now, brief=True),
+        output.when(site, "backoff_until", now, brief=True),
+        site.last_error[:160],
     )
+
+
+def is_in_use(site: admin_pb2.Site) -> bool:
+    """Whether it has mail or trouble: where the last mail went, the name stays for a while."""
+    return bool(site.queued or site.in_flight or site.HasField("backoff_until") or site.last_error)
 
 
 @app.command()
@@ -435,21 +460,8 @@ def sites(limit: a.Limit = 50, json: a.Json = False) -> None:
         return
     now = utc_now()
     output.table(
-        ("SITE", "QUEUED", "IN DELIVERY", "WINDOW", "NEXT", "BACKOFF UNTIL", "LAST ERROR"),
-        (
-            (
-                s.name,
-                f"{s.queued}+" if s.queued_at_least else str(s.queued),
-                str(s.in_flight),
-                str(s.window) if 0 < s.window < _UNLIMITED else "",
-                output.when(s, "next_due", now, brief=True),
-                output.when(s, "backoff_until", now, brief=True),
-                s.last_error[:160],
-            )
-            for s in found
-            # Where the last mail went, the name stays for a while.
-            if s.queued or s.in_flight or s.HasField("backoff_until") or s.last_error
-        ),
+        SITE_COLUMNS,
+        (site_row(site, now) for site in found if is_in_use(site)),
         none="no site has mail waiting",
         prose=1,
     )

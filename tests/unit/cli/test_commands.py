@@ -28,7 +28,7 @@ BOTH_GROUPS = [
     ("queue", "kick", "1"), ("queue", "holds", "list"), ("mailbox", "list"), ("mailbox", "boxes"),
     ("mailbox", "read", "1"),
     ("config", "status"), ("config", "history"), ("explain", "--to", "bob@example.org"), ("ingress", "sessions"),
-    ("outbound", "connections"),
+    ("outbound", "connections"), ("top",),
 ]  # fmt: skip
 DATABASE = ("cluster", "database", "--place", "bundled.mailrail", "--record", "mailrail-database")
 KEYS = ("cluster", "keys", "--prefix", "mailrail", "--part", "mtls")
@@ -445,7 +445,7 @@ def test_a_change_stands_among_the_attempts_by_its_time(capsys: pytest.CaptureFi
 def test_why_mail_is_held_stands_in_the_list() -> None:
     reply = types_pb2.Reply(code=451, enhanced="4.3.0", lines=["later"])
     held = admin_pb2.Recipient(on_hold=True, hold_reason="ask bob", last=types_pb2.Attempt(reply=reply))
-    assert queue._last_reply(held) == "held: ask bob; 451 4.3.0 later"
+    assert queue.last_reply(held) == "held: ask bob; 451 4.3.0 later"
 
 
 def test_whether_a_connection_was_encrypted_is_said_not_only_what_was_demanded() -> None:
