@@ -65,7 +65,7 @@ test-cluster: $(STAMP) ## run the tests that need Kubernetes: KUBECONFIG names a
 	@MAILRAIL_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster -rfE $(ARGS)
 
 .PHONY: check
-check: $(STAMP) ## ruff, mypy --strict, import contracts, buf lint, generated files, rules, citations, released contract, changelog, subjects
+check: $(STAMP) ## ruff, mypy --strict, import contracts, buf lint, generated files, rules, citations, released contract, changelog, subjects, names of tests
 	@echo "ruff check";          $(BIN)/ruff check .
 	@echo "ruff format --check"; $(BIN)/ruff format --check .
 	@echo "mypy --strict";       $(BIN)/mypy $(TYPED)
@@ -77,6 +77,7 @@ check: $(STAMP) ## ruff, mypy --strict, import contracts, buf lint, generated fi
 	@echo "contract";            $(BIN)/python scripts/check_contract.py
 	@echo "changelog";           $(BIN)/python scripts/check_changelog.py
 	@echo "commits";             $(BIN)/python scripts/check_commits.py
+	@echo "collection";          $(BIN)/python scripts/check_collection.py
 
 .PHONY: changelog
 changelog: $(STAMP) ## show what the fragments of changelog.d/ will say in CHANGELOG.md
