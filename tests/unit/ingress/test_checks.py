@@ -226,6 +226,8 @@ def test_a_stranger_may_write_what_it_likes() -> None:
         ("To: bob@far.example,\n\tcarol\n", "To: bob@far.example,\tcarol@home.example\n"),
         ("To: <bob@[192.0.2.1]>\nCc: undisclosed-recipients:;\n", None),
         ("To: a list of friends\nCc: <who knows>\n", None),
+        ("To: bob.smith, <.>\nCc: .\n", None),
+        ("To: bob.smith, carol\n", "To: bob.smith@home.example, carol@home.example\n"),
         ("To: " + "x@far.example, " * 2000 + "bob@foo\n", None),
     ],
 )

@@ -273,12 +273,12 @@ class _Addresses:
             self._at += 1
         return "".join(text for _, text, _ in self._tokens[start : self._at])
 
-    def _stands_alone(self, words: str) -> bool:
-        """Whether the words just read are one local part without a domain; it is added to `found` then."""
-        if not self._domain or not words or self._peek() not in ("", ",", ";", ">"):
+    def _stands_alone(self, words: str, first: int) -> bool:
+        """Whether the words just read are one local part without a domain; it is added to `found` then. `first`: where
+        among the tokens they begin."""
+        if not self._domain or not words.strip(".") or self._peek() not in ("", ",", ";", ">"):
             return False
         end = self._tokens[self._at - 1][2]
-        first = next(at for at in range(self._at, -1, -1) if at == 0 or self._tokens[at - 1][0] not in _WORDS)
         if end - (self._tokens[first][2] - len(self._tokens[first][1])) != len(words):
             return False  # there are blanks or comments between them: it is a name, and no address
         self.bare.append(end)
@@ -309,8 +309,9 @@ class _Addresses:
             if self._peek() == ":":
                 self._at += 1
                 break
+        first = self._at
         words = self._words()
-        if not self._stands_alone(words):
+        if not self._stands_alone(words, first):
             self._spec(words)
         if self._peek() != ">":
             raise HeaderError("an angle bracket is not closed")
@@ -330,6 +331,7 @@ class _Addresses:
                     raise HeaderError("a group has no end")
                 return self.found
             else:
+                first = self._at
                 words = self._words()
                 after = self._peek()
                 if after == "<":
@@ -340,7 +342,7 @@ class _Addresses:
                     in_group = True
                     self._at += 1
                     continue
-                elif after != ">" and self._stands_alone(words):
+                elif after != ">" and self._stands_alone(words, first):
                     pass
                 else:
                     raise HeaderError("an address is not valid")
