@@ -91,7 +91,7 @@ def test_a_report_of_very_many_delimiters_takes_no_longer(line: bytes) -> None:
     begun = time.process_time()
     for whole in (content, content + b"\r\n--b--\r\n"):
         redact(whole)
-    assert time.process_time() - begun < 0.1
+    assert time.process_time() - begun < 5  # by the square of its length it would be far more
 
 
 @given(st.lists(st.sampled_from([b"\r\n--b", b"--b--\r\n", b"--", b"\r\n", b"x", b"--b "]), max_size=12).map(b"".join))

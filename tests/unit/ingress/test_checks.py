@@ -1,6 +1,5 @@
 """The checks of content: their order, what they answer, and what becomes of the message."""
 
-import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -13,6 +12,7 @@ from mailrail.core.revision.revision import Account
 from mailrail.core.route.recipients import Directory
 from mailrail.core.smtp.address import Address, parse_address
 from mailrail.core.smtp.reply import Reply
+from mailrail_ingress.checks import header
 from mailrail_ingress.checks.content import CHECKS, Check, CheckLists, ContentChecks, Moment, Whose
 from mailrail_ingress.checks.header import RESULTS_LIMIT
 from mailrail_ingress.checks.verdicts import CheckedMessage, Edit, Pending, Refuse, Verdict
@@ -134,12 +134,14 @@ def test_a_fault_of_the_content_has_its_check_SOUT_12c(fault: ContentFault, expe
 
 
 @pytest.mark.parametrize("account", [ADA, None])
-def test_more_result_fields_than_any_mail_has_are_refused_unread(account: Account | None) -> None:
+def test_more_result_fields_than_any_mail_has_are_refused_unread(
+    account: Account | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     block = b"Authentication-Results: x; none\r\n" * 7000
     checks = ContentChecks(checked(account))
-    begun = time.process_time()
-    assert checks.edit(Header(block)) is None
-    assert time.process_time() - begun < 0.02
+    with monkeypatch.context() as patch:
+        patch.setattr(header, "foreign_results", None)  # whoever called it would fail
+        assert checks.edit(Header(block)) is None
     assert checks.refused_by == "result-fields"
     some = ContentChecks(checked(None)).edit(Header(block[: 33 * RESULTS_LIMIT]))
     assert some == block[: 33 * RESULTS_LIMIT]
