@@ -28,6 +28,7 @@ from mailrail.cli.dnscheck import dnscheck
 from mailrail.cli.explain import explain
 from mailrail.cli.serve import SERVICES
 from mailrail.cli.serve import serve as run_service
+from mailrail.cli.sink import sink
 from mailrail.cli.top import top
 from mailrail.local.state import default_state
 
@@ -268,6 +269,7 @@ def sendmail(context: typer.Context) -> None:
 app.command()(explain)
 app.command()(dnscheck)
 app.command()(top)
+app.command()(sink)
 
 
 @app.command()

@@ -5,6 +5,8 @@ from typing import Literal
 
 Step = Literal["GREETING", "EHLO", "STARTTLS", "AUTH", "MAIL", "RCPT", "DATA", "END"]
 """Where an answer can differ from the usual one. EHLO is LHLO, too; END is the reply to the final dot."""
+CLOSE = "close"
+"""In place of a reply: the connection ends without one."""
 
 
 class Answers:
@@ -14,15 +16,20 @@ class Answers:
     its domain ("@example.org"; "@" is that of the null sender), then for what was given without an address.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, counting: bool = True) -> None:
+        """`counting`: remember who was asked for, for `asked`; it takes memory for each address."""
         self.delays: dict[Step, float] = {}
         """Seconds that each reply of a step comes late. END is late after the message was taken."""
         self._given: dict[tuple[Step, str], tuple[str, int | None]] = {}
         self._asked: dict[tuple[Step, str], int] = {}
+        self._counting = counting
         self._guard = threading.Lock()
 
     def give(self, step: Step, reply: str, *, to: str = "", times: int | None = None) -> None:
-        """Answer `step` with `reply`, the next `times` or from now on; for one address, for "@domain", or for all."""
+        """Answer `step` with `reply` or `CLOSE`, the next `times` or from now on.
+
+        `to` is one address, "@domain", or empty for all.
+        """
         with self._guard:
             self._given[step, to.lower()] = (reply, times)
 
@@ -36,10 +43,11 @@ class Answers:
         return self._asked.get((step, address.lower()), 0)
 
     def take(self, step: Step, address: str = "") -> str | None:
-        """The reply that is to be given now instead of the usual one, if any; it counts as given."""
+        """The reply (or `CLOSE`) that is to be given now instead of the usual one, if any; it counts as given."""
         address = address.lower()
         with self._guard:
-            self._asked[step, address] = self._asked.get((step, address), 0) + 1
+            if self._counting:
+                self._asked[step, address] = self._asked.get((step, address), 0) + 1
             for key in (address or "@", "@" + address.rpartition("@")[2], ""):
                 found = self._given.get((step, key))
                 if found is None:

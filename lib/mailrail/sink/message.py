@@ -4,6 +4,7 @@ import email
 import email.message
 import email.policy
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 
@@ -40,3 +41,16 @@ class SinkMessage:
         """The first header field of that name. Only this field is read, so that thousands of messages can be asked."""
         found = re.search(rb"^" + re.escape(name.encode()) + rb":[ \t]*(.*)$", self.content, re.MULTILINE | re.I)
         return found[1].decode("utf-8", "replace").strip() if found else None
+
+
+class CannotKeep(Exception):
+    """A message cannot be kept now."""
+
+    def __init__(self, reply: str) -> None:
+        """`reply` is what the client hears at the final dot."""
+        super().__init__(reply)
+        self.reply = reply
+
+
+Receive = Callable[[SinkMessage], None]
+"""What gets each message of a sink before it is answered. May raise CannotKeep."""

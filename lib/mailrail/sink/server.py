@@ -1,11 +1,12 @@
 """A sink that listens."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Self
 
 from mailrail.sink.answers import Answers
-from mailrail.sink.message import SinkMessage
+from mailrail.sink.message import Receive, SinkMessage
 from mailrail.sink.options import Options
 from mailrail.sink.session import LmtpSession, SinkSession
 
@@ -16,13 +17,25 @@ class Sink:
     `messages`, `connections` and `answers` may be looked at from other threads.
     """
 
-    def __init__(self, options: Options | None = None, *, host: str = "127.0.0.1", port: int = 0) -> None:
-        """Port 0 is one that the system gives; `port` tells it after `start`."""
+    def __init__(
+        self,
+        options: Options | None = None,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        answers: Answers | None = None,
+        receive: Receive | None = None,
+    ) -> None:
+        """Port 0 is one that the system gives; `port` tells it after `start`.
+
+        `receive` gets each message before it is answered, in place of `messages`, and may raise CannotKeep.
+        """
         self.options = options or Options()
         self.host = host
         self.port = port
-        self.answers = Answers()
+        self.answers = answers or Answers()
         self.messages: list[SinkMessage] = []
+        self._receive = receive or self.messages.append
         self.connections = 0
         """How many clients have connected so far."""
         self._open: set[SinkSession] = set()
@@ -45,10 +58,13 @@ class Sink:
         )
         self.port = self._server.sockets[0].getsockname()[1]
 
-    async def close(self) -> None:
-        """Stop listening, and cut the connections that are open."""
+    async def close(self, within: float = 0.0) -> None:
+        """Stop listening, and cut the connections that are still open `within` these seconds."""
         if self._server is not None:
             self._server.close()
+        if within:
+            with contextlib.suppress(TimeoutError):
+                await self.until(lambda: not self._open, within)
         for session in list(self._open):
             session.cut()
         await self.until(lambda: not self._open)
@@ -74,8 +90,8 @@ class Sink:
     # --- what the sessions tell it ---
 
     def keep(self, message: SinkMessage) -> None:
-        """Remember a message."""
-        self.messages.append(message)
+        """Remember a message. Raises CannotKeep."""
+        self._receive(message)
         self._changed.set()
 
     def add(self, session: SinkSession) -> None:

@@ -6,16 +6,18 @@ import contextlib
 import re
 import time
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from aiosmtpd.lmtp import LMTP
 from aiosmtpd.smtp import MISSING, SMTP, AuthResult, Envelope, LoginPassword, Session, syntax
 
-from mailrail.sink.answers import Answers, Step
-from mailrail.sink.message import SinkMessage
+from mailrail.sink.answers import CLOSE, Answers, Step
+from mailrail.sink.message import CannotKeep, SinkMessage
 from mailrail.sink.options import MECHANISMS, Options
 
 _COMMAND_LIMIT = 4096  # octets of a command: RFC 3461 4 makes MAIL and RCPT longer than the 512 of RFC 5321
+_IDLE = 300.0  # seconds that a client may say nothing (RFC 5321 4.5.3.2.7)
+_ENDLESS = 2**20  # octets above the longest line after which the rest of a line is not waited for
 _PATH = re.compile(r'(?:FROM|TO): *<(?P<address>(?:"(?:\\.|[^"\\])*"|[^">])*)>(?P<words>(?:[ \t].*)?)', re.I | re.S)
 
 
@@ -25,8 +27,12 @@ class Owner(Protocol):
     options: Options
     answers: Answers
 
+    @property
+    def open_connections(self) -> int:
+        """How many clients are connected now."""
+
     def keep(self, message: SinkMessage) -> None:
-        """Remember a message."""
+        """Remember a message. Raises CannotKeep."""
 
     def add(self, session: "SinkSession") -> None:
         """Count a connection. The same again after STARTTLS is no new one."""
@@ -64,6 +70,7 @@ class SinkSession(SMTP):
         self.owner = owner
         self.path: _Path | None = None
         """What the MAIL or RCPT says that is being answered, where it has angle brackets."""
+        self._unended = 0
         self._mail_parameters = (
             *(("RET=", "ENVID=") if options.dsn else ()),
             *(("AUTH=",) if options.accounts else ()),
@@ -84,6 +91,7 @@ class SinkSession(SMTP):
                 name for name in MECHANISMS if not options.accounts or name not in options.mechanisms
             ],
             authenticator=_check_password,
+            timeout=_IDLE + max(owner.answers.delays.values(), default=0.0),
         )
         # As an argument it would warn about AUTH without TLS, which is what was asked for.
         self._auth_required = bool(options.accounts)
@@ -106,9 +114,21 @@ class SinkSession(SMTP):
         super().connection_lost(error)
         self.owner.remove(self)
 
+    def data_received(self, data: bytes) -> None:
+        """What came. aiosmtpd remembers all of a line that never ends; here the connection is cut then."""
+        end = data.rfind(b"\r\n")
+        self._unended = len(data) - end if end >= 0 else self._unended + len(data)
+        if self._unended > self.line_length_limit + _ENDLESS:
+            self.cut()
+        else:
+            super().data_received(data)
+
     async def _handle_client(self) -> None:
         with contextlib.suppress(ConnectionError):  # aiosmtpd leaves it to the loop, which logs it
-            if greeting := await self.answer("GREETING"):
+            limit = self.owner.options.connection_limit
+            if limit and self.owner.open_connections > limit:
+                await self.push("421 4.3.2 too many connections; come again later")
+            elif greeting := await self.answer("GREETING"):
                 await self.push(greeting)
                 self._hang_up()
             else:
@@ -124,7 +144,7 @@ class SinkSession(SMTP):
 
     @syntax("STARTTLS", when="tls_context")
     async def smtp_STARTTLS(self, arg: str) -> None:
-        """STARTTLS, as aiosmtpd does it, unless a test ordered an answer."""
+        """STARTTLS, as aiosmtpd does it, unless an answer was ordered."""
         if self.tls_context and (reply := await self.answer("STARTTLS")):
             await self.push(reply)
         else:
@@ -135,8 +155,11 @@ class SinkSession(SMTP):
         """MAIL, with the parameters that aiosmtpd does not know."""
         arg = self._take_path(arg, self._mail_parameters)
         words = self.path.parameters if self.path else ()
-        if not self.owner.options.eight_bit and any(word.upper().startswith("BODY=") for word in words):
+        options = self.owner.options
+        if not options.eight_bit and any(word.upper().startswith("BODY=") for word in words):
             await self.push("555 5.5.4 8BITMIME is not offered")
+        elif not options.size and any(word.upper().startswith("SIZE=") for word in words):
+            await self.push("555 5.5.4 SIZE is not offered")
         else:
             await super().smtp_MAIL(arg)
 
@@ -147,7 +170,7 @@ class SinkSession(SMTP):
 
     @syntax("DATA")
     async def smtp_DATA(self, arg: str) -> None:
-        """DATA, as aiosmtpd does it, unless a test ordered an answer."""
+        """DATA, as aiosmtpd does it, unless an answer was ordered."""
         assert self.envelope is not None
         if self.envelope.rcpt_tos and (reply := await self.answer("DATA")):
             await self.push(reply)
@@ -157,13 +180,20 @@ class SinkSession(SMTP):
     # --- what the hooks ask ---
 
     async def answer(self, step: Step, address: str = "") -> str | None:
-        """The reply that a test ordered for this step, if any, after the delay that it ordered."""
+        """The reply that was ordered for this step, if any, after the delay that was. Does not return from `CLOSE`."""
         reply = self.owner.answers.take(step, address)
         await self.delay(step)
+        if reply == CLOSE:
+            self.leave()
         return reply
 
+    def leave(self) -> NoReturn:
+        """Close the connection without a reply. What serves the client ends by the error."""
+        self._hang_up()
+        raise ConnectionResetError
+
     async def delay(self, step: Step) -> None:
-        """Wait as long as a test ordered for this step."""
+        """Wait as long as was ordered for this step."""
         if seconds := self.owner.answers.delays.get(step):
             await asyncio.sleep(seconds)
 
@@ -236,8 +266,12 @@ class _Hooks:
             return [reply]
         options = self._owner.options
         session.host_name = hostname
-        absent = {"250-AUTH "} if options.eight_bit else {"250-AUTH ", "250-8BITMIME"}
-        offered = [line for line in responses if line not in absent]
+        absent = {
+            "250-AUTH",
+            *(() if options.eight_bit else ("250-8BITMIME",)),
+            *(() if options.size else (f"250-SIZE {options.size_limit}",)),
+        }
+        offered = [line for line in responses if line.strip() not in absent]
         if options.pipelining:
             offered.insert(1, "250-PIPELINING")
         if options.dsn:
@@ -263,6 +297,9 @@ class _Hooks:
     ) -> str:
         """RCPT."""
         path = server.path or _Path(address, tuple(options))
+        limit = self._owner.options.recipient_limit
+        if limit and len(envelope.recipients) >= limit:
+            return f"452 4.5.3 no more than {limit} recipients of one message"
         reply = await server.answer("RCPT", path.address) or "250 2.1.5 recipient ok"
         if reply.startswith("2"):
             envelope.rcpt_tos.append(address)
@@ -274,10 +311,16 @@ class _Hooks:
         ordered = [self._owner.answers.take("END", one.address) for one in envelope.recipients]
         if not self._owner.options.lmtp:  # one reply for all: the first that was ordered for any of them
             ordered = [next(filter(None, ordered), None)] * len(ordered)
+        if CLOSE in ordered:
+            await server.delay("END")
+            server.leave()
         replies = [reply or "250 2.0.0 taken" for reply in ordered]
         taken = [one for one, reply in zip(envelope.recipients, replies, strict=True) if reply.startswith("2")]
         if taken:
-            self._owner.keep(server.message(taken))
+            try:
+                self._owner.keep(server.message(taken))
+            except CannotKeep as error:
+                replies = [error.reply if reply.startswith("2") else reply for reply in replies]
         await server.delay("END")
         return "\r\n".join(replies if self._owner.options.lmtp else replies[:1])
 

@@ -7,11 +7,11 @@ import socket
 import ssl
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from mailrail.sink import Options, Sink, SinkMessage
+from mailrail.sink import CLOSE, CannotKeep, Options, Sink, SinkMessage, Step
 
 from testkit.ca import Authority
 from testkit.conditions import wait_until
@@ -267,6 +267,23 @@ def test_421_ends_the_connection() -> None:
             smtp.noop()
 
 
+@pytest.mark.parametrize("step", get_args(Step))
+def test_a_connection_closes_without_a_reply_at_the_step_that_was_named(step: Step) -> None:
+    def deliver() -> None:
+        with client(hop) as smtp:
+            smtp.starttls(context=_trusting())
+            smtp.login("u", "p")
+            smtp.sendmail("a@source.test", ["b@sink.test"], BODY)
+
+    with NextHop(tls=context(), accounts={"u": "p"}) as hop:
+        hop.answers.give(step, CLOSE, times=1)
+        with pytest.raises((smtplib.SMTPServerDisconnected, ConnectionError)):
+            deliver()
+        assert not hop.messages
+        deliver()
+        assert only(hop).recipients == ("b@sink.test",)
+
+
 def test_a_delayed_final_reply_comes_after_the_message_was_taken() -> None:
     with NextHop() as hop, client(hop) as smtp:
         hop.answers.delays["END"] = 0.2
@@ -310,3 +327,40 @@ def test_a_client_that_leaves_in_the_middle_of_content_leaves_no_message() -> No
             wait_until(lambda: hop.attempts("c@d.test"), 10)
         wait_until(lambda: not hop.sink.open_connections, 10)
         assert not hop.messages
+
+
+# --- its bounds --------------------------------------------------------------------------------------------------
+
+
+def test_recipients_above_the_limit_are_for_another_message() -> None:
+    with NextHop(recipient_limit=2) as hop, client(hop) as smtp:
+        smtp.mail("a@source.test")
+        assert [smtp.rcpt(f"{number}@sink.test")[0] for number in range(3)] == [250, 250, 452]
+        assert smtp.data(BODY)[0] == 250
+        smtp.mail("a@source.test")
+        assert smtp.rcpt("2@sink.test")[0] == 250
+
+
+def test_a_line_without_an_end_is_cut_off_before_it_fills_the_memory() -> None:
+    with NextHop() as hop, client(hop) as smtp:
+        smtp.mail("a@source.test")
+        smtp.rcpt("b@sink.test")
+        smtp.docmd("DATA")
+        with pytest.raises((smtplib.SMTPServerDisconnected, OSError)):
+            smtp.send(b"x" * 100 * 2**20)
+        assert not hop.messages
+
+
+async def test_a_message_that_cannot_be_kept_is_refused_for_those_who_were_to_get_it() -> None:
+    def full(message: SinkMessage) -> None:
+        raise CannotKeep("452 4.3.1 full")
+
+    async with Sink(Options(lmtp=True), receive=full) as sink:
+        sink.answers.give("END", "550 5.1.1 gone", to="gone@sink.test")
+        reader, writer = await asyncio.open_connection(sink.host, sink.port)
+        say = b"LHLO c\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<gone@sink.test>\r\nRCPT TO:<c@sink.test>\r\nDATA\r\n"
+        writer.write(say + b"x\r\n.\r\nQUIT\r\n")
+        replies = (await reader.read()).split(b"\r\n")
+        assert replies[-4:] == [b"550 5.1.1 gone", b"452 4.3.1 full", b"221 Bye", b""]
+        writer.close()
+        assert not sink.messages

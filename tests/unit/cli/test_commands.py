@@ -227,6 +227,7 @@ def test_every_command_that_reads_takes_json() -> None:
         "local", "serve", "cluster database", "cluster keys", "cluster postgres", "cluster test",  # they run, and log
         "queue content",  # octets
         "sendmail",  # the flags of sendmail
+        "sink",  # prints JSON in any case
         "queue holds remove", "mailbox flag", "mailbox delete",  # they change, and end with a status
     }  # fmt: skip
 
