@@ -3,6 +3,8 @@
 A message is written into the queue folder as it comes, then handed to the server. What the server did not take stays
 there: in `queue` and with status 0 only if somebody will surely send it, else in `failed` with a status that tells the
 caller (SML-06, SML-07). Whatever goes wrong after the message was read, it is not thrown away.
+
+What is needed only after the message was read is loaded then: whoever writes it waits for our start (SML-11b).
 """
 
 import contextlib
@@ -14,15 +16,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, BinaryIO, Final
+from typing import IO, TYPE_CHECKING, BinaryIO, Final
 
 from mailrail.core.smtp.address import Address
-from mailrail.core.smtp.parameters import RcptParameters
 from mailrail.sendmail.addresses import read_recipients, resolve
 from mailrail.sendmail.flags import HELP, REQUIRED, WAIVED, Invocation, SendmailMode, read_flags, usage
 from mailrail.sendmail.folder import BadEnvelope, KeptEnvelope, KeptRecipient, QueueFolder, new_id
 from mailrail.sendmail.message import HeaderWishes, MessageFacts, pieces_of, read_message
-from mailrail.sendmail.outcome import Fate, RecipientFate, fate_of, worst
 from mailrail.sendmail.senders import hello_name, senders_of
 from mailrail.sendmail.settings import (
     Password,
@@ -35,6 +35,10 @@ from mailrail.sendmail.settings import (
     wrong,
 )
 from mailrail.sendmail.status import ExitStatus, Stop
+
+if TYPE_CHECKING:
+    from mailrail.core.smtp.parameters import RcptParameters
+    from mailrail.sendmail.outcome import RecipientFate
 
 NAMES: Final = ("sendmail", "mailq", "newaliases")
 """What the command is linked as."""
@@ -181,7 +185,7 @@ class Submitter:
         wanted: Sequence[Address],
         *,
         terminal: bool = False,
-        parameters: Mapping[Address, RcptParameters] | None = None,
+        parameters: "Mapping[Address, RcptParameters] | None" = None,
     ) -> ExitStatus:
         """One message, for these recipients and, with -t, those of its header. `parameters`: what RCPT said of some.
         Raises Stop where nothing of it was kept or sent, or where it is kept and the text says so."""
@@ -240,7 +244,7 @@ class Submitter:
         wanted: Sequence[Address],
         now: float,
         terminal: bool,
-        parameters: Mapping[Address, RcptParameters],
+        parameters: "Mapping[Address, RcptParameters]",
     ) -> KeptEnvelope:
         """Read the message into its file, and make its envelope. Raises Stop, OSError."""
         call, settings, caller = self.call, self.settings, self._caller
@@ -274,8 +278,9 @@ class Submitter:
         kept = [_recipient(each, parameters.get(each), call) for each in recipients]
         return _envelope(spool.id, now, senders.envelope, kept, facts, call, settings)
 
-    def _attempt(self, envelope: KeptEnvelope, spool: _Spool) -> list[RecipientFate]:
+    def _attempt(self, envelope: KeptEnvelope, spool: _Spool) -> "list[RecipientFate]":
         from mailrail.sendmail.dialogue import NoSuchHost, SessionBroken, SubmissionClient
+        from mailrail.sendmail.outcome import Fate, RecipientFate, fate_of
 
         count = len(envelope.recipients)
         trace = self._caller.say if self.call.verbose else None
@@ -293,8 +298,10 @@ class Submitter:
         except SessionBroken as error:
             return [fate_of(error.answer)] * count
 
-    def _conclude(self, spool: _Spool, envelope: KeptEnvelope, fates: list[RecipientFate]) -> ExitStatus:
+    def _conclude(self, spool: _Spool, envelope: KeptEnvelope, fates: "list[RecipientFate]") -> ExitStatus:
         """Keep what was not sent, and tell the caller. Raises Stop where it cannot be kept."""
+        from mailrail.sendmail.outcome import Fate, worst
+
         waiting: list[KeptRecipient] = []
         failed: list[KeptRecipient] = []
         flushed = spool.trouble is None and self._folder.is_flushed(time.time())
@@ -376,7 +383,7 @@ def _unkept_while_read(spool: _Spool, error: OSError) -> Stop:
     return Stop(ExitStatus.IO, f"reading the message failed: {error.strerror or error}. Nothing was sent")
 
 
-def _recipient(address: Address, given: RcptParameters | None, call: Invocation) -> KeptRecipient:
+def _recipient(address: Address, given: "RcptParameters | None", call: Invocation) -> KeptRecipient:
     notify = given.notify if given is not None and given.notify else call.notify
     return KeptRecipient(str(address), notify=list(notify), orcpt=given.orcpt if given is not None else None)
 
@@ -397,7 +404,7 @@ def _envelope(
         recipients=recipients,
         ret=call.ret,
         envid=call.envid,
-        body=call.body.value if call.body is not None and not facts.eight_bit else None,
+        body=str(call.body) if call.body is not None and not facts.eight_bit else None,
         require_tls=settings.tls_requirement == REQUIRED,
         size=facts.size,
         eight_bit=facts.eight_bit,

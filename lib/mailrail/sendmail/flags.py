@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
-from mailrail.core.smtp.parameters import BodyType, Notify, Return
 from mailrail.sendmail.status import ExitStatus, Stop
 
 if TYPE_CHECKING:
@@ -49,7 +48,8 @@ class Invocation:
     sender: str | None = None
     """-f, -r; empty: the null reverse-path."""
     full_name: str | None = None
-    body: BodyType | None = None
+    body: str | None = None
+    """As BODY= of MAIL says it (RFC 6152)."""
     notify: tuple[str, ...] = ()
     ret: str | None = None
     envid: str | None = None
@@ -70,6 +70,10 @@ class Invocation:
 SHORTEST_INTERVAL: Final = 10.0
 """Seconds of `-qTIME`."""
 LONGEST_INTERVAL: Final = 7 * 86400.0
+BODIES: Final = ("7BIT", "8BITMIME")
+RETURNS: Final = ("FULL", "HDRS")
+NOTIFICATIONS: Final = frozenset({"NEVER", "SUCCESS", "FAILURE", "DELAY"})
+"""The words of core/smtp/parameters, without the time that it takes to load (SML-11b)."""
 _IGNORED: Final = frozenset("GmnU")
 _IGNORED_WITH_ARGUMENT: Final = frozenset("AhLOpX")
 # Exim's options of two letters and more whose argument may stand apart, such as -oMr PROTOCOL.
@@ -240,20 +244,16 @@ def _with_argument(letter: str, flag: str, rest: str, source: _Words, found: dic
             _mode(source.argument(flag, rest), found)
         case "B":
             text = source.argument(flag, rest)
-            try:
-                found["body"] = BodyType(text.upper())
-            except ValueError:
-                found["body"] = None
-            if found["body"] not in (BodyType.SEVEN_BIT, BodyType.EIGHT_BIT_MIME):
+            found["body"] = text.upper()
+            if found["body"] not in BODIES:
                 raise usage(f"-B {_shown(text)}: write 7BIT or 8BITMIME")
         case "N":
             found["notify"] = _notify(source.argument(flag, rest))
         case "R":
             text = source.argument(flag, rest)
-            try:
-                found["ret"] = Return(text.upper()).value
-            except ValueError:
-                raise usage(f"-R {_shown(text)}: write full or hdrs") from None
+            found["ret"] = text.upper()
+            if found["ret"] not in RETURNS:
+                raise usage(f"-R {_shown(text)}: write full or hdrs")
         case "V":
             found["envid"] = _envid(source.argument(flag, rest))
         case "C":
@@ -336,8 +336,7 @@ def _sender(text: str) -> str:
 
 def _notify(text: str) -> tuple[str, ...]:
     words = [word.strip().upper() for word in text.split(",")]
-    known = {each.value for each in Notify}
-    if not set(words) <= known or ("NEVER" in words and set(words) != {"NEVER"}):
+    if not set(words) <= NOTIFICATIONS or ("NEVER" in words and set(words) != {"NEVER"}):
         raise usage(f"-N {_shown(text)}: write never, or some of success, failure and delay with commas between")
     return tuple(dict.fromkeys(words))
 

@@ -15,12 +15,12 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from mailrail.core.sasl.client import Mechanism
 from mailrail.core.smtp.address import Address, AddressError, domain_to_ascii, is_ip_address, parse_address
 from mailrail.sendmail.flags import REQUIRED, read_requirement
 from mailrail.sendmail.status import ExitStatus, Stop
 
 if TYPE_CHECKING:
+    from mailrail.core.sasl.client import Mechanism
     from mailrail.core.tlspolicy.facts import Requirement
 
 PREFIX: Final = "MAILRAIL_SENDMAIL_"
@@ -79,7 +79,7 @@ class SubmissionSettings:
     """PEM; in place of the system's authorities."""
     login: str = ""
     password: Password = field(default_factory=Password)
-    mechanism: Mechanism | None = None
+    mechanism: "Mechanism | None" = None
     """The only one that is used; None: the strongest that both ends have."""
     author: Address | None = None
     """`from`: the sender where no flag names one, and who hears of mail that failed."""
@@ -454,10 +454,12 @@ def _author(of: _Values) -> Address | None:
         raise of.wrong("from", f"is an address, as in alerts@example.org: {error}") from None
 
 
-def _mechanism(of: _Values) -> Mechanism | None:
+def _mechanism(of: _Values) -> "Mechanism | None":
     text = of.text("mechanism").upper()
     if not text:
         return None
+    from mailrail.core.sasl.client import Mechanism
+
     try:
         return Mechanism(text)
     except ValueError:

@@ -35,6 +35,21 @@ def test_a_message_goes_without_the_heavy_libraries_SML_11a(tmp_path: Path, hop:
     assert len(hop) == 1
 
 
+def test_what_comes_after_the_message_is_loaded_after_it_SML_11b() -> None:
+    later = (
+        "ssl",
+        "json",
+        "tempfile",
+        "subprocess",
+        "tomllib",
+        "mailrail.core.smtp.client",
+        "mailrail.core.smtp.parameters",
+    )
+    code = f"import sys, mailrail.sendmail.command; print([name for name in {later!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "[]\n"
+
+
 def test_scramp_is_loaded_for_a_password_that_needs_it_alone_SML_11a() -> None:
     code = (
         "import sys\n"

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.smtp.parameters import BodyType
+from mailrail.core.smtp.parameters import BodyType, Notify, Return
 from mailrail.core.tlspolicy.facts import Requirement
-from mailrail.sendmail.flags import Invocation, SendmailMode, read_flags
+from mailrail.sendmail.flags import BODIES, NOTIFICATIONS, RETURNS, Invocation, SendmailMode, read_flags
 from mailrail.sendmail.status import ExitStatus, Stop
 
 EIGHT = BodyType.EIGHT_BIT_MIME
@@ -73,6 +73,12 @@ EIGHT = BodyType.EIGHT_BIT_MIME
 )  # fmt: skip
 def test_each_form_of_a_call_is_understood_SML_01(words: str, expected: Invocation) -> None:
     assert read_flags(words.split()) == expected
+
+
+def test_the_words_of_notifications_and_bodies_are_those_of_the_core() -> None:
+    assert set(NOTIFICATIONS) == set(Notify)
+    assert set(RETURNS) == set(Return)
+    assert set(BODIES) == {BodyType.SEVEN_BIT, BodyType.EIGHT_BIT_MIME}
 
 
 def test_an_empty_sender_is_the_null_sender_SML_01() -> None:
