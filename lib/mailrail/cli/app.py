@@ -26,6 +26,7 @@ from mailrail.cli import (
 from mailrail.cli.connection import PLACE
 from mailrail.cli.dnscheck import dnscheck
 from mailrail.cli.explain import explain
+from mailrail.cli.search import search
 from mailrail.cli.serve import SERVICES
 from mailrail.cli.serve import serve as run_service
 from mailrail.cli.sink import sink
@@ -267,6 +268,7 @@ def sendmail(context: typer.Context) -> None:
 
 
 app.command()(explain)
+app.command()(search)
 app.command()(dnscheck)
 app.command()(top)
 app.command()(sink)

@@ -4,7 +4,6 @@ import contextlib
 import datetime
 import functools
 import inspect
-import re
 import uuid
 from collections.abc import Callable
 from enum import Enum
@@ -14,10 +13,10 @@ import typer
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from mailrail.cli.output import USAGE, stop
+from mailrail.core.moments import UnreadableTime, span
+from mailrail.core.search import QuerySyntaxError, parse
 from mailrail.core.smtp.address import AddressError, domain_to_ascii
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
-
-_DURATION = re.compile(r"(?:([0-9]{1,6})d)?(?:([0-9]{1,6})h)?(?:([0-9]{1,6})m)?(?:([0-9]{1,9})s)?", re.IGNORECASE)
 
 
 def is_number(text: str) -> bool:
@@ -27,15 +26,14 @@ def is_number(text: str) -> bool:
 
 def duration(text: str) -> datetime.timedelta:
     """`90s`, `5m`, `1h30m`, `2d`; a bare number is seconds. Ends the command on anything else."""
-    sign = -1 if text.startswith("-") else 1
-    bare = text.strip().lstrip("+-")
-    if is_number(bare) and len(bare) < 10:
-        return sign * datetime.timedelta(seconds=int(bare))
-    match = _DURATION.fullmatch(bare)
-    if not bare or match is None:
-        stop(f"{text!r} is not a duration; write 90s, 5m, 1h30m or 2d", USAGE)
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return sign * datetime.timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds)
+    bare = text.strip()
+    unsigned = bare.lstrip("+-")
+    if is_number(unsigned) and len(unsigned) < 10:
+        return (-1 if bare.startswith("-") else 1) * datetime.timedelta(seconds=int(unsigned))
+    try:
+        return span(bare)
+    except UnreadableTime as error:
+        stop(str(error), USAGE)
 
 
 def moment(text: str, now: datetime.datetime | None = None) -> datetime.datetime:
@@ -101,6 +99,17 @@ def check_resolver(resolver: str, *, trust_ad: bool = False) -> None:
         stop(f"--resolver {error}", USAGE)
 
 
+def query(text: str) -> str:
+    """A query of the queue or of history, as the API takes it. Where it cannot be read this ends the command, and
+    points there."""
+    try:
+        if not parse(text, datetime.datetime.now(datetime.UTC)):
+            stop("the query is empty: write what to look for, such as to:alice@example.org", USAGE)
+    except QuerySyntaxError as error:
+        stop(f"the query cannot be read: {error.pointed(text)}", USAGE)
+    return text
+
+
 def object_ref(kind: str, text: str) -> types_pb2.ObjectRef:
     """`namespace/name`, or `name` in the namespace `default`."""
     namespace, _, name = text.rpartition("/")
@@ -147,6 +156,8 @@ Resolver = Annotated[
     str, typer.Option("--resolver", metavar="HOST:PORT", help="DNS server to ask. Default: those of the system.")
 ]
 Limit = Annotated[int, typer.Option("--limit", metavar="N", min=0, help="Show at most N; 0 shows all.")]
+EVERYTHING = 2**31 - 1
+"""What `--limit 0` asks of a call that has no pages: as much as the service ever answers."""
 FromDomain = Annotated[
     str, typer.Option("--from-domain", metavar="DOMAIN", help="Only senders of exactly this domain.")
 ]
@@ -207,6 +218,11 @@ _EVERYWHERE = (
         "",
     ),
     _option("queued_after", _text("--queued-after", "TIME", "Only mail accepted after this time."), ""),
+    _option(
+        "where",
+        _text("--where", "QUERY", "Only what a query finds: 'to:*@example.org state:deferred queued:<-2h'."),
+        "",
+    ),
 )
 _QUEUED_ONLY = (
     _option("on_hold", _HOLD, None),
@@ -273,5 +289,7 @@ def selection(ids: list[str] | None, **options: Any) -> admin_pb2.Filter:
                 value = account_name(value)
             elif field == "transport":
                 value = qualified(value)
+            elif field == "where":
+                value = query(value)
             setattr(chosen, field, value)
     return chosen

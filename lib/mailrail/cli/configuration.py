@@ -32,13 +32,15 @@ def _stub(channel: Any) -> "config_pb2_grpc.ConfigServiceAsyncStub":
 
 @app.command()
 def history(
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show at most N.")] = 20,
+    limit: a.Limit = 20,
     json: a.Json = False,
 ) -> None:
     """List revisions, the newest first, with the findings of the compiler."""
 
     async def question(channel: Any) -> config_pb2.ListRevisionsResponse:
-        return await _stub(channel).ListRevisions(config_pb2.ListRevisionsRequest(limit=limit), timeout=TIMEOUT)
+        return await _stub(channel).ListRevisions(
+            config_pb2.ListRevisionsRequest(limit=limit or a.EVERYTHING), timeout=TIMEOUT
+        )
 
     found = list(ask(SERVICE, question).revisions)
     if json:

@@ -17,14 +17,14 @@ outbound = typer.Typer(no_args_is_help=True, help="Show connections to next hops
 
 @ingress.command()
 def sessions(
-    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="Show at most N.")] = 100,
+    limit: a.Limit = 100,
     json: a.Json = False,
 ) -> None:
     """List the open SMTP sessions."""
 
     async def question(channel: Any) -> ingress_pb2.ListSessionsResponse:
         stub: ingress_pb2_grpc.IngressServiceAsyncStub = ingress_pb2_grpc.IngressServiceStub(channel)
-        return await stub.ListSessions(ingress_pb2.ListSessionsRequest(limit=limit), timeout=TIMEOUT)
+        return await stub.ListSessions(ingress_pb2.ListSessionsRequest(limit=limit or a.EVERYTHING), timeout=TIMEOUT)
 
     found = ask("ingress", question)
     if json:

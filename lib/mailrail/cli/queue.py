@@ -58,19 +58,37 @@ def list_recipients(
 ) -> None:
     """List the recipients in the queue, the next due first. A recipient must match all options."""
 
-    now = utc_now()
-    _print_recipients(
+    print_recipients(
         _recipients(chosen, limit, after, finished=False),
-        {
-            "STATE": _state,
-            "TRIES": _tries,
-            "NEXT": lambda r: "on hold" if r.on_hold else output.when(r, "next_attempt", now, brief=True),
-            "LAST REPLY": last_reply,
-        },
+        live_columns(utc_now()),
         none="the queue is empty" if chosen == admin_pb2.Filter() else "no recipient in the queue matches",
         paged=bool(after),
         json=json,
     )
+
+
+Columns = Mapping[str, Callable[[admin_pb2.Recipient], str]]
+"""Of a table of recipients, beside number, sender and address: heading and cell."""
+
+
+def live_columns(now: datetime.datetime) -> Columns:
+    """What is shown of recipients in the queue."""
+    return {
+        "STATE": _state,
+        "TRIES": _tries,
+        "NEXT": lambda r: "on hold" if r.on_hold else output.when(r, "next_attempt", now, brief=True),
+        "LAST REPLY": last_reply,
+    }
+
+
+def finished_columns(now: datetime.datetime) -> Columns:
+    """What is shown of those that are finished."""
+    return {
+        "OUTCOME": lambda r: output.name_of(r, "outcome") or output.name_of(r, "state"),
+        "TRIES": _tries,
+        "FINISHED": lambda r: output.when(r, "finished", now, brief=True),
+        "REPLY": last_reply,
+    }
 
 
 @dataclass(slots=True)
@@ -122,38 +140,41 @@ def _recipients(chosen: admin_pb2.Filter, limit: int, after: str, *, finished: b
     return ask(SERVICE, lambda channel: search(admin_service(channel), chosen, limit, cursor, finished=finished))
 
 
-def _print_recipients(
-    found: FoundRecipients,
-    columns: Mapping[str, Callable[[admin_pb2.Recipient], str]],
-    *,
-    none: str,
-    paged: bool,
-    json: bool,
-) -> None:
-    """A table of recipients: number, sender, address, then `columns` (heading: cell); or all of them as JSON."""
-    if json and paged:
-        output.print_json(
-            {"recipients": found.recipients, "complete": not found.stopped_at, "next": found.cursor or None}
-        )
-        return
+def print_recipients(found: FoundRecipients, columns: Columns, *, none: str, paged: bool, json: bool) -> None:
+    """A table of recipients: number, sender, address, then `columns`; or all of them as JSON."""
     if json:
-        output.print_json(found.recipients)
+        output.print_json(page_json(found) if paged else found.recipients)
+        if paged:
+            return
     else:
-        output.table(
-            ("ID", "FROM", "TO", *columns),
-            (
-                (str(r.id), r.mail_from or "<>", r.address, *(cell(r) for cell in columns.values()))
-                for r in found.recipients
-            ),
-            none="none was found so far" if found.stopped_at else none,
-            prose=1,
-        )
+        print_table(found, columns, none)
     if found.stopped_at:
-        output.note(
-            f"not all was looked at, only {found.stopped_at}: there may be more, and --after {found.cursor} goes on"
-        )
+        output.note(unfinished(found))
     elif found.cursor and not json:
         output.say(f"... more than {len(found.recipients)}; --limit 0 shows all")
+
+
+def page_json(found: FoundRecipients) -> dict[str, Any]:
+    """What was found, whether that is all that was asked for, and where the list goes on."""
+    return {"recipients": found.recipients, "complete": not found.stopped_at, "next": found.cursor or None}
+
+
+def unfinished(found: FoundRecipients) -> str:
+    """That a search was broken off, and how it goes on (QRY-05)."""
+    return f"not all was looked at, only {found.stopped_at}: there may be more, and --after {found.cursor} goes on"
+
+
+def print_table(found: FoundRecipients, columns: Columns, none: str) -> None:
+    """A table of recipients."""
+    output.table(
+        ("ID", "FROM", "TO", *columns),
+        (
+            (str(r.id), r.mail_from or "<>", r.address, *(cell(r) for cell in columns.values()))
+            for r in found.recipients
+        ),
+        none="none was found so far" if found.stopped_at else none,
+        prose=1,
+    )
 
 
 def counted(number: int, one: str, many: str = "") -> str:
@@ -374,15 +395,9 @@ def history(
 ) -> None:
     """List finished recipients (delivered, failed or dropped), the newest first."""
 
-    now = utc_now()
-    _print_recipients(
+    print_recipients(
         _recipients(chosen, limit, after, finished=True),
-        {
-            "OUTCOME": lambda r: output.name_of(r, "outcome") or output.name_of(r, "state"),
-            "TRIES": _tries,
-            "FINISHED": lambda r: output.when(r, "finished", now, brief=True),
-            "REPLY": last_reply,
-        },
+        finished_columns(utc_now()),
         none="no recipient is finished yet" if chosen == admin_pb2.Filter() else "no recipient in the history matches",
         paged=bool(after),
         json=json,

@@ -2,7 +2,8 @@
 
 import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, Final
 from uuid import UUID, uuid4
 
@@ -19,7 +20,9 @@ from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, types_pb2
 app = typer.Typer()
 
 _MANY: Final = 100
-"""Recipients above which a change of their TLS requirement is confirmed."""
+"""Recipients above which a change that cannot be undone is confirmed."""
+_SAMPLES: Final = 5
+"""Recipients that the question shows."""
 _COUNTED: Final = 10_000
 """Recipients that are counted for that; of more it is said that there are at least so many."""
 _LOOKED_AT = 1000
@@ -90,40 +93,70 @@ async def _on_hold(stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub", changes: S
     return 0
 
 
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation (asked with --all).")]
+Yes = Annotated[
+    bool, typer.Option("--yes", "-y", help=f"Do not ask for confirmation (asked for more than {_MANY} recipients).")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say how many would be changed, and change nothing.")]
 
 
-def _sure(chosen: admin_pb2.Filter, yes: bool, what: str) -> None:
-    """Ask before something final is done to the whole queue; without a terminal --yes must say it."""
-    if not chosen.all or yes:
-        return
-    if not sys.stdin.isatty():
-        output.stop(f"this would {what} every recipient in the queue; add --yes to confirm", output.USAGE)
-    if not typer.confirm(f"{what} all recipients in the queue?"):
-        output.stop("nothing was changed")
+def is_terminal() -> bool:
+    """Whether somebody is there to be asked."""
+    return sys.stdin.isatty()
 
 
-def _sure_of_many(chosen: admin_pb2.Filter, yes: bool, done: str) -> None:
-    """Ask before more than _MANY recipients are changed, with their number; without a terminal --yes must say it."""
-    if yes or len(chosen.recipient_ids) in range(1, _MANY + 1):
-        return
+@dataclass(frozen=True, slots=True)
+class _Preview:
+    """What a change would meet."""
 
-    async def count(channel: Any) -> tuple[str, int]:
-        stub = admin_service(channel)
-        if chosen.all:
-            stats = await stub.GetStats(admin_pb2.GetStatsRequest(), timeout=TIMEOUT)
-            return ("about " if stats.HasField("counted") else ""), stats.queued
+    number: int
+    words: str
+    """The number for people; "at least" or "about" where it is not exact."""
+    exact: bool
+    samples: Sequence[admin_pb2.Recipient]
+
+
+async def _preview(stub: "admin_pb2_grpc.QueueAdminServiceAsyncStub", chosen: admin_pb2.Filter) -> _Preview:
+    if chosen.all:
+        stats = await stub.GetStats(admin_pb2.GetStatsRequest(), timeout=TIMEOUT)
+        found = await search(stub, chosen, _SAMPLES, finished=False)
+        number, how = stats.queued, "about " if stats.HasField("counted") else ""
+    else:
         found = await search(stub, chosen, _COUNTED, finished=False)
-        return ("at least " if found.cursor or found.stopped_at else ""), len(found.recipients)
+        number, how = len(found.recipients), "at least " if found.cursor or found.stopped_at else ""
+    return _Preview(number, how + counted(number, "recipient"), not how, found.recipients[:_SAMPLES])
 
-    least, number = ask(SERVICE, count)
-    if number <= _MANY and not least:
+
+def _ask_back(chosen: admin_pb2.Filter, done: str, *, yes: bool, dry_run: bool, json: bool) -> None:
+    """Ask before many recipients are changed, with their number and some of them (CMD-03); without a terminal --yes
+    must say it. With `dry_run` say it, and end the command."""
+    few = not chosen.all and len(chosen.recipient_ids) in range(1, _MANY + 1)
+    if not dry_run and (yes or few):
         return
-    many = least + counted(number, "recipient")
-    if not sys.stdin.isatty():
-        output.stop(f"this would change {many}; add --yes to confirm", output.USAGE)
-    if not typer.confirm(f"{many} will be {done}. Go on?", err=True):
+    preview = ask(SERVICE, lambda channel: _preview(admin_service(channel), chosen), doing="counting recipients")
+    if dry_run:
+        if json:
+            plain = {"recipients": preview.number, "exact": preview.exact, "samples": list(preview.samples)}
+            output.print_json(plain)
+        elif preview.number or not preview.exact:
+            output.say(f"{preview.words} would be {done}")
+            _print_samples(preview, output.say)
+        if preview.number == 0 and preview.exact:
+            output.stop("no recipient matches")
+        raise typer.Exit
+    if preview.exact and preview.number <= (0 if chosen.all else _MANY):
+        return
+    if not is_terminal():
+        output.stop(f"this would change {preview.words}; add --yes to confirm", output.USAGE)
+    _print_samples(preview, output.note)
+    if not typer.confirm(f"{preview.words} will be {done}. Go on?", err=True):
         output.stop("nothing was changed")
+
+
+def _print_samples(preview: _Preview, say: Callable[[str], None]) -> None:
+    for one in preview.samples:
+        say(f"  {one.id} {one.mail_from or '<>'} to {one.address}")
+    if preview.number > len(preview.samples):
+        say("  ...")
 
 
 @app.command()
@@ -205,10 +238,11 @@ def fail(
         str, typer.Option("--reason", metavar="TEXT", help="The reason that the sender reads in the notification.")
     ] = "",
     yes: Yes = False,
+    dry_run: DryRun = False,
     json: a.Json = False,
 ) -> None:
     """Fail recipients now and notify the sender. An attempt that succeeds meanwhile counts."""
-    _sure(chosen, yes, "fail")
+    _ask_back(chosen, "failed", yes=yes, dry_run=dry_run, json=json)
     _change("Fail", admin_pb2.FailRequest(filter=chosen, reason=reason), "failed", json)
 
 
@@ -217,10 +251,11 @@ def fail(
 def drop(
     chosen: admin_pb2.Filter,
     yes: Yes = False,
+    dry_run: DryRun = False,
     json: a.Json = False,
 ) -> None:
     """Remove recipients now, without a notification. An attempt that succeeds meanwhile counts."""
-    _sure(chosen, yes, "drop")
+    _ask_back(chosen, "dropped", yes=yes, dry_run=dry_run, json=json)
     _change("Drop", admin_pb2.DropRequest(filter=chosen), "dropped", json)
 
 
@@ -260,9 +295,8 @@ def set_tls(
     reason: Annotated[
         str, typer.Option("--reason", metavar="TEXT", help="Why; `mailrail queue show` tells it with the change.")
     ] = "",
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help=f"Do not ask for confirmation (asked for more than {_MANY} recipients).")
-    ] = False,
+    yes: Yes = False,
+    dry_run: DryRun = False,
     json: a.Json = False,
 ) -> None:
     """Change what whole messages demand of TLS (RFC 8689), from their next attempt on.
@@ -272,6 +306,6 @@ def set_tls(
     if requirement not in _TLS:
         output.stop(f"{requirement!r} is not a TLS requirement; write required, default or no", output.USAGE)
     value, done = _TLS[requirement]
-    _sure_of_many(chosen, yes, f'set to TLS "{requirement}"')
+    _ask_back(chosen, f'set to TLS "{requirement}"', yes=yes, dry_run=dry_run, json=json)
     request = admin_pb2.SetTlsRequirementRequest(filter=chosen, tls_requirement=value, reason=reason)
     _change("SetTlsRequirement", request, done, json)

@@ -3,6 +3,7 @@
 # ruff: noqa: E501 -- statements keep their own lines
 
 from collections.abc import Callable, Iterator
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -41,6 +42,27 @@ LED = {
     "on hold": admin_pb2.Filter(on_hold=True),
     "bound": admin_pb2.Filter(transport=BOUND),
     "bound elsewhere": admin_pb2.Filter(transport="default/absent"),
+    **{
+        query: admin_pb2.Filter(where=query)
+        for query in (
+            "domain:d77.example",
+            "domain:absent.example",
+            "to:user100077@d77.example",
+            "site:domain:d77.example",
+            "state:held",
+            "state:sending",
+            "state:sending to:nobody*",
+            f"transport:{BOUND}",
+            "transport:default/absent",
+            "due:>9d",
+            "due:>9d account:default/absent",
+            "id:7",
+            "id:7 domain:d77.example",
+            f"msg:{UUID(int=7)}",
+            "state:held account:default/absent",
+            "domain:d77.example from:nobody*",
+        )
+    },
 }
 """What an index leads to."""
 WALKED = {
@@ -49,6 +71,20 @@ WALKED = {
     "a rare text in the sender": _from("nobody-has-this"),
     "an absent sender's domain": admin_pb2.Filter(from_domain="absent.example"),
     "submitted": admin_pb2.Filter(submitted_only=True),
+    **{
+        query: admin_pb2.Filter(where=query)
+        for query in (
+            "account:default/absent",
+            "to:*nobody-has-this*",
+            "from:*nobody-has-this*",
+            "from:nobody@from1.example",
+            "msgid:<nobody@example.org>",
+            "domain:.absent.example",
+            "attempts:>5",
+            "origin:submission",
+            "queued:>1d",
+        )
+    },
 }
 """What none leads to."""
 
@@ -63,6 +99,12 @@ def full() -> Iterator[str]:
             seed(connection, Backlog(RECIPIENTS, leased=1000))
             connection.execute("VACUUM ANALYZE")
         yield url
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine makes nobody stop early: what is bounded here is what is read."""
+    monkeypatch.setattr(walk, "SECONDS", 600.0)
 
 
 def a_listing() -> Listing:

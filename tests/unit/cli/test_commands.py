@@ -22,13 +22,14 @@ from mailrail.cli.serve import SERVICES
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 
 explain_module = importlib.import_module("mailrail.cli.explain")
+search_module = importlib.import_module("mailrail.cli.search")
 ROOT = Path(__file__).resolve().parents[3]
 BOTH_GROUPS = [
     ("queue", "list"), ("queue", "show", "1"), ("queue", "history"), ("queue", "stats"), ("queue", "sites"),
     ("queue", "kick", "1"), ("queue", "holds", "list"), ("mailbox", "list"), ("mailbox", "boxes"),
     ("mailbox", "read", "1"),
     ("config", "status"), ("config", "history"), ("explain", "--to", "bob@example.org"), ("ingress", "sessions"),
-    ("outbound", "connections"), ("top",),
+    ("outbound", "connections"), ("top",), ("search", "bob"),
 ]  # fmt: skip
 DATABASE = ("cluster", "database", "--place", "bundled.mailrail", "--record", "mailrail-database")
 KEYS = ("cluster", "keys", "--prefix", "mailrail", "--part", "mtls")
@@ -46,8 +47,13 @@ def test_without_an_installation_each_says_how_to_start_one(command: tuple[str, 
     [
         (("queue", "kick"), "choose the recipients"),
         (("queue", "drop"), "choose the recipients"),
-        (("queue", "fail", "--all"), "add --yes"),
         (("queue", "show", "nonsense"), "is not a message id"),
+        (("queue", "list", "--where", "to:bob@x.example state:asleep"), "write state: and one of"),
+        (("queue", "drop", "--where", ""), "choose the recipients"),
+        (("queue", "drop", "--where", "  "), "the query is empty"),
+        (("search", "too:bob"), "did you mean to:?"),
+        (("search", " "), "the query is empty"),
+        (("search", "state:failed", "due:<1h"), "nothing can be like that"),
         (("queue", "schedule", "1"), "exactly one of --at, --in and --later"),
         (("queue", "schedule", "1", "--at", "now", "--in", "5m"), "exactly one of"),
         (("queue", "set-transport", "a/b/c", "1"), "is not the name of a MailTransport"),
@@ -377,6 +383,7 @@ class _Long(_Queue):
     def __init__(self) -> None:
         super().__init__()
         self.asked: admin_pb2.SetTlsRequirementRequest | None = None
+        self.ended: admin_pb2.Filter | None = None
 
     async def ListRecipients(
         self, request: admin_pb2.ListRecipientsRequest, timeout: float
@@ -395,6 +402,14 @@ class _Long(_Queue):
         self.asked = request
         return admin_pb2.SetTlsRequirementResponse(count=admin_pb2.ChangeCount(recipients=250))
 
+    async def Fail(self, request: admin_pb2.FailRequest, timeout: float) -> admin_pb2.FailResponse:
+        self.ended = request.filter
+        return admin_pb2.FailResponse(count=admin_pb2.ChangeCount(recipients=250))
+
+    async def Drop(self, request: admin_pb2.DropRequest, timeout: float) -> admin_pb2.DropResponse:
+        self.ended = request.filter
+        return admin_pb2.DropResponse(count=admin_pb2.ChangeCount(recipients=250))
+
 
 @pytest.mark.parametrize(
     ("chosen", "told"),
@@ -409,10 +424,49 @@ def test_many_get_another_tls_requirement_only_when_that_is_confirmed(
     done = CliRunner().invoke(app, ["queue", "set-tls", "no", *chosen])
     assert (done.exit_code, there.asked) == (2, None)
     assert f"this would {told}; add --yes to confirm" in done.stderr
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
     assert CliRunner().invoke(app, ["queue", "set-tls", "no", *chosen, "--yes", "--reason", "why"]).exit_code == 0
     assert there.asked is not None
     assert (there.asked.tls_requirement, there.asked.reason) == (types_pb2.TLS_REQUIREMENT_NO, "why")
+
+
+@pytest.mark.parametrize("command", ["fail", "drop"])
+def test_many_are_ended_only_when_their_number_is_confirmed_CMD_03(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = _Long()
+    _talk_to(monkeypatch, there)
+    chosen = ("--to-domain", "d.example")
+    done = CliRunner().invoke(app, ["queue", command, *chosen])
+    assert (done.exit_code, there.ended) == (2, None)
+    assert "this would change 250 recipients; add --yes to confirm" in done.stderr
+    done = CliRunner().invoke(app, ["queue", command, "--where", "domain:d.example", "--dry-run"])
+    assert (done.exit_code, there.ended) == (0, None)
+    done = CliRunner().invoke(app, ["queue", command, *chosen, "--dry-run", "--json"])
+    found = json.loads(done.stdout)
+    assert (found["recipients"], found["exact"], len(found["samples"])) == (250, True, 5)
+    monkeypatch.setattr(queue_changes, "is_terminal", lambda: True)
+    done = CliRunner().invoke(app, ["queue", command, *chosen], input="n\n")
+    assert (done.exit_code, there.ended) == (1, None)
+    assert "250 recipients will be" in done.stderr
+    assert "  1 <> to" in done.stderr, "some of them are shown"
+    assert CliRunner().invoke(app, ["queue", command, *chosen], input="y\n").exit_code == 0
+    assert there.ended is not None
+    there.ended = None
+    assert CliRunner().invoke(app, ["queue", command, *chosen, "--yes"]).exit_code == 0
+    assert there.ended is not None
+
+
+@pytest.mark.parametrize("command", ["fail", "drop"])
+def test_the_whole_queue_is_ended_only_when_that_is_confirmed_CMD_03(
+    command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = _Long()
+    _talk_to(monkeypatch, there)
+    done = CliRunner().invoke(app, ["queue", command, "--all"])
+    assert (done.exit_code, there.ended) == (2, None)
+    assert "this would change about 2000000 recipients; add --yes to confirm" in done.stderr
+    assert CliRunner().invoke(app, ["queue", command, "--all", "--yes"]).exit_code == 0
+    assert there.ended == admin_pb2.Filter(all=True)
 
 
 @pytest.mark.parametrize("chosen", [("7",), ("01890000-0000-7000-8000-000000000000",)])
@@ -599,6 +653,64 @@ def test_a_list_for_programs_says_whether_it_is_complete_and_where_it_goes_on(mo
     out, error, _ = _list(monkeypatch, _LongQueue(), "--json", seconds=0.0)
     assert json.loads(out) == [], "without --after programs get the list that they always got"
     assert "--after x:W:2 goes on" in error
+
+
+class _Searched:
+    """A queue whose history is looked through a stretch at a time."""
+
+    def __init__(self, live: int, past: int) -> None:
+        self.live, self.past = live, past
+        self.asked: list[str] = []
+
+    async def ListRecipients(
+        self, request: admin_pb2.ListRecipientsRequest, timeout: float
+    ) -> admin_pb2.ListRecipientsResponse:
+        self.asked.append(f"queue {request.filter.where}")
+        found = [admin_pb2.Recipient(id=n, address=f"live{n}@d.example") for n in range(self.live)]
+        return admin_pb2.ListRecipientsResponse(recipients=found)
+
+    async def ListHistory(self, request: admin_pb2.ListHistoryRequest, timeout: float) -> admin_pb2.ListHistoryResponse:
+        self.asked.append(f"history {request.filter.where}")
+        found = [admin_pb2.Recipient(id=n, address=f"past{n}@d.example") for n in range(self.past)]
+        return admin_pb2.ListHistoryResponse(recipients=found, next_page_token="x:H:9", incomplete=True)
+
+
+def _search(monkeypatch: pytest.MonkeyPatch, there: _Searched, *words: str) -> tuple[int, str, str]:
+    monkeypatch.setattr(queue, "GO_ON", 0.0)
+    monkeypatch.setattr(queue, "admin_service", lambda _: there)
+    monkeypatch.setattr(search_module, "ask", lambda _, question, doing="": asyncio.run(question(None)))
+    done = CliRunner().invoke(app, ["search", *words])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def test_a_search_looks_into_the_queue_and_into_history_and_says_how_it_goes_on_QRY_05(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = _Searched(1, 1)
+    status, out, error = _search(monkeypatch, there, "bob@d.example", "queued:<-2h")
+    assert status == 0
+    assert there.asked == ["queue bob@d.example queued:<-2h", "history bob@d.example queued:<-2h"]
+    assert out.index("In the queue:") < out.index("live0@d.example") < out.index("In the history:")
+    assert out.index("In the history:") < out.index("past0@d.example")
+    assert "looking for to:bob@d.example" in error
+    assert "mailrail queue history --where 'bob@d.example queued:<-2h' --after x:H:9" in error
+    status, out, _ = _search(monkeypatch, there, "--json", "to:bob*")
+    found = json.loads(out)
+    assert [found[part]["complete"] for part in ("queue", "history")] == [True, False]
+    assert found["history"]["next"] == "x:H:9"
+
+
+def test_a_search_asks_only_where_the_query_can_be_fulfilled(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = _Searched(1, 1)
+    assert _search(monkeypatch, there, "state:held")[0] == 0
+    assert _search(monkeypatch, there, "state:failed")[0] == 0
+    assert there.asked == ["queue state:held", "history state:failed"]
+
+
+def test_a_search_that_finds_nothing_is_status_1(monkeypatch: pytest.MonkeyPatch) -> None:
+    status, out, _ = _search(monkeypatch, _Searched(0, 0), "to:bob*")
+    assert (status, out) == (1, "none was found so far\n")
+    assert _search(monkeypatch, _Searched(0, 0), "state:held")[:2] == (1, "no recipient matches\n")
 
 
 @pytest.mark.parametrize(

@@ -18,13 +18,14 @@ from uuid import UUID
 import psycopg
 from google.protobuf.text_format import MessageToString
 
+from mailrail.core.search import SearchPart
 from mailrail.kit import log
 from mailrail.kit.postgres import storable
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 from mailrail_queue import metrics
 from mailrail_queue.admin.base import CALLER, AdminContext, backoff_names
 from mailrail_queue.admin.change_result import ChangeResult, PartlyDone
-from mailrail_queue.admin.filters import TEN_YEARS, BadRequest, Where, instant, is_empty, live_where, seconds
+from mailrail_queue.admin.filters import TEN_YEARS, BadRequest, Where, asked, instant, is_empty, live_where, seconds
 from mailrail_queue.admin.operation import Operation, Place
 from mailrail_queue.admin.walk import ENTRIES
 from mailrail_queue.delivery.endings import by_administrator, end_unleased
@@ -503,11 +504,11 @@ class RecipientChanges:
         await run(connection, _LEFT, {"id": row.id, "reason": reason})
         metrics.CORRUPT.inc()
 
-    @staticmethod
-    def _for_change(wanted: admin_pb2.Filter) -> Where:
-        if is_empty(wanted):
+    def _for_change(self, wanted: admin_pb2.Filter) -> Where:
+        conditions = asked(wanted, SearchPart.QUEUE, self._clock())
+        if is_empty(wanted) or (not conditions and len(wanted.ListFields()) == 1 and wanted.where):
             raise BadRequest("an empty filter changes nothing: name recipients, or set `all`")
-        return live_where(wanted)
+        return live_where(wanted, conditions)
 
 
 def _operation_of(request: admin_pb2.ScheduleRequest) -> Operation | None:

@@ -3,15 +3,17 @@
 # ruff: noqa: E501 -- statements keep their own lines, and are put together from constants of our own alone
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final, LiteralString
 from uuid import UUID
 
 from mailrail.core.route.site import shard
+from mailrail.core.search import QuerySyntaxError, SearchField, SearchPart, Term, check_part, parse
 from mailrail.core.smtp.address import AddressError, domain_to_ascii, parse_literal
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
+from mailrail_queue.admin import where as query
 from mailrail_queue.admin.walk import BEGINNING, END
 from mailrail_queue.store import columns as c
 
@@ -35,6 +37,9 @@ class NotFound(LookupError):
 # As recipient_bound and recipient_domain have it.
 _BOUND: Final[LiteralString] = 'r.override_transport COLLATE "C" = %(transport)s'
 _TO_DOMAIN: Final[LiteralString] = """lower(split_part(r.address COLLATE "C", '@', -1)) = lower(%(to_domain)s)"""
+
+_NAMING: Final = frozenset({SearchField.ID, SearchField.MSG})
+"""What leads to recipients with an attempt under way, too."""
 
 # --- filters ----------------------------------------------------------------------------------------------------------
 
@@ -75,10 +80,24 @@ def is_empty(wanted: admin_pb2.Filter) -> bool:
     return not wanted.ListFields()
 
 
-def live_where(wanted: admin_pb2.Filter) -> Where:
-    """The recipients in the queue that a filter means: AND of what is set (reference H28). Raises BadRequest."""
-    parts: list[LiteralString] = []
-    parameters: dict[str, Any] = {}
+def asked(wanted: admin_pb2.Filter, part: SearchPart, now: float) -> tuple[Term, ...]:
+    """What the query of a filter asks of the queue or of history, `now` being Unix seconds (QRY-01). Raises BadRequest."""
+    if not wanted.where:
+        return ()
+    try:
+        found = parse(wanted.where, datetime.fromtimestamp(now, UTC))
+        check_part(found, part)
+    except QuerySyntaxError as error:
+        raise BadRequest(f"the query, {error}") from error
+    return found
+
+
+def live_where(wanted: admin_pb2.Filter, conditions: Sequence[Term] = ()) -> Where:
+    """The recipients in the queue that a filter and its query (`asked`) mean: AND of what is set (reference H28).
+    Raises BadRequest."""
+    found = query.live(conditions)
+    parts: list[LiteralString] = list(found.parts)
+    parameters: dict[str, Any] = dict(found.parameters)
     _common(wanted, "r", parts, parameters)
     if wanted.HasField("on_hold"):
         parts.append("(r.held_since IS NOT NULL) = %(on_hold)s")
@@ -104,18 +123,20 @@ def live_where(wanted: admin_pb2.Filter) -> Where:
     return Where(" AND ".join(parts) or "true", parameters)
 
 
-def leased_lead(wanted: admin_pb2.Filter) -> LiteralString:
+def leased_lead(wanted: admin_pb2.Filter, conditions: Sequence[Term] = ()) -> LiteralString:
     """Which of the conditions of `live_where` an index leads to, among the recipients that are leased (QRY-04)."""
     if wanted.recipient_ids:
         return "r.token IS NOT NULL AND r.id = ANY(%(ids)s)"
     if wanted.message_ids:
         return "r.token IS NOT NULL AND r.message_id = ANY(%(message_ids)s)"
-    return "r.token IS NOT NULL"
+    named = query.live([one for one in conditions if one.field in _NAMING])
+    return "r.token IS NOT NULL" if named.lead is None else "r.token IS NOT NULL AND " + named.lead
 
 
-def waiting_lead(wanted: admin_pb2.Filter) -> LiteralString:
+def waiting_lead(wanted: admin_pb2.Filter, conditions: Sequence[Term] = ()) -> LiteralString:
     """The same among those that wait."""
-    led: list[LiteralString] = ["r.token IS NULL"]
+    found = query.live(conditions)
+    led: list[LiteralString] = ["r.token IS NULL", *found.bounds]
     if wanted.recipient_ids:
         led.append("r.id = ANY(%(ids)s)")
     elif wanted.message_ids:
@@ -126,15 +147,20 @@ def waiting_lead(wanted: admin_pb2.Filter) -> LiteralString:
         led.append("r.held_since IS NOT NULL")
     elif wanted.to_domain:
         led.append(_TO_DOMAIN)
+    elif found.lead is not None:
+        led.append(found.lead)
     _led_by_time(wanted, "r.due", led)
     return " AND ".join(led)
 
 
-def history_lead(wanted: admin_pb2.Filter) -> LiteralString:
+def history_lead(wanted: admin_pb2.Filter, conditions: Sequence[Term] = ()) -> LiteralString:
     """The same of `history_where`."""
-    led: list[LiteralString] = ["true"]
+    found = query.history(conditions)
+    led: list[LiteralString] = ["true", *found.bounds]
     if wanted.message_ids:
         led.append("h.message_id = ANY(%(message_ids)s)")
+    elif found.lead is not None:
+        led.append(found.lead)
     _led_by_time(wanted, "h.finished", led)
     return " AND ".join(led)
 
@@ -146,10 +172,11 @@ def _led_by_time(wanted: admin_pb2.Filter, column: LiteralString, led: list[Lite
         led.append(column + " < %(due_before)s")
 
 
-def history_where(wanted: admin_pb2.Filter) -> Where:
-    """The same for finished ones; `due` is when they finished. Raises BadRequest."""
-    parts: list[LiteralString] = []
-    parameters: dict[str, Any] = {}
+def history_where(wanted: admin_pb2.Filter, conditions: Sequence[Term] = ()) -> Where:
+    """The same for finished ones; `due` of the filter is when they finished. Raises BadRequest."""
+    found = query.history(conditions)
+    parts: list[LiteralString] = list(found.parts)
+    parameters: dict[str, Any] = dict(found.parameters)
     _common(wanted, "h", parts, parameters)
     if wanted.HasField("on_hold") and wanted.on_hold:
         parts.append("false")

@@ -12,12 +12,14 @@ import psycopg
 
 from mailrail.core.delivery.schedule import expires_at
 from mailrail.core.route.site import SHARDS
+from mailrail.core.search import SearchPart
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 from mailrail_queue.admin.base import AdminContext, stamp
 from mailrail_queue.admin.filters import (
     NotCounted,
     NotFound,
     PageTokens,
+    asked,
     chosen,
     history_lead,
     history_where,
@@ -30,6 +32,7 @@ from mailrail_queue.admin.filters import (
     waiting_lead,
 )
 from mailrail_queue.admin.walk import BEGINNING, Budget, Path, walk
+from mailrail_queue.admin.where import is_sending
 from mailrail_queue.delivery.verdicts import as_said
 from mailrail_queue.routing.router import RecipientFacts, account_pb, domain_of, named_pb
 from mailrail_queue.store import census, timeline
@@ -199,7 +202,8 @@ class Listing:
         self, connection: Connection, wanted: admin_pb2.Filter, size: int, token: str
     ) -> RecipientPage:
         """A page of recipients in the queue: those with an attempt under way, then the others, oldest due first."""
-        where = live_where(wanted)
+        conditions = asked(wanted, SearchPart.QUEUE, self._clock())
+        where = live_where(wanted, conditions)
         size = page_size(size)
         tokens = PageTokens("recipients", chosen(wanted))
         phase, moment, last = read_place(tokens.read(token), "L")
@@ -207,10 +211,11 @@ class Listing:
         page = RecipientPage()
         # Two walks: along recipient_lease, then along recipient_listed or what the filter leads to.
         paths = {
-            "L": replace(_LEASED, lead=leased_lead(wanted)),
-            "W": replace(_WAITING, lead=waiting_lead(wanted)),
+            "L": replace(_LEASED, lead=leased_lead(wanted, conditions)),
+            "W": replace(_WAITING, lead=waiting_lead(wanted, conditions)),
         }
-        for name in ("L", "W") if phase == "L" else ("W",):
+        walks = {None: "LW", True: "L", False: "W"}[is_sending(conditions)]
+        for name in walks if phase == "L" else "W":
             here = (moment, last) if name == phase else BEGINNING
             walked = await walk(
                 connection, paths[name], where.text, where.parameters, here, size + 1 - len(page.recipients), budget
@@ -220,7 +225,7 @@ class Listing:
                     return page
                 page.recipients.append(self._live(row))
                 page.next_token = tokens.make(make_place(name, row[24] if name == "L" else row[6], row[0]))
-            if not walked.ended or (name == "L" and budget.spent):
+            if not walked.ended or (name == "L" and "W" in walks and budget.spent):
                 page.incomplete, page.looked_to = True, None if name == "L" else walked.place[0]
                 rest = ("W", *BEGINNING) if walked.ended else (name, *walked.place)
                 page.next_token = tokens.make(make_place(*rest))
@@ -230,11 +235,12 @@ class Listing:
 
     async def history(self, connection: Connection, wanted: admin_pb2.Filter, size: int, token: str) -> RecipientPage:
         """A page of finished recipients, newest first (FIN-03)."""
-        where = history_where(wanted)
+        conditions = asked(wanted, SearchPart.HISTORY, self._clock())
+        where = history_where(wanted, conditions)
         size = page_size(size)
         tokens = PageTokens("history", chosen(wanted))
         _, moment, last = read_place(tokens.read(token), "H", end=True)
-        path = replace(_FINISHED, lead=history_lead(wanted))
+        path = replace(_FINISHED, lead=history_lead(wanted, conditions))
         walked = await walk(connection, path, where.text, where.parameters, (moment, last), size + 1, Budget())
         page = RecipientPage([self._finished(row) for row in walked.rows[:size]])
         if len(walked.rows) > size:

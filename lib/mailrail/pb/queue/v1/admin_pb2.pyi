@@ -67,6 +67,7 @@ class Filter(_message.Message):
     DUE_BEFORE_FIELD_NUMBER: _builtins.int
     DUE_AFTER_FIELD_NUMBER: _builtins.int
     ALL_FIELD_NUMBER: _builtins.int
+    WHERE_FIELD_NUMBER: _builtins.int
     account: _builtins.str
     """namespace/name"""
     to: _builtins.str
@@ -80,6 +81,10 @@ class Filter(_message.Message):
     transport: _builtins.str
     """namespace/name of the transport set on the message itself"""
     all: _builtins.bool
+    where: _builtins.str
+    """A query, `to:alice@example.org queued:<-2h`: docs/reference/search.md. All of it must hold, too. Its relative times go by
+    the server's clock when the call begins.
+    """
     @_builtins.property
     def recipient_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
     @_builtins.property
@@ -109,10 +114,11 @@ class Filter(_message.Message):
         due_before: _timestamp_pb2.Timestamp | None = ...,
         due_after: _timestamp_pb2.Timestamp | None = ...,
         all: _builtins.bool = ...,
+        where: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_due_after", b"_due_after", "_due_before", b"_due_before", "_on_hold", b"_on_hold", "_queued_after", b"_queued_after", "_queued_before", b"_queued_before", "_submitted_only", b"_submitted_only", "due_after", b"due_after", "due_before", b"due_before", "on_hold", b"on_hold", "queued_after", b"queued_after", "queued_before", b"queued_before", "submitted_only", b"submitted_only"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_due_after", b"_due_after", "_due_before", b"_due_before", "_on_hold", b"_on_hold", "_queued_after", b"_queued_after", "_queued_before", b"_queued_before", "_submitted_only", b"_submitted_only", "account", b"account", "all", b"all", "due_after", b"due_after", "due_before", b"due_before", "from", b"from", "from_domain", b"from_domain", "message_ids", b"message_ids", "on_hold", b"on_hold", "queued_after", b"queued_after", "queued_before", b"queued_before", "recipient_ids", b"recipient_ids", "submitted_only", b"submitted_only", "to", b"to", "to_domain", b"to_domain", "transport", b"transport"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_due_after", b"_due_after", "_due_before", b"_due_before", "_on_hold", b"_on_hold", "_queued_after", b"_queued_after", "_queued_before", b"_queued_before", "_submitted_only", b"_submitted_only", "account", b"account", "all", b"all", "due_after", b"due_after", "due_before", b"due_before", "from", b"from", "from_domain", b"from_domain", "message_ids", b"message_ids", "on_hold", b"on_hold", "queued_after", b"queued_after", "queued_before", b"queued_before", "recipient_ids", b"recipient_ids", "submitted_only", b"submitted_only", "to", b"to", "to_domain", b"to_domain", "transport", b"transport", "where", b"where"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__due_after: _TypeAlias = _typing.Literal["due_after"]  # noqa: Y015
     _WhichOneofArgType__due_after: _TypeAlias = _typing.Literal["_due_after", b"_due_after"]  # noqa: Y015
