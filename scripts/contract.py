@@ -63,6 +63,7 @@ EXAMPLES: Final[Mapping[str, Path]] = {
 """Folders of documents; those of one folder refer to each other."""
 SETTINGS: Final[Mapping[str, str]] = {
     "config": "mailrail_config.settings.ConfigSettings",
+    "dmarc": "mailrail_dmarc.settings.DmarcSettings",
     "ingress": "mailrail_ingress.settings.IngressSettings",
     "operator": "mailrail_operator.settings.OperatorSettings",
     "outbound": "mailrail_outbound.settings.OutboundSettings",

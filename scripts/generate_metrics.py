@@ -29,6 +29,7 @@ MODULES = {
     "Outbound": "services/outbound/mailrail_outbound/metrics.py",
     "Config": "services/config/mailrail_config/metrics.py",
     "Policy": "services/policy/mailrail_policy/metrics.py",
+    "DMARC": "services/dmarc/mailrail_dmarc/metrics.py",
     "Operator": "operator/mailrail_operator/metrics.py",
     "Bundled Postgres": "lib/mailrail/cluster/metrics.py",
 }

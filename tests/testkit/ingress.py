@@ -243,6 +243,12 @@ class FakeQueue(_Neighbour, enqueue_pb2_grpc.EnqueueServiceServicer):
         self.asked.append(request.message_id)
         return enqueue_pb2.GetOutcomeResponse(accepted=request.message_id in self._ids)
 
+    async def FindMessage(
+        self, request: enqueue_pb2.FindMessageRequest, context: Any
+    ) -> enqueue_pb2.FindMessageResponse:
+        """See the proto."""
+        return enqueue_pb2.FindMessageResponse(accepted=request.message_id in self._ids)
+
 
 class FakeConfig(_Neighbour, config_pb2_grpc.ConfigServiceServicer):
     """Serves one revision to whoever watches; `publish` replaces it."""

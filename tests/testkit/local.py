@@ -25,9 +25,9 @@ from testkit.conditions import wait_until
 from testkit.ports import free_offset, release_offset
 from testkit.processes import Program
 
-PLANNED = (1025, 1465, 1587, 1080, 1081, 1082, 1091, 1092, 1093, 1094, 1191, 1192, 1193, 1194, 1195)
+PLANNED = (1025, 1465, 1587, 1080, 1081, 1082, 1091, 1092, 1093, 1094, 1096, 1191, 1192, 1193, 1194, 1195, 1196)
 """Ports of local mode before `--port-offset`."""
-CHILDREN = ("config", "queue", "outbound", "ingress", "folder")
+CHILDREN = ("config", "queue", "outbound", "ingress", "folder", "dmarc")
 
 
 def mailrail(*arguments: str, timeout: float = 60.0) -> "subprocess.CompletedProcess[str]":

@@ -4,7 +4,7 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 
-SERVICES = ("ingress", "queue", "outbound", "config", "policy", "operator")
+SERVICES = ("ingress", "queue", "outbound", "config", "policy", "dmarc", "operator")
 
 
 def serve(name: str) -> int:

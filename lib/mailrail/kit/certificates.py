@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-ROLES = ("config", "queue", "ingress", "outbound", "policy", "operator", "cli")
+ROLES = ("config", "queue", "ingress", "outbound", "policy", "dmarc", "operator", "cli")
 """Everyone who calls or answers by gRPC. `operator` is whoever publishes configuration."""
 
 CA_LIFETIME = datetime.timedelta(days=3650)

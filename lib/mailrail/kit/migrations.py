@@ -38,7 +38,7 @@ from psycopg import sql
 
 from mailrail.kit.postgres import session, why_read_only
 
-SERVICES = ("config", "queue", "outbound")
+SERVICES = ("config", "queue", "outbound", "dmarc")
 """Every service that may own a schema; those without `sql/migrations` own none."""
 
 LOCK_KEY = 0x6D61_696C_7261_696C  # "mailrail"; one lock a database, whatever the schemas

@@ -123,12 +123,13 @@ def connecting(application: str) -> dict[str, Any]:
     return {"application_name": application, "connect_timeout": 5, "autocommit": True, **ALIVE}
 
 
-CONNECTIONS: Mapping[str, int] = MappingProxyType({"queue": 24, "config": 10, "outbound": 2})
+CONNECTIONS: Mapping[str, int] = MappingProxyType({"queue": 24, "config": 10, "outbound": 2, "dmarc": 4})
 """Most connections that one process of a service opens, with default settings: what a server, a role or a pooler has to
 allow for each."""
-NEEDED = "a queue process needs {queue}, a config process {config} and an outbound process {outbound}".format(
-    **CONNECTIONS
-)
+NEEDED = (
+    "a queue process needs {queue}, a config process {config}, an outbound process {outbound} and a dmarc process"
+    " {dmarc}"
+).format(**CONNECTIONS)
 
 
 SESSION: Mapping[str, str] = MappingProxyType(

@@ -57,8 +57,17 @@ class Environments:
                 return {
                     "queue_target": self.targets["queue"],
                     "outbound_target": self.targets["outbound"],
+                    "dmarc_target": self.targets["dmarc"],
                     "smtp_listen": options.listen,
                     "resolver": options.resolver or "",
+                }
+            case "dmarc":
+                return {
+                    "database_url": self.database_url,
+                    "queue_target": self.targets["queue"],
+                    "resolver": options.resolver or "",
+                    # Nobody hears of mail that somebody tries things with.
+                    "schedule": "false",
                 }
             case "outbound":
                 return {

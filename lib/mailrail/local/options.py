@@ -10,16 +10,19 @@ SMTP, SUBMISSION, SUBMISSIONS, CONSOLE, METRICS, POLICIES = 1025, 1587, 1465, 10
 """Ports that people use, before `--port-offset` (design section 10)."""
 
 SERVICES = ("config", "queue", "outbound", "ingress")
-"""In the order in which they are worth starting; stopped the other way round."""
+"""What mail needs, in the order in which they are worth starting; stopped the other way round."""
+
+LATER = ("dmarc",)
+"""Started once all is ready, which so is no later: no mail waits for them."""
 
 WATCHER = "folder"
 """The child that publishes the resources of the folder, in the operator's place."""
 
-INTERNAL = {"config": 1091, "queue": 1092, "outbound": 1093, "ingress": 1094}
+INTERNAL = {"config": 1091, "queue": 1092, "outbound": 1093, "ingress": 1094, "dmarc": 1096}
 """gRPC ports on 127.0.0.1, before the offset; another one is used when this one is taken. Below 32,768, where Linux
 begins to hand ports to outgoing connections: a restarted child must find its port free."""
 
-INTERNAL_METRICS = {"config": 1191, "queue": 1192, "outbound": 1193, "ingress": 1194, WATCHER: 1195}
+INTERNAL_METRICS = {"config": 1191, "queue": 1192, "outbound": 1193, "ingress": 1194, WATCHER: 1195, "dmarc": 1196}
 """Metrics ports of the children, likewise."""
 
 

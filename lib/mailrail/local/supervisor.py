@@ -16,7 +16,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +36,7 @@ from mailrail.local.merged_metrics import MergedMetrics
 from mailrail.local.options import (
     INTERNAL,
     INTERNAL_METRICS,
+    LATER,
     METRICS,
     POLICIES,
     SERVICES,
@@ -51,7 +52,7 @@ from mailrail.local.postgres.account import PostgresUnavailable
 from mailrail.local.readiness import Readiness
 from mailrail.local.state import Client, StateFolder, UnusableState
 
-_MODULES = {**{name: f"mailrail_{name}" for name in SERVICES}, WATCHER: "mailrail.local.folder"}
+_MODULES = {**{name: f"mailrail_{name}" for name in (*SERVICES, *LATER)}, WATCHER: "mailrail.local.folder"}
 """Child → what `python -m` runs."""
 _WITHIN = {WATCHER: "mailrail_policy"}
 """Child → the package of a service that runs within it, where that is installed."""
@@ -79,7 +80,7 @@ class Supervisor:
     def run(self) -> None:
         """Start everything, say `ready`, run until told to stop, stop everything. Raises CannotRun."""
         malloc.tune()
-        missing = [s for s in SERVICES if find_spec(f"mailrail_{s}") is None]
+        missing = [s for s in (*SERVICES, *LATER) if find_spec(f"mailrail_{s}") is None]
         if missing:
             raise CannotRun(f"not installed: {', '.join(missing)}; install the whole of Mailrail (`make install`)")
         with self._signals():
@@ -132,13 +133,15 @@ class Supervisor:
                     return
                 self._migrate(url)
                 targets, metrics = self._addresses()
-                self._start_children(Environments(self.options, url, self.state.cache, keys, targets, metrics))
+                environments = Environments(self.options, url, self.state.cache, keys, targets, metrics)
+                self._start_children(environments, [name for name in _MODULES if name not in LATER])
                 self._start_metrics(metrics)
                 self._write_client(targets, {})
                 readiness = Readiness(keys.role("cli"), targets, self.options.listen, self.options.resources)
                 if self._wait_until(readiness):
                     self._write_client(targets, readiness.listeners)
                     self._introduce(readiness.listeners)
+                    self._start_children(environments, LATER)
                 self._watch()
             finally:
                 self._stop_everything()
@@ -192,15 +195,15 @@ class Supervisor:
 
     def _addresses(self) -> tuple[dict[str, str], dict[str, str]]:
         """HOST:PORT of each service's gRPC server, and of each child's metrics."""
-        targets = {s: f"127.0.0.1:{port_near(self.options.port(INTERNAL[s]))}" for s in SERVICES}
+        targets = {s: f"127.0.0.1:{port_near(self.options.port(p))}" for s, p in INTERNAL.items()}
         metrics = {n: f"127.0.0.1:{port_near(self.options.port(p))}" for n, p in INTERNAL_METRICS.items()}
         return targets, metrics
 
-    def _start_children(self, environments: Environments) -> None:
-        for name, module in _MODULES.items():
+    def _start_children(self, environments: Environments, names: Iterable[str]) -> None:
+        for name in names:
             child = Child(
                 name,
-                [sys.executable, "-m", module],
+                [sys.executable, "-m", _MODULES[name]],
                 environments.of(name),
                 output=self.output.lines,
                 say=self.output.warn,
@@ -320,7 +323,7 @@ class Supervisor:
             self.output.say("stopping after the mail under way; press Ctrl-C again to stop at once")
         self.state.client_file.unlink(missing_ok=True)
         # First the watcher, so that the configuration stays; then ingress, so that no new mail comes in.
-        for name in (WATCHER, "ingress", "outbound", "queue", "config"):
+        for name in (WATCHER, "ingress", *LATER, "outbound", "queue", "config"):
             for child in (c for c in self._children if c.name == name):
                 if not child.stop(15.0, self._hurry.is_set) and not self._hurry.is_set():
                     self.output.warn(f"{name} did not stop in time and was killed; no accepted mail is lost")

@@ -14,6 +14,7 @@ from mailrail_ingress import metrics
 from mailrail_ingress.active_config import ActiveConfig
 from mailrail_ingress.checks.domain_dns import DomainDns
 from mailrail_ingress.checks.next_hop import OutboundVerification
+from mailrail_ingress.dmarc_records import DmarcRecorder
 from mailrail_ingress.held_octets import HeldOctets
 from mailrail_ingress.listeners import Listeners
 from mailrail_ingress.open_files import check_limit
@@ -32,6 +33,7 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
         metrics.HELD.set_function(lambda: budget.held)
         transactions = OpenTransactions()
         queue = await stack.enter_async_context(EnqueueClient(settings, budget, transactions).running())
+        evaluations = await stack.enter_async_context(DmarcRecorder(settings).running())
         verification = None
         if settings.outbound_target:
             verification = await stack.enter_async_context(OutboundVerification(settings).running())
@@ -44,6 +46,7 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
             probes=ProbeKeys(lambda: keyring(settings)).know,
             budget=budget,
             transactions=transactions,
+            evaluations=evaluations,
         )
         metrics.UPLOADING.set_function(lambda: active_config.uncommitted.octets(active_config.monotonic()))
         sessions = Sessions(active_config, Wheel(asyncio.get_running_loop()))

@@ -32,6 +32,7 @@ from mailrail_ingress import metrics
 from mailrail_ingress.accounts import Accounts
 from mailrail_ingress.held_octets import HeldOctets
 from mailrail_ingress.ports import (
+    EvaluationRecorder,
     MailDomains,
     OpenTransactions,
     Origin,
@@ -131,6 +132,7 @@ class ActiveConfig:
         verification: Verification | None = None,
         budget: HeldOctets | None = None,
         transactions: OpenTransactions | None = None,
+        evaluations: EvaluationRecorder | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -138,6 +140,8 @@ class ActiveConfig:
         self.queue = queue
         self.domains = domains
         self.verification = verification
+        self.evaluations = evaluations
+        """Told of each message that was checked; None: nobody is."""
         self.probes = probes
         """Whether an address of the domain of probes is that of one."""
         self.clock = clock

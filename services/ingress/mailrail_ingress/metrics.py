@@ -132,6 +132,10 @@ UPLOADING = Gauge(
     "Octets of large messages uploaded to the queue and not committed; an upload that was given up counts for one "
     "more minute",
 )
+EVALUATIONS_DROPPED = Tally(
+    "mailrail_ingress_dmarc_evaluations_dropped",
+    "Messages that no DMARC report will tell of: MAILRAIL_INGRESS_DMARC_OCTETS were full while dmarc was away",
+)
 HELD = Gauge("mailrail_ingress_held_bytes", "Octets of mail held for the queue, over all connections")
 QUEUE_STREAM = Gauge("mailrail_ingress_queue_stream_up", "1 while a stream to the queue is open, else 0")
 QUEUE_PENDING = Gauge("mailrail_ingress_queue_pending", "Commits sent to the queue and not answered yet")

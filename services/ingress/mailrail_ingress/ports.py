@@ -3,11 +3,12 @@
 Answers come through callbacks, not futures: a message costs one call, and an implementation may answer at once.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, Protocol
 
+from mailrail.core.message_authentication.verdict import MessageVerdict
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.address import Address
 from mailrail.core.smtp.line_facts import UNKNOWN, LineFacts
@@ -167,4 +168,21 @@ class Verification(Protocol):
 
     def verify(self, address: str, transport: ObjectRef, done: Callable[[Reply | None], None]) -> None:
         """Call `done` with None when it exists, else with what to say."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRecipients:
+    """Recipients of a message in one domain of ours. They count as one message (RFC 9990 3.1.1.6: `count`)."""
+
+    domain: str
+    report_address: bool = False
+    """All of them are report addresses of ours (DAGG-18)."""
+
+
+class EvaluationRecorder(Protocol):
+    """Takes what DMARC said of messages, for reports (DMRC-17)."""
+
+    def record(self, verdict: MessageVerdict, recipients: Iterable[RecordedRecipients], *, refused: bool) -> None:
+        """Take one that reached the end of its content. It never waits and never raises."""
         ...

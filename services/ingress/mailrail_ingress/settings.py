@@ -14,6 +14,12 @@ class IngressSettings(ServiceSettings):
     (`dns:///queue:7002`), or `ipv4:ADDRESS:PORT,ADDRESS:PORT`."""
     outbound_target: str = ""
     """Target of outbound, asked where a domain says `recipients: Verify`; empty: such recipients get 451."""
+    dmarc_target: str = ""
+    """Target of dmarc, which is told of mail for reports; empty: nobody is."""
+    dmarc_octets: int = 8 * 1024 * 1024
+    """Octets of memory for what dmarc was not told yet; what comes beyond is dropped and counted."""
+    dmarc_seconds: float = 2.0
+    """Seconds between two batches for dmarc."""
     gateway: str = ""
     """NAMESPACE/NAME of the one gateway to serve; empty: the listeners of all gateways in the configuration."""
     smtp_listen: tuple[str, ...] = ("127.0.0.1",)

@@ -22,7 +22,7 @@ ENQUEUE = "mailrail.queue.v1.EnqueueService"
 LEASE = "mailrail.queue.v1.LeaseService"
 PEER = "mailrail.queue.v1.PeerService"
 CALLERS = {
-    ENQUEUE: frozenset({"ingress", "cli"}),
+    ENQUEUE: frozenset({"ingress", "dmarc", "cli"}),
     LEASE: frozenset({"outbound"}),
     PEER: frozenset({"queue"}),
     **admin_rpc.CALLERS,

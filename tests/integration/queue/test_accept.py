@@ -189,6 +189,29 @@ async def test_the_outcome_of_what_was_committed_is_told_by_any_replica_ACC_04(d
         assert outcome.accepted_at.seconds > 0
 
 
+async def test_a_message_is_found_in_history_once_nothing_else_is_left_of_it_FIN_03(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress, outbound = await q.ingress(), await q.outbound()
+        number = await ingress.accept("bob@away.example")
+        request = enqueue_pb2.FindMessageRequest(message_id=number)
+        assert await ingress.stub.FindMessage(request) == enqueue_pb2.FindMessageResponse(accepted=True)
+        await eventually(lambda: outbound.deliveries)
+        outbound.finish(outbound.deliveries[0])
+        await q.until("SELECT count(*) = 1 FROM history")
+        await q.sql("DELETE FROM message")
+        found = await ingress.stub.FindMessage(request)
+        assert found == enqueue_pb2.FindMessageResponse(accepted=True, history=True)
+
+
+async def test_a_message_that_is_not_found_is_barred_ACC_04(database: str) -> None:
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        number = message_id()
+        assert not (await ingress.stub.FindMessage(enqueue_pb2.FindMessageRequest(message_id=number))).accepted
+        (future,) = ingress.commit(commit_of("bob@away.example"), ids=[number])
+        assert not (await future).accepted
+
+
 async def test_bodies_that_are_being_stored_keep_nobody_from_asking_for_an_outcome_ACC_04(database: str) -> None:
     async with running_queue(database) as q, await psycopg.AsyncConnection.connect(database) as other:
         ingress = await q.ingress()

@@ -36,6 +36,7 @@ async def test_the_documented_number_of_connections_is_what_a_process_opens() ->
         assert f"queue process needs {CONNECTIONS['queue']}" in text, page
         assert f"a config process {CONNECTIONS['config']}" in text, page
         assert f"an outbound process {CONNECTIONS['outbound']}" in text, page
+        assert f"a dmarc process {CONNECTIONS['dmarc']}" in text, page
 
 
 async def test_with_too_few_connections_the_queue_is_not_ready_and_says_how_many_it_needs(

@@ -21,11 +21,12 @@ from mailrail.local import example, pki
 from mailrail.local.database import SupervisedPostgres
 from mailrail.local.environments import Environments
 from mailrail.local.folder import FolderSettings
-from mailrail.local.options import METRICS, SERVICES, SMTP, SUBMISSION, SUBMISSIONS, WATCHER, LocalOptions
+from mailrail.local.options import LATER, METRICS, SERVICES, SMTP, SUBMISSION, SUBMISSIONS, WATCHER, LocalOptions
 from mailrail.local.output import Output
 from mailrail.local.postgres.account import PostgresUnavailable
 from mailrail.local.supervisor import CannotRun, Supervisor
 from mailrail_config.settings import ConfigSettings
+from mailrail_dmarc.settings import DmarcSettings
 from mailrail_ingress.settings import IngressSettings
 from mailrail_outbound.settings import OutboundSettings
 from mailrail_queue.settings import QueueSettings
@@ -37,6 +38,7 @@ SETTINGS: dict[str, type[ServiceSettings]] = {
     "queue": QueueSettings,
     "outbound": OutboundSettings,
     "ingress": IngressSettings,
+    "dmarc": DmarcSettings,
     WATCHER: FolderSettings,
 }
 URL = "postgresql://mailrail:secret@127.0.0.1:5432/mailrail"
@@ -55,8 +57,8 @@ def _supervisor(tmp_path: Path, **options: object) -> Supervisor:
 def _environment(name: str, keys: pki.Pki, **options: object) -> dict[str, str]:
     folder = keys.sealing_keys.parent
     given = dataclasses.replace(LocalOptions(state=folder), **options)  # type: ignore[arg-type]
-    targets = {name: f"127.0.0.1:{9000 + n}" for n, name in enumerate(SERVICES)}
-    metrics = {name: f"127.0.0.1:{9100 + n}" for n, name in enumerate((*SERVICES, WATCHER))}
+    targets = {name: f"127.0.0.1:{9000 + n}" for n, name in enumerate((*SERVICES, *LATER))}
+    metrics = {name: f"127.0.0.1:{9100 + n}" for n, name in enumerate((*SERVICES, *LATER, WATCHER))}
     return Environments(given, URL, folder / "cache", keys, targets, metrics).of(name)
 
 
@@ -96,7 +98,7 @@ def test_the_queue_keeps_history_for_as_many_days_as_the_command_line_says(keys:
 
 def test_only_who_owns_a_schema_gets_the_database(keys: pki.Pki) -> None:
     holders = {n for n in SETTINGS if "secret" in " ".join(_environment(n, keys).values())}
-    assert holders == {"config", "queue", "outbound"}
+    assert holders == {"config", "queue", "outbound", "dmarc"}
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Final
 
 from mailrail.core.dsn import text
 from mailrail.core.message.header import date
+from mailrail.core.reports.addresses import mailto
 from mailrail.core.reports.incoming import ReportKind
 from mailrail.core.reports.names import ReportName
 from mailrail.core.smtp.address import Address
@@ -75,6 +76,35 @@ def report_mail(
     mark = b"--" + boundary.encode()
     body = b"".join(b"\r\n" + mark + b"\r\n" + part for part in parts) + b"\r\n" + mark + b"--\r\n"
     return ReportMail(recipient, "".join(fields).encode() + body, not f"{sender}{recipient}".isascii())
+
+
+def too_large_mail(
+    name: ReportName, packed: bytes, sender: Address, recipient: Address, *, message_id: str, now: float
+) -> ReportMail:
+    """A mail that says that the report is too large for an address, as RFC 7489 7.2.2 has it; parameters as above."""
+    size = len(report_mail(name, packed, sender, recipient, message_id=message_id, now=now).content)
+    fields = [
+        text.field("From", f"<{sender}>"),
+        f"To: <{recipient}>\r\n",
+        text.field("Subject", f"DMARC aggregate reporting error report for {name.domain}"),
+        text.field("Date", date(now)),
+        f"Message-ID: {message_id}\r\n",
+        "Auto-Submitted: auto-generated\r\n",
+        "MIME-Version: 1.0\r\n",
+        "Content-Type: text/plain; charset=us-ascii\r\n",
+        "Content-Transfer-Encoding: 7bit\r\n",
+    ]
+    uri = mailto(recipient)
+    lines = [
+        f"Report-Date: {date(now)}",
+        f"Report-Domain: {name.domain}",
+        f"Report-ID: {name.id}",
+        f"Report-Size: {size}",
+        f"Submitter: {name.submitter}",
+        f"Submitting-URI: {uri}",
+    ]
+    body = "".join(f"{line}\r\n" for line in lines)
+    return ReportMail(recipient, f"{''.join(fields)}\r\n{body}".encode(), not f"{sender}{recipient}".isascii())
 
 
 def _people(name: ReportName) -> list[str]:

@@ -38,6 +38,7 @@ class Role(StrEnum):
     QUEUE = "queue"
     OUTBOUND = "outbound"
     POLICY = "policy"
+    DMARC = "dmarc"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -486,7 +487,7 @@ class Revision:
     """One per gateway."""
 
 
-ROLES_WITHOUT_SECRETS: Final = frozenset({Role.POLICY})
+ROLES_WITHOUT_SECRETS: Final = frozenset({Role.POLICY, Role.DMARC})
 """Roles for which nothing is sealed; their processes hold no sealing key."""
 
 

@@ -149,6 +149,11 @@ class GroupCommit:
             self.bodies.forget(message_id)  # what may have been uploaded of it
         return accepted
 
+    async def in_history(self, message_id: bytes) -> bool:
+        """Whether a message that `outcome` does not know was there before. Raises psycopg.Error."""
+        async with self._outcome_lanes[self._asked % len(self._outcome_lanes)].use() as connection:
+            return await accept_store.in_history(connection, message_id)
+
     def set_hold_rules(self, rules: HoldRules) -> None:
         """Prepare messages under these rules, which the heartbeat reads."""
         self._hold_rules = rules

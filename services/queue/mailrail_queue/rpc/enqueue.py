@@ -383,6 +383,19 @@ class EnqueueServicer(enqueue_pb2_grpc.EnqueueServiceServicer):
             pulse_task.cancel()
             stream.end()
 
+    async def FindMessage(
+        self, request: enqueue_pb2.FindMessageRequest, context: Context
+    ) -> enqueue_pb2.FindMessageResponse:
+        outcome = await self.GetOutcome(enqueue_pb2.GetOutcomeRequest(message_id=request.message_id), context)
+        if outcome.accepted:
+            return enqueue_pb2.FindMessageResponse(accepted=True)
+        try:  # after it is barred: what was accepted before then is in history by now, or was found
+            found = await self._queue.group_commit.in_history(request.message_id)
+        except DATABASE_FAILURE as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"the database is unreachable: {error}"[:200])
+            raise
+        return enqueue_pb2.FindMessageResponse(accepted=found, history=found)
+
     async def GetOutcome(
         self, request: enqueue_pb2.GetOutcomeRequest, context: Context
     ) -> enqueue_pb2.GetOutcomeResponse:

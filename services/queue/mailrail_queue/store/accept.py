@@ -186,6 +186,15 @@ async def outcome(connection: Connection, message_id: bytes) -> float | None:
     return float(rows[0][0]) if rows else None
 
 
+# Once a message is final its row goes and those of its recipients stay in history (FIN-03).
+IN_HISTORY: Final[LiteralString] = "SELECT true FROM history WHERE message_id = ANY(%(id)s) LIMIT 1"
+
+
+async def in_history(connection: Connection, message_id: bytes) -> bool:
+    """Whether a recipient of the message is in history."""
+    return bool(await run(connection, IN_HISTORY, {"id": c.uuids([message_id])}))
+
+
 # What an account sent in the last 24 hours, under a lock that ends with the transaction (ACC-08).
 LOCK_ACCOUNT: Final[LiteralString] = (
     "SELECT pg_advisory_xact_lock(hashtextextended('mailrail.queue.account:' || %(account)s, 0))"

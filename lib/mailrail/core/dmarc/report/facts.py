@@ -232,3 +232,37 @@ def decode(source_ip: str, octets: bytes) -> ReportedMessage:
         )
     except (TypeError, IndexError, AttributeError, KeyError) as error:
         raise ValueError(f"not the facts of a message: {error!r}") from error
+
+
+def encode_policy(policy: ReportedPolicy) -> bytes:
+    """A policy as canonical JSON, besides its domain."""
+    tags = (policy.p, policy.sp, policy.np)
+    made = [
+        *(tag.value if tag is not None else None for tag in tags),
+        int(policy.strict_dkim),
+        int(policy.strict_spf),
+        policy.fo,
+        int(policy.testing),
+        int(policy.public_suffix_list),
+    ]
+    return json.dumps(made, separators=(",", ":")).encode()
+
+
+def decode_policy(domain: str, octets: bytes) -> ReportedPolicy:
+    """What `encode_policy` made, of this release or an older one. Raises ValueError."""
+    try:
+        made: Any = json.loads(octets)
+        p, sp, np, strict_dkim, strict_spf, fo, testing, public_suffix_list = made[:8]
+        return ReportedPolicy(
+            domain,
+            ReportedDisposition(p),
+            None if sp is None else ReportedDisposition(sp),
+            None if np is None else ReportedDisposition(np),
+            bool(strict_dkim),
+            bool(strict_spf),
+            str(fo)[:_NAME_LIMIT],
+            bool(testing),
+            bool(public_suffix_list),
+        )
+    except (TypeError, IndexError, AttributeError, KeyError, RecursionError) as error:
+        raise ValueError(f"not a policy: {error!r}") from error

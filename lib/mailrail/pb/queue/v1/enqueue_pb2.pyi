@@ -288,3 +288,50 @@ class GetOutcomeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__accepted_at) -> _WhichOneofReturnType__accepted_at | None: ...
 
 Global___GetOutcomeResponse: _TypeAlias = GetOutcomeResponse  # noqa: Y015
+
+@_typing.final
+class FindMessageRequest(_message.Message):
+    """Asks after one message, whenever it was accepted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MESSAGE_ID_FIELD_NUMBER: _builtins.int
+    message_id: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        message_id: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["message_id", b"message_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindMessageRequest: _TypeAlias = FindMessageRequest  # noqa: Y015
+
+@_typing.final
+class FindMessageResponse(_message.Message):
+    """Where it is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACCEPTED_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
+    accepted: _builtins.bool
+    """false: it is in neither queue nor history, and never will be"""
+    history: _builtins.bool
+    """it was found in history alone"""
+    def __init__(
+        self,
+        *,
+        accepted: _builtins.bool = ...,
+        history: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accepted", b"accepted", "history", b"history"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FindMessageResponse: _TypeAlias = FindMessageResponse  # noqa: Y015

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class EnqueueServiceStub:
-    """Accepts mail. Any replica accepts any message (SHD-02). Caller: ingress.
+    """Accepts mail. Any replica accepts any message (SHD-02). Callers: ingress, dmarc.
     """
 
     def __init__(self, channel):
@@ -45,10 +45,15 @@ class EnqueueServiceStub:
                 request_serializer=mailrail_dot_queue_dot_v1_dot_enqueue__pb2.GetOutcomeRequest.SerializeToString,
                 response_deserializer=mailrail_dot_queue_dot_v1_dot_enqueue__pb2.GetOutcomeResponse.FromString,
                 _registered_method=True)
+        self.FindMessage = channel.unary_unary(
+                '/mailrail.queue.v1.EnqueueService/FindMessage',
+                request_serializer=mailrail_dot_queue_dot_v1_dot_enqueue__pb2.FindMessageRequest.SerializeToString,
+                response_deserializer=mailrail_dot_queue_dot_v1_dot_enqueue__pb2.FindMessageResponse.FromString,
+                _registered_method=True)
 
 
 class EnqueueServiceServicer:
-    """Accepts mail. Any replica accepts any message (SHD-02). Caller: ingress.
+    """Accepts mail. Any replica accepts any message (SHD-02). Callers: ingress, dmarc.
     """
 
     def Enqueue(self, request_iterator, context):
@@ -61,6 +66,14 @@ class EnqueueServiceServicer:
 
     def GetOutcome(self, request, context):
         """What became of a message whose answer was lost. Asking for an id that is not committed bars it from being committed later (ACC-04).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def FindMessage(self, request, context):
+        """The same for a caller that was away for long: a message is found in history, too, once all of it is final and its content
+        is deleted. Asking for an id that is in neither bars it as above.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -79,6 +92,11 @@ def add_EnqueueServiceServicer_to_server(servicer, server):
                     request_deserializer=mailrail_dot_queue_dot_v1_dot_enqueue__pb2.GetOutcomeRequest.FromString,
                     response_serializer=mailrail_dot_queue_dot_v1_dot_enqueue__pb2.GetOutcomeResponse.SerializeToString,
             ),
+            'FindMessage': grpc.unary_unary_rpc_method_handler(
+                    servicer.FindMessage,
+                    request_deserializer=mailrail_dot_queue_dot_v1_dot_enqueue__pb2.FindMessageRequest.FromString,
+                    response_serializer=mailrail_dot_queue_dot_v1_dot_enqueue__pb2.FindMessageResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'mailrail.queue.v1.EnqueueService', rpc_method_handlers)
@@ -88,7 +106,7 @@ def add_EnqueueServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class EnqueueService:
-    """Accepts mail. Any replica accepts any message (SHD-02). Caller: ingress.
+    """Accepts mail. Any replica accepts any message (SHD-02). Callers: ingress, dmarc.
     """
 
     @staticmethod
@@ -135,6 +153,33 @@ class EnqueueService:
             '/mailrail.queue.v1.EnqueueService/GetOutcome',
             mailrail_dot_queue_dot_v1_dot_enqueue__pb2.GetOutcomeRequest.SerializeToString,
             mailrail_dot_queue_dot_v1_dot_enqueue__pb2.GetOutcomeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FindMessage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mailrail.queue.v1.EnqueueService/FindMessage',
+            mailrail_dot_queue_dot_v1_dot_enqueue__pb2.FindMessageRequest.SerializeToString,
+            mailrail_dot_queue_dot_v1_dot_enqueue__pb2.FindMessageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class EnqueueServiceStub:
-    """Accepts mail. Any replica accepts any message (SHD-02). Caller: ingress."""
+    """Accepts mail. Any replica accepts any message (SHD-02). Callers: ingress, dmarc."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -39,10 +39,14 @@ class EnqueueServiceStub:
     """
     GetOutcome: _grpc.UnaryUnaryMultiCallable[_enqueue_pb2.GetOutcomeRequest, _enqueue_pb2.GetOutcomeResponse]
     """What became of a message whose answer was lost. Asking for an id that is not committed bars it from being committed later (ACC-04)."""
+    FindMessage: _grpc.UnaryUnaryMultiCallable[_enqueue_pb2.FindMessageRequest, _enqueue_pb2.FindMessageResponse]
+    """The same for a caller that was away for long: a message is found in history, too, once all of it is final and its content
+    is deleted. Asking for an id that is in neither bars it as above.
+    """
 
 @_typing.type_check_only
 class EnqueueServiceAsyncStub(EnqueueServiceStub):
-    """Accepts mail. Any replica accepts any message (SHD-02). Caller: ingress."""
+    """Accepts mail. Any replica accepts any message (SHD-02). Callers: ingress, dmarc."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Enqueue: _aio.StreamStreamMultiCallable[_enqueue_pb2.EnqueueRequest, _enqueue_pb2.EnqueueResponse]  # type: ignore[assignment]
@@ -51,9 +55,13 @@ class EnqueueServiceAsyncStub(EnqueueServiceStub):
     """
     GetOutcome: _aio.UnaryUnaryMultiCallable[_enqueue_pb2.GetOutcomeRequest, _enqueue_pb2.GetOutcomeResponse]  # type: ignore[assignment]
     """What became of a message whose answer was lost. Asking for an id that is not committed bars it from being committed later (ACC-04)."""
+    FindMessage: _aio.UnaryUnaryMultiCallable[_enqueue_pb2.FindMessageRequest, _enqueue_pb2.FindMessageResponse]  # type: ignore[assignment]
+    """The same for a caller that was away for long: a message is found in history, too, once all of it is final and its content
+    is deleted. Asking for an id that is in neither bars it as above.
+    """
 
 class EnqueueServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Accepts mail. Any replica accepts any message (SHD-02). Caller: ingress."""
+    """Accepts mail. Any replica accepts any message (SHD-02). Callers: ingress, dmarc."""
 
     @_abc_1.abstractmethod
     def Enqueue(
@@ -72,5 +80,15 @@ class EnqueueServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_enqueue_pb2.GetOutcomeResponse, _abc.Awaitable[_enqueue_pb2.GetOutcomeResponse]]:
         """What became of a message whose answer was lost. Asking for an id that is not committed bars it from being committed later (ACC-04)."""
+
+    @_abc_1.abstractmethod
+    def FindMessage(
+        self,
+        request: _enqueue_pb2.FindMessageRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_enqueue_pb2.FindMessageResponse, _abc.Awaitable[_enqueue_pb2.FindMessageResponse]]:
+        """The same for a caller that was away for long: a message is found in history, too, once all of it is final and its content
+        is deleted. Asking for an id that is in neither bars it as above.
+        """
 
 def add_EnqueueServiceServicer_to_server(servicer: EnqueueServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,21 @@
+"""What others call: the Record stream of ingress and outbound, and administration."""
+
+from collections.abc import Callable
+from typing import Any
+
+from mailrail.pb.dmarc.v1 import record_pb2_grpc
+from mailrail_dmarc.app import DmarcProcess
+from mailrail_dmarc.rpc.record import RecordServicer
+
+RECORD = "mailrail.dmarc.v1.RecordService"
+CALLERS = {RECORD: frozenset({"ingress", "outbound"})}
+"""Roles of certificates that may call each service."""
+
+Services = dict[str, tuple[Any, Callable[[Any, Any], None]]]
+
+
+def services(process: DmarcProcess) -> Services:
+    """The gRPC services in front of a process."""
+    return {
+        RECORD: (RecordServicer(process), record_pb2_grpc.add_RecordServiceServicer_to_server),
+    }
