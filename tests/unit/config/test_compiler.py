@@ -27,6 +27,7 @@ from mailrail.core.config.state import CompilerState, decode_state, encode_state
 from mailrail.core.mtasts.policy import Mode
 from mailrail.core.resources import API_VERSION
 from mailrail.core.revision.revision import (
+    AuthenticationMode,
     DomainDelivery,
     ListenerProtocol,
     MessageRate,
@@ -35,6 +36,8 @@ from mailrail.core.revision.revision import (
     Revision,
     Role,
     SecretRef,
+    SenderRules,
+    SuffixMode,
     TlsMode,
     Transport,
     TransportKind,
@@ -44,6 +47,7 @@ from mailrail.core.revision.revision import (
 )
 from mailrail.core.revision.sealing import Keyring
 from mailrail.core.sasl.verifiers import ScramVerifier
+from mailrail.core.spf.result import SpfResult
 
 KEYS = Keyring({"k1": bytes(32)})
 Content = dict[str, Any]
@@ -511,6 +515,61 @@ def test_settings_of_a_gateway_arrive_and_defaults_stay() -> None:
 def test_a_gateway_says_whether_requiretls_is_offered(extensions: Content, offered: bool) -> None:
     [made] = build([gateway(extensions=extensions), *basics()[1:]]).revision.gateways
     assert made.offer_requiretls is offered
+
+
+def test_a_gateway_that_says_nothing_enforces_by_the_tree_walk_and_refuses_what_fails_spf() -> None:
+    [made] = build(basics()).revision.gateways
+    assert made.authentication == SenderRules(
+        mode=AuthenticationMode.ENFORCE,
+        trusted_forwarders=(),
+        trusted_sealers=(),
+        refused_spf=(SpfResult.FAIL,),
+        defer_on_temperror=False,
+        suffixes=SuffixMode.WALK,
+    )
+    [made] = build([gateway(authentication={}), *basics()[1:]]).revision.gateways
+    assert made.authentication == SenderRules()
+
+
+@pytest.mark.parametrize(
+    ("said", "compiled"),
+    [
+        ({"mode": "Monitor"}, SenderRules(AuthenticationMode.MONITOR)),
+        ({"mode": "Disabled"}, SenderRules(AuthenticationMode.DISABLED)),
+        (
+            {"trustedForwarders": ["192.0.2.0/24", "lists.example.net"], "trustedSealers": ["sealer.example.net"]},
+            SenderRules(trusted_forwarders=("192.0.2.0/24", "lists.example.net"),
+                        trusted_sealers=("sealer.example.net",)),
+        ),
+        ({"refusedSPF": []}, SenderRules(refused_spf=())),
+        ({"refusedSPF": ["Fail", "TempError", "PermError"]},
+         SenderRules(refused_spf=(SpfResult.FAIL, SpfResult.TEMPERROR, SpfResult.PERMERROR))),
+        ({"whenUnanswered": "Defer"}, SenderRules(defer_on_temperror=True)),
+    ],
+)  # fmt: skip
+def test_a_gateway_says_what_is_done_about_who_sent_a_message(said: Content, compiled: SenderRules) -> None:
+    [made] = build([gateway(authentication=said), *basics()[1:]]).revision.gateways
+    assert made.authentication == compiled
+
+
+@pytest.mark.parametrize(("said", "compiled"), [("TreeWalk", SuffixMode.WALK), ("PublicSuffixList", SuffixMode.LIST)])
+def test_a_gateway_chooses_how_an_organization_is_found(said: str, compiled: SuffixMode) -> None:
+    [made] = build([gateway(authentication={"discoveryMethod": said}), *basics()[1:]]).revision.gateways
+    assert made.authentication.suffixes is compiled
+
+
+@pytest.mark.parametrize("forwarder", ["192.0.2.0/33", "2001:db8::1/129", "Lists.Example", "*.example.net"])
+def test_a_forwarder_that_is_neither_network_nor_domain_is_refused(forwarder: str) -> None:
+    made = build([gateway(authentication={"trustedForwarders": [forwarder]}), *basics()[1:]])
+    assert not made.revision.gateways
+    assert any("trustedForwarders" in word for word in words(made))
+
+
+def test_a_domain_may_say_another_mode_than_its_gateway() -> None:
+    made = build([gateway(), domain("a", "a.example", authentication={"mode": "Monitor"}),
+                  domain("b", "b.example"), *basics()[1:]])  # fmt: skip
+    modes = {d.name: d.authentication for d in made.revision.domains}
+    assert (modes["a.example"], modes["b.example"]) == (AuthenticationMode.MONITOR, None)
 
 
 @pytest.mark.parametrize(

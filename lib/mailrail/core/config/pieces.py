@@ -38,6 +38,7 @@ from mailrail.core.resources import (
     read,
 )
 from mailrail.core.resources.attach import AnyAttach
+from mailrail.core.resources.authentication import AuthenticationSpec
 from mailrail.core.resources.base import LoginSecretRef, NamespacedRef, Retry, TransportTls
 from mailrail.core.resources.domain import MtaStsSpec
 from mailrail.core.resources.gateway import ExtensionsSpec, ListenerSpec
@@ -47,6 +48,7 @@ from mailrail.core.revision.revision import (
     NO_FLOOR,
     AccountLimits,
     Alias,
+    AuthenticationMode,
     Domain,
     DomainDelivery,
     Gateway,
@@ -62,6 +64,8 @@ from mailrail.core.revision.revision import (
     RetrySchedule,
     Rule,
     Security,
+    SenderRules,
+    SuffixMode,
     TlsMinimum,
     TlsMode,
     TlsProof,
@@ -72,6 +76,7 @@ from mailrail.core.revision.revision import (
     canonical_json,
 )
 from mailrail.core.smtp.address import folded
+from mailrail.core.spf.result import SpfResult
 
 FORMAT: Final = 2
 """The newest format that this version reads."""
@@ -364,12 +369,27 @@ def _gateway(ref: ObjectRef, resource: MailGateway, created: str) -> GatewayPiec
         dsn_full_limit=(spec.notifications and spec.notifications.full_content_bytes) or base.dsn_full_limit,
         security=_floor(spec.security),
         offer_requiretls=_offers_requiretls(spec.extensions),
+        authentication=_sender_rules(spec.authentication) if spec.authentication is not None else base.authentication,
     )
     return GatewayPiece(part, tuple(map(_listener, spec.listeners)), _grants(spec.attach), created)
 
 
 def _offers_requiretls(spec: ExtensionsSpec | None) -> bool:
     return spec is None or spec.require_tls is None or spec.require_tls.mode == "WhenSecure"
+
+
+def _sender_rules(spec: AuthenticationSpec) -> SenderRules:
+    default = SenderRules()
+    return SenderRules(
+        mode=AuthenticationMode(spec.mode.lower()) if spec.mode is not None else default.mode,
+        trusted_forwarders=spec.trusted_forwarders,
+        trusted_sealers=spec.trusted_sealers,
+        refused_spf=default.refused_spf
+        if spec.refused_spf is None
+        else tuple(SpfResult(each.lower()) for each in spec.refused_spf),
+        defer_on_temperror=spec.when_unanswered == "Defer",
+        suffixes=SuffixMode.LIST if spec.discovery_method == "PublicSuffixList" else default.suffixes,
+    )
 
 
 def _listener(spec: ListenerSpec) -> ListenerPiece:
@@ -407,6 +427,7 @@ def _domain(ref: ObjectRef, resource: MailDomain, created: str) -> DomainPiece:
         gateway=gateway,
         mta_sts=_mta_sts(spec.mta_sts) if spec.mta_sts is not None else None,
         security=_floor(spec.security),
+        authentication=AuthenticationMode(spec.authentication.mode.lower()) if spec.authentication else None,
     )
     if transport is not None:
         part = replace(

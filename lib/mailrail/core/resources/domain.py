@@ -6,6 +6,7 @@ from pydantic import Field
 
 from mailrail.core.mtasts.policy import MAX_AGE_LIMIT
 from mailrail.core.resources.attach import DomainAttach
+from mailrail.core.resources.authentication import DomainAuthenticationSpec
 from mailrail.core.resources.base import (
     AddressOrLocalPart,
     DomainName,
@@ -148,6 +149,10 @@ class MailDomainSpec(Part):
         default=None,
         description="The least security of mail that is submitted with a sender of this domain. "
         "Default: what the gateway demands.",
+    )
+    authentication: DomainAuthenticationSpec | None = Field(
+        default=None,
+        description="What is done about who sent the mail of strangers to the domain. Default: as the gateway says.",
     )
     attach: Annotated[tuple[DomainAttach, ...], Field(min_length=1, max_length=64)] | None = Field(
         default=None,

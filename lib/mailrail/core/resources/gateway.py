@@ -7,6 +7,7 @@ from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
 from mailrail.core.resources.attach import GatewayAttach
+from mailrail.core.resources.authentication import AuthenticationSpec
 from mailrail.core.resources.base import (
     CertificateSecretRef,
     Cidr,
@@ -209,6 +210,11 @@ class MailGatewaySpec(Part):
     )
     security: SecuritySpec | None = Field(
         default=None, description="The least security of all mail that leaves. Default: none is demanded."
+    )
+    authentication: AuthenticationSpec | None = Field(
+        default=None,
+        description="What is done about who sent the mail of strangers (SPF, DKIM, ARC, DMARC). "
+        "Default: as each field says.",
     )
     attach: Annotated[tuple[GatewayAttach, ...], Field(min_length=1, max_length=64)] | None = Field(
         default=None,

@@ -18,6 +18,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter
 
 from mailrail.core.mtasts.policy import Mode
+from mailrail.core.spf.result import SpfResult
 
 FORMAT = 2
 """Newest version of this document's shape that is read. A service that reads a newer one rejects it and keeps its last
@@ -123,6 +124,38 @@ class Security:
 NO_FLOOR: Final = Security()
 
 
+# --- who sent a message ------------------------------------------------------------------------------------------
+
+
+class AuthenticationMode(StrEnum):
+    """What is done about who sent a message. The values are in order of strictness."""
+
+    DISABLED = "disabled"  # nothing is checked
+    MONITOR = "monitor"  # it is checked and told, and changes nothing
+    ENFORCE = "enforce"  # what domains ask for is done
+
+
+class SuffixMode(StrEnum):
+    """How it is found where an organization begins."""
+
+    WALK = "treewalk"  # the tree walk of RFC 9989 4.10
+    LIST = "psl"  # a list of public suffixes (RFC 7489 3.2)
+
+
+@dataclass(frozen=True, slots=True)
+class SenderRules:
+    """What a gateway does about who sent the mail of strangers (standards 5 to 7)."""
+
+    mode: AuthenticationMode = AuthenticationMode.ENFORCE
+    trusted_forwarders: tuple[str, ...] = ()
+    """Networks, and domains in lower-case A-labels."""
+    trusted_sealers: tuple[str, ...] = ()
+    """Domains in lower-case A-labels."""
+    refused_spf: tuple[SpfResult, ...] = (SpfResult.FAIL,)
+    defer_on_temperror: bool = False
+    suffixes: SuffixMode = SuffixMode.WALK
+
+
 # --- gateway ---------------------------------------------------------------------------------------------------
 
 
@@ -207,6 +240,7 @@ class Gateway:
     """Of all mail that leaves."""
     offer_requiretls: bool = True
     """REQUIRETLS (RFC 8689) is announced inside TLS."""
+    authentication: SenderRules = field(default_factory=SenderRules)
 
 
 # --- domains and accounts -----------------------------------------------------------------------------------------
@@ -283,6 +317,8 @@ class Domain:
     """None: no policy is served."""
     security: Security = NO_FLOOR
     """Of mail that is submitted with a sender of the domain."""
+    authentication: AuthenticationMode | None = None
+    """Of mail to the domain; None: the gateway's."""
 
 
 @dataclass(frozen=True, slots=True)
