@@ -29,7 +29,7 @@ from mailrail.core.sasl.verifiers import ITERATIONS
 from mailrail.core.smtp import reply
 from mailrail.core.smtp.server import AUTH_LINE_LIMIT
 from mailrail.core.spf import evaluation as spf
-from mailrail.core.uncommitted import NEW_PART, SLACK, SOONER_PART
+from mailrail.core.uncommitted import ANNOUNCED_PART, NEAR, NEW_PART, QUICK, SLACK, SOONER_PART, TRUST
 from mailrail.kit import config_client, server_watch
 from mailrail.sendmail import flush as sendmail_flush
 from mailrail.sendmail import folder as sendmail_folder
@@ -86,6 +86,10 @@ def rule(id: str) -> str:
         ("ACC-07", "from three quarters on", 3 / 4, NEW_PART),
         ("ACC-07", "a sixty-fourth more", 1 / 64, 1 / SLACK),
         ("ACC-07", "together at most half of the bound", 1 / 2, SOONER_PART),
+        ("ACC-07", "announced within 3 s", 3, TRUST),
+        ("ACC-07", "counts up to a quarter", 1 / 4, ANNOUNCED_PART),
+        ("ACC-07", "not be whole within 180 s", 180, QUICK),
+        ("ACC-07", "will be whole within 30 s", 30, NEAR),
         ("ACC-07", "waits for it, 5 s at most", 5, queue_stream.PATIENCE),
         ("ACC-09", "ask every 2 s", 2, server_watch.EVERY),
         ("ACC-09", "8 s without an answer", 8, server_watch.SILENT_AFTER),

@@ -1,10 +1,22 @@
 """Large bodies that nobody has committed are bounded, by client and in all, and some of many become whole (ACC-07)."""
 
+import random
+from functools import partial
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.uncommitted import SETTLING, SOONER_PART, Full, Uncommitted, UncommittedBody
+from mailrail.core.uncommitted import (
+    NEAR,
+    REMEMBERED,
+    SETTLING,
+    SOONER_PART,
+    TRUST,
+    Full,
+    Uncommitted,
+    UncommittedBody,
+)
 
 MIB = 1024 * 1024
 
@@ -171,6 +183,198 @@ def test_strangers_who_were_there_first_and_send_little_hold_nobody_up_ACC_07(st
         assert len([now for now in times if minute * 60 <= now < minute * 60 + 60]) >= 8
 
 
+# --- before it sends: who may start ---
+
+
+class Crowd:
+    """Clients that send large bodies by a line whose octets those who send share evenly, second by second."""
+
+    def __init__(self, *, asks: bool, line: int = 24 * MIB, limit: int = 2048 * MIB) -> None:
+        """`asks`: whether who may start is asked before the content comes; `line`: octets a second."""
+        self.held = Uncommitted(limit, 512 * MIB)
+        self.whole: dict[str, float] = {}
+        self.for_nothing = 0  # octets that came of what was refused in the middle
+        self._asks = asks
+        self._line = line
+        self._random = random.Random(7)
+        self._slow: set[str] = set()
+        self._bodies: dict[str, UncommittedBody] = {}
+        self._back: dict[str, float] = {}
+
+    def run(self, clients: list[str], seconds: int, begin: int = 0, slow: tuple[str, ...] = ()) -> None:
+        """`slow`: clients that send 20 KiB a second."""
+        self._back |= dict.fromkeys((*clients, *slow), begin)
+        self._slow.update(slow)
+        for now in range(begin, begin + seconds):
+            for client, back in list(self._back.items()):
+                if client not in self._bodies and back <= now and client not in self.whole:
+                    self._begin(client, now)
+            share = self._line // max(1, len(self._bodies.keys() - self._slow))
+            for client, body in list(self._bodies.items()):
+                self._send(client, body, min(share, 20 * 1024) if client in self._slow else share, now)
+            assert self.held.octets(now) <= self.held.limit
+
+    def _begin(self, client: str, now: float) -> None:
+        body = self.held.body(client, 100 * MIB)
+        full = body.begin(now)
+        if full is None and self._asks:
+            full = body.start(now)
+        if full is None:
+            self._bodies[client] = body
+        else:
+            self._away(client, body, now)
+
+    def _send(self, client: str, body: UncommittedBody, octets: int, now: float) -> None:
+        octets = min(octets, 100 * MIB - body.octets)
+        if (not body.octets and body.begin(now) is not None) or body.add(octets, now) is not None:
+            self.for_nothing += 100 * MIB  # its rest is read as well
+            self._away(client, body, now)
+        elif body.octets >= 100 * MIB:
+            body.commit()
+            del self._bodies[client]
+            self.whole[client] = now
+
+    def _away(self, client: str, body: UncommittedBody, now: float) -> None:
+        body.give_up(now)
+        self._bodies.pop(client, None)
+        self._back[client] = now + self._random.uniform(0.5, 90.0)
+
+
+def test_of_a_hundred_large_bodies_at_once_none_comes_for_nothing_ACC_07() -> None:
+    hundred = [f"client {number}" for number in range(100)]
+    before, now = Crowd(asks=False), Crowd(asks=True)
+    before.run(hundred, 900)
+    now.run(hundred, 900)
+    assert before.for_nothing > 1024 * MIB
+    assert (now.for_nothing, len(now.whole)) == (0, 100)
+
+
+@pytest.mark.parametrize("line", [9, 12, 50, 200])
+def test_whatever_the_line_bodies_that_share_it_have_room_for_all_of_them_ACC_07(line: int) -> None:
+    crowd = Crowd(asks=True, line=line * MIB)
+    crowd.run([f"client {number}" for number in range(100)], 600)
+    assert crowd.for_nothing == 0
+    assert len(crowd.whole) >= min(100, line * 600 // 100 // 2)
+
+
+def test_strangers_who_send_little_keep_the_others_from_no_more_than_a_part_ACC_07() -> None:
+    crowd = Crowd(asks=True)
+    crowd.run([], 30, slow=tuple(f"slow {number}" for number in range(60)))
+    crowd.run([f"client {number}" for number in range(20)], 300, begin=30)
+    assert len(crowd.whole) == 20
+
+
+def test_a_word_is_believed_for_seconds_and_then_the_pace_tells_ACC_07() -> None:
+    held = Uncommitted(100 * MIB)
+    words = held.body("a", 20 * MIB)
+    assert words.start(0.0) is None
+    assert held.body("b", 20 * MIB).may_start(TRUST - 0.1) is Full.ALL, "strangers have announced enough"
+    assert held.body("b", 20 * MIB, known=True).may_start(TRUST - 0.1) is None
+    assert held.body("b", 20 * MIB).may_start(TRUST) is None, "nothing came of it"
+    again = held.body("a", 20 * MIB)
+    assert again.start(TRUST) is None
+    assert held.body("b", 20 * MIB).may_start(TRUST) is None, "its word counts for nothing now"
+    for body in (words, again):
+        body.give_up(TRUST)
+    assert held.body("a", 20 * MIB).start(TRUST + SETTLING) is None
+    assert held.body("b", 20 * MIB).may_start(TRUST + SETTLING) is Full.ALL, "a minute later it does again"
+
+
+def test_who_goes_away_before_its_body_is_whole_is_not_believed_for_a_minute_ACC_07() -> None:
+    held = Uncommitted(100 * MIB)
+    body = held.body("a", 20 * MIB)
+    assert body.start(0.0) is None
+    body.give_up(1.0)
+    assert held.body("a", 20 * MIB).start(1.0) is None
+    assert held.body("b", 20 * MIB).may_start(1.0) is None
+
+
+@pytest.mark.parametrize("pace", ["announced", "slow", "quick"])
+def test_strangers_keep_no_more_than_half_of_the_room_from_clients_that_are_known_ACC_07(pace: str) -> None:
+    held, now = Uncommitted(1000 * MIB), 0.0
+    for number in range(100):
+        stranger = held.body(f"{number}", 100 * MIB)
+        if stranger.start(now) is not None:
+            continue
+        if pace != "announced":
+            now += TRUST
+            stranger.add(MIB // 64 if pace == "slow" else 2 * MIB, now)
+    friend = held.body("friend", 100 * MIB, known=True)
+    assert friend.start(now) is None
+    friend.add(100 * MIB, now)
+    friend.commit()
+    assert held.body("friend", 100 * MIB).known, "a large message of it became whole"
+
+
+def test_a_known_client_that_breaks_its_word_counts_as_a_stranger_ACC_07() -> None:
+    held = Uncommitted(100 * MIB)
+    liar = held.body("a", 20 * MIB, known=True)
+    assert liar.start(0.0) is None
+    liar.give_up(0.0)
+    assert held.body("b", 20 * MIB).start(0.0) is None
+    assert held.body("a", 20 * MIB, known=True).may_start(0.0) is Full.ALL
+
+
+def test_what_started_is_never_refused_for_a_body_that_came_later_ACC_07() -> None:
+    held = Uncommitted(100 * MIB)
+    first = held.body("a", 20 * MIB, known=True)
+    assert first.start(0.0) is None
+    others = [held.body(f"{number}", 20 * MIB, known=True) for number in range(5)]
+    assert [other.start(0.0) for other in others] == [None, None, Full.ALL, Full.ALL, Full.ALL]
+    for other in others[:2]:
+        assert other.begin(0.0) is None
+        assert other.add(20 * MIB, 0.0) is None
+    assert (first.begin(1.0), first.add(20 * MIB, 1.0)) == (None, None)
+
+
+# --- who waits in the middle ---
+
+
+def test_it_is_worth_waiting_only_for_one_that_will_be_whole_soon_and_waits_for_nobody_ACC_07() -> None:
+    held = Uncommitted(100 * MIB)
+    body = stored(held, "a", 10 * MIB)
+    assert not body.room_near(0.0), "nobody else is there"
+    stored(held, "b", 10 * MIB)
+    assert not body.room_near(0.0), "nobody knows when that will be whole"
+    near, far = stored(held, "c", 10 * MIB, 20 * MIB), stored(held, "d", MIB // 4, 20 * MIB)
+    assert body.room_near(0.0)
+    assert body.room_near(NEAR - 1.0)
+    assert not body.room_near(2 * NEAR), "it stands still"
+    near.waits = True
+    assert not body.room_near(0.0)
+    far.add(MIB, 0.0)
+    assert body.room_near(0.0)
+
+
+def test_whoever_waits_is_woken_when_a_body_ends_ACC_07() -> None:
+    held = Uncommitted(100 * MIB)
+    woken: list[str] = []
+    wakes = {name: partial(woken.append, name) for name in ("first", "second", "third")}
+    bodies = [stored(held, "a", MIB) for _ in range(2)]
+    for wake in wakes.values():
+        held.wait(wake)
+    held.forget(wakes["second"])
+    bodies[0].commit()
+    assert woken == ["first", "third"]
+    held.wait(wakes["second"])
+    bodies[1].give_up(0.0)
+    assert woken == ["first", "third", "second"]
+    bodies[1].give_up(0.0)
+    assert len(woken) == 3
+
+
+def test_clients_that_are_remembered_are_bounded_ACC_07() -> None:
+    held = Uncommitted(100 * MIB)
+    for number in range(REMEMBERED + 10):
+        stored(held, f"{number}", 1).commit()
+        liar = held.body(f"{number}", MIB)
+        assert liar.start(0.0) is None
+        liar.give_up(0.0)
+    assert not held.body("0").known
+    assert held.body(f"{REMEMBERED + 9}").known
+    assert len(held._whole) == len(held._doubted) == REMEMBERED
+
+
 @given(
     st.lists(
         st.tuples(
@@ -192,6 +396,8 @@ def test_it_never_counts_more_than_it_may_and_forgets_nobody(steps: list[tuple[s
             body = held.body(client, size)
             if body.begin(now) is None:
                 mine.append(body)
+                if size % 2:
+                    body.start(now)
         elif mine and what == "add":
             before, full = mine[-1].octets, mine[-1].add(octets, now)
             assert mine[-1].octets == before + (octets if full is None else 0)

@@ -5,6 +5,8 @@ gives credit. What is kept counts against the budget of the process (held_octets
 may never become a message counts against the client (core/uncommitted.py): both bounds are ACC-07.
 """
 
+from typing import Final
+
 from mailrail.core.limits import CHUNK_SIZE, INLINE_LIMIT, SMALL_LIMIT
 from mailrail.core.message.content_reader import ContentReader
 from mailrail.core.smtp.reply import Reply
@@ -24,6 +26,11 @@ class _For:
 
     CREDIT = 1  # the queue takes no more of this message
     ROOM = 2  # more mail is kept than the budget allows
+    STORAGE = 4  # as much is stored as may be before it is whole, and another message will be whole soon
+    ANY = 7
+
+
+_LABELS: Final = {_For.CREDIT: "credit", _For.ROOM: "memory", _For.STORAGE: "storage"}
 
 
 def has_capacity(full: Full | None) -> bool:
@@ -108,7 +115,8 @@ class IncomingContent:
         self._set_charge(len(body) if body is not None else 0)
         if self._waits_for:
             self._active_config.budget.forget(self._on_room)
-            self._go_on(_For.CREDIT | _For.ROOM)
+            self._active_config.uncommitted.forget(self._on_storage)
+            self._go_on(_For.ANY)
         return body
 
     def settle(self, *, accepted: bool) -> None:
@@ -125,7 +133,7 @@ class IncomingContent:
         if self.refusal is None:
             self.refusal = reply
         self.drop()
-        self._go_on(_For.CREDIT | _For.ROOM)
+        self._go_on(_For.ANY)
 
     def drop(self) -> None:
         """The message will not be committed: forget it."""
@@ -182,13 +190,24 @@ class IncomingContent:
             self._uncommitted = self._active_config.uncommitted.body(self._facts.uploader)
         return self._uncommitted
 
-    def _count_upload(self, octets: int) -> bool:
-        """Whether there is room for so much more of it. A small message, sent on to save memory, has it always."""
-        body, now = self._counted(), self._active_config.monotonic()
+    def _count_upload(self, octets: int, *, last: bool) -> bool:
+        """Whether there is room for so much more of it. A small message, sent on to save memory, has it always. Where
+        there is none it waits if it can, else it is refused."""
+        active_config, body = self._active_config, self._counted()
+        now = active_config.monotonic()
         if body.octets + octets <= SMALL_LIMIT:
             body.count(octets, now)
             return True
-        return has_capacity(body.add(octets, now))
+        full = body.add(octets, now)
+        body.waits = full is Full.ALL and not last and body.room_near(now)
+        if body.waits:  # ACC-07: rather than to read its rest for nothing
+            active_config.uncommitted.wait(self._on_storage)
+            self._wait(_For.STORAGE)
+            return False
+        if not has_capacity(full):
+            self.refuse(NO_ROOM)
+            return False
+        return True
 
     def _send(self, *, everything: bool, last: bool = False) -> None:
         """Frames of CHUNK_SIZE octets; with `everything` the one at the end may be shorter. `last`: no more comes."""
@@ -199,8 +218,9 @@ class IncomingContent:
         at = 0
         more = True
         size = len(waiting) if everything else len(waiting) - len(waiting) % CHUNK_SIZE
-        if not self._count_upload(size):
-            self.refuse(NO_ROOM)
+        if not self._count_upload(size, last=last):
+            if waiting and self.refusal is None:
+                self._parts.append(waiting)
             return
         while len(waiting) - at >= CHUNK_SIZE or (everything and at < len(waiting)):
             more = upload.send(waiting[at : at + CHUNK_SIZE])
@@ -216,6 +236,13 @@ class IncomingContent:
         """The queue takes more."""
         self._go_on(_For.CREDIT)
 
+    def _on_storage(self) -> None:
+        """Another large message has ended: there may be room for this one."""
+        self._send(everything=False)
+        if self.refusal is None and not self._counted().waits:
+            self._set_charge(self.reader.held + self._stored)
+            self._go_on(_For.STORAGE)
+
     def _on_lost(self) -> None:
         """The queue went away and the body with it: read to the end, then 451, never resumed elsewhere (ACC-05)."""
         if not self._over:
@@ -223,6 +250,7 @@ class IncomingContent:
             self.refuse(QUEUE_AWAY)
 
     def _give_up_upload(self) -> None:
+        self._active_config.uncommitted.forget(self._on_storage)
         if self._uncommitted is not None:
             self._uncommitted.give_up(self._active_config.monotonic())
 
@@ -241,7 +269,7 @@ class IncomingContent:
             self._begin_upload()
             self._send(everything=True)
             if self.refusal is None:
-                self._set_charge(self.reader.held)
+                self._set_charge(self.reader.held + self._stored)
         elif self.refusal is None:
             if not budget.waiting:
                 self._active_config.log.warning(
@@ -265,7 +293,7 @@ class IncomingContent:
 
     def _wait(self, reason: int) -> None:
         if not self._waits_for & reason:
-            metrics.PAUSES.inc("credit" if reason == _For.CREDIT else "memory")
+            metrics.PAUSES.inc(_LABELS[reason])
         if not self._waits_for:
             self._wire.pause()
         self._waits_for |= reason

@@ -116,9 +116,10 @@ UNKNOWN = Tally(
 PAUSES = Tally(
     "mailrail_ingress_pauses",
     "Times reading from a client was paused, by reason: credit (the queue grants none), memory (ingress holds more "
-    "mail than MAILRAIL_INGRESS_HELD_OCTETS)",
+    "mail than MAILRAIL_INGRESS_HELD_OCTETS), storage (as much is stored of large messages as may be before they are "
+    "whole, and one of them will be soon)",
     ["reason"],
-    known=product(("credit", "memory")),
+    known=product(("credit", "memory", "storage")),
 )
 UPLOADS_REFUSED = Tally(
     "mailrail_ingress_uploads_refused",

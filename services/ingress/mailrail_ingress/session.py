@@ -210,8 +210,11 @@ class SmtpSession:
         uncommitted = None
         if parameters.size is not None and parameters.size > INLINE_LIMIT:
             active_config = self._active_config
-            uncommitted = active_config.uncommitted.body(self._facts.uploader, parameters.size)
-            if not has_capacity(uncommitted.begin(active_config.monotonic())):
+            facts, now = self._facts, active_config.monotonic()
+            known = facts.account is not None or self._protocol.messages > 0
+            uncommitted = active_config.uncommitted.body(facts.uploader, parameters.size, known=known)
+            # ACC-07: before it sends, rather than in the middle
+            if not has_capacity(uncommitted.may_start(now) or uncommitted.begin(now)):
                 self._refuse_sender(sender, NO_ROOM)
                 return
         self._replace_transaction(MailTransaction(sender, parameters, uncommitted))
@@ -350,6 +353,13 @@ class SmtpSession:
         if not active_config.queue.available:
             self._replace_transaction(None)
             self._protocol.refuse(QUEUE_AWAY)
+            return
+        uncommitted = transaction.uncommitted
+        if uncommitted is not None and not has_capacity(uncommitted.start(active_config.monotonic())):
+            self._count(transaction, "deferred")
+            facts.log("content refused", sender=str(transaction.sender or ""), reply=str(NO_ROOM))
+            self._replace_transaction(None)
+            self._protocol.refuse(NO_ROOM)
             return
         now = active_config.clock()
         transaction.id = active_config.ids.new(now)

@@ -47,9 +47,10 @@ class IngressSettings(ServiceSettings):
     """Octets of large messages (bodies above 1 MiB; above 64 KiB while memory is short) of all clients that the
     queue was given and has not committed; those given up count for a minute more, until their room can be used again.
     New ones hear 452 4.3.1 from three quarters on, those under way from all of it on; small messages never. What
-    those still lack by their SIZE that will be whole sooner, by the pace at which they come, is kept for them, up to
-    half of this: so many at once become whole in turn. They lie in Postgres: this is a quarter of the smallest volume
-    that the chart makes. The queue has a bound of its own over all ingress processes."""
+    those still lack by their SIZE is kept for them, as long as they come at a pace: where that leaves no room for all
+    of a new one, its client hears 452 4.3.1 before it sends (decision 37). So many at once become whole in turn. They
+    lie in Postgres: this is a quarter of the smallest volume that the chart makes. The queue has a bound of its own
+    over all ingress processes."""
     client_upload_octets: int = 512 * 1024 * 1024
     """The same for one client: an account that is logged in, else an IPv4 address or an IPv6 /64. What MAIL declares
     with SIZE counts from then on, until the message is committed or given up: further ones hear 452 4.3.1 at MAIL. Room

@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -153,6 +154,39 @@ def test_what_is_too_large_is_refused_for_what_it_is(ingress: Ingress, mail: str
     stored = len(ingress.queue.stored)
     assert deliver(ingress, content, mail) == answer
     assert len(ingress.queue.stored) == stored + answer.startswith("250")
+
+
+# --- large messages that come at once ---
+
+LARGE = b"Subject: large\r\n\r\n" + (b"z" * 998 + b"\r\n") * 1500
+
+
+def test_of_large_messages_at_once_some_start_and_the_others_hear_it_before_they_send_ACC_07(tmp_path: Path) -> None:
+    made = setup(limits=GatewayLimits(message_size=10_000_000))
+    with Ingress(tmp_path, made, upload_octets="3600000", client_upload_octets="3600000") as ingress:
+        with contextlib.ExitStack() as stack:
+            talks = []
+            for number in range(1, 9):
+                talk = Talk((HOST, ingress.ports["mx"]), source=f"127.0.97.{number}")
+                talks.append(stack.enter_context(talk))
+                talk.say("EHLO c")
+                mail = f"MAIL FROM:<x@far.example> SIZE={len(LARGE)}"
+                assert talk.codes(mail, "RCPT TO:<ada@home.example>") == ["250 2.1.0", "250 2.1.5"]
+            first, *others = talks
+            assert first.codes("DATA") == ["354"]
+            first.send(LARGE[:1_400_000])
+            ingress.wait_for(lambda: ingress.queue.held, "the first one comes")
+            assert [talk.codes("DATA") for talk in others] == [["452 4.3.1"]] * 7
+            assert others[0].codes("MAIL FROM:<x@far.example>", "RCPT TO:<ada@home.example>", "DATA")[2] == "354"
+            others[0].send(b"Subject: small\r\n\r\nbody\r\n.\r\n")
+            assert code(others[0].reply()) == "250 2.6.0"
+            first.send(LARGE[1_400_000:] + b".\r\n")
+            assert code(first.reply()) == "250 2.6.0"
+            for talk in talks:  # each in its turn, on the connection that it has
+                assert talk.codes(mail, "RCPT TO:<ada@home.example>", "DATA")[2] == "354"
+                talk.send(LARGE + b".\r\n")
+                assert code(talk.reply()) == "250 2.6.0"
+        assert len(ingress.queue.stored) == 10
 
 
 # --- PROXY headers ---

@@ -351,6 +351,106 @@ def test_large_mail_of_all_clients_is_bounded_ACC_07() -> None:
     assert len(queue.uploads) == 1
 
 
+def test_a_client_hears_before_it_sends_that_the_large_messages_of_others_take_all_room_ACC_07() -> None:
+    queue = HeldQueue()
+    config = active_config(queue)
+    config.monotonic = lambda: 0.0
+    config.uncommitted = Uncommitted(8_000_000)
+    first, second, third = (Client(config) for _ in range(3))
+    for client in (first, second):
+        assert client.send(MAIL % 1_500_000)[-1] == "250 2.1.0"
+    assert first.send(TO_DATA)[-1] == "354"
+    assert third.send(MAIL % 1_500_000)[-1] == "452 4.3.1", "at MAIL, if it is known by then"
+    assert second.send(TO_DATA)[-1] == "452 4.3.1", "else at DATA"
+    assert second.send(b"MAIL FROM:<x@far.example>\r\n" + TO_DATA)[-1] == "354"
+    second.send(b"Subject: small\r\n\r\nbody\r\n.\r\n")
+    assert queue.commits.pop()[0].body is not None
+    first.send(BIG + b".\r\n")
+    queue.commits.pop()[1](CommitAnswer(True))
+    assert third.send(MAIL % 1_500_000 + TO_DATA)[-1] == "354"
+    assert config.transactions.number == 2
+
+
+def test_a_chunk_of_a_client_that_may_not_start_is_read_to_its_end_and_refused_EXT_05_ACC_07() -> None:
+    config = active_config(HeldQueue())
+    config.monotonic = lambda: 0.0
+    config.uncommitted = Uncommitted(8_000_000)
+    first, second = Client(config), Client(config)
+    for client in (first, second):
+        client.send(MAIL % 1_500_000 + b"RCPT TO:<ada@home.example>\r\n")
+    assert first.send(b"BDAT 1200014\r\n") == []
+    assert second.send(b"BDAT 5\r\nhelloNOOP\r\n") == ["452 4.3.1", "250 2.0.0"]
+
+
+def test_who_has_delivered_in_its_session_or_logged_in_is_no_stranger_ACC_07() -> None:
+    queue = HeldQueue()
+    config = active_config(queue)
+    config.monotonic = lambda: 0.0
+    config.uncommitted = Uncommitted(8_000_000)
+    friend, first = Client(config), Client(config)
+    friend.send(OPEN + b"Subject: x\r\n\r\nbody\r\n.\r\n")
+    queue.commits.pop()[1](CommitAnswer(True))
+    first.send(MAIL % 1_500_000 + TO_DATA)
+    assert friend.send(MAIL % 1_500_000 + TO_DATA)[-1] == "354"
+
+
+def waiting(config: ActiveConfig) -> tuple[Client, Client]:
+    """A client whose large message is nearly whole, and one that did not say how large its message is: it waits."""
+    config.monotonic = lambda: 0.0
+    config.uncommitted = Uncommitted(2_400_000)
+    near, without = Client(config), Client(config)
+    assert near.send(MAIL % 1_300_000 + TO_DATA)[-1] == "354"
+    near.send(BIG)
+    without.send(OPEN + BIG)
+    assert not without.paused
+    without.send(BIG[:300_000])
+    assert without.paused
+    return near, without
+
+
+def test_where_room_is_near_a_client_is_not_read_until_it_is_there_ACC_07() -> None:
+    queue = HeldQueue()
+    config = active_config(queue)
+    near, without = waiting(config)
+    near.send(b".\r\n")
+    assert without.paused, "it is not whole before it is stored"
+    queue.commits.pop()[1](CommitAnswer(True))
+    assert not without.paused
+    without.send(b"\r\n.\r\n")
+    message, done = queue.commits.pop()
+    assert b"".join(queue.uploads[1].frames) == BIG + BIG[:300_000] + b"\r\n"
+    assert message.size == len(message.prefix) + len(BIG) + 300_002
+    done(CommitAnswer(True))
+    assert (config.uncommitted.octets(0.0), config.budget.held) == (0, 0)
+
+
+def test_a_client_that_waits_for_room_is_refused_when_it_does_not_come_ACC_07() -> None:
+    queue = HeldQueue()
+    near, without = waiting(active_config(queue))
+    near.leave()
+    assert not without.paused, "nothing else will be whole soon"
+    assert without.send(b"\r\n.\r\n") == ["452 4.3.1"]
+
+
+@pytest.mark.parametrize("end", ["time", "leaves", "lost"])
+def test_a_client_that_waits_for_room_and_ends_meanwhile_is_forgotten_ACC_07(end: str) -> None:
+    queue = HeldQueue()
+    config = active_config(queue)
+    near, without = waiting(config)
+    if end == "time":
+        without.session.time_out_credit()
+    elif end == "leaves":
+        without.leave()
+    else:
+        queue.uploads[1].lost()
+    near.send(b".\r\n")
+    queue.commits.pop()[1](CommitAnswer(True))
+    if end != "leaves":
+        assert not without.paused
+        assert without.send(b"\r\n.\r\n")[-1][:3] in ("451", "452")
+    assert config.budget.held == 0
+
+
 def test_content_that_comes_in_crumbs_is_kept_in_few_pieces_ACC_07() -> None:
     queue = HeldQueue()
     client = Client(active_config(queue))
