@@ -99,6 +99,23 @@ async def test_the_first_mail_to_a_new_site_goes_before_all_that_waits_for_sites
         assert "new.example" in {delivery.domain for delivery in outbound.deliveries[50:]}
 
 
+async def test_sites_that_wait_for_a_share_have_it_as_soon_as_credit_comes_back_LSE_06(database: str) -> None:
+    async with running_queue(database, look_seconds=600.0) as q:  # no look at what is due helps
+        ingress = await q.ingress()
+        await store(ingress, [f"tarpit{n}.example" for n in range(100)])
+        outbound = await q.outbound(credit=20)
+        await eventually(lambda: any(q.queue.worklist.parked))
+        await ingress.accept("first@new.example")
+        done = 0
+        while done < 101:
+            await eventually(lambda: len(outbound.deliveries) > done)  # noqa: B023
+            some = outbound.deliveries[done:]
+            done += len(some)
+            # Nothing more is due at these sites, so that no site of its own wakes what leases.
+            outbound.finish(*some, site_failure=True, outcome=types_pb2.OUTCOME_DEFERRED)
+        assert "new.example" in {delivery.domain for delivery in outbound.deliveries}
+
+
 async def test_octets_bound_what_is_handed_out_beside_deliveries_SHD_03(database: str) -> None:
     async with running_queue(database) as q:
         outbound = await q.outbound(credit=1000, octets=100_000)

@@ -1,8 +1,9 @@
 """The loop of an owner of shards: it works through due mail, site by site (SHD-03).
 
-Sites with due work come from the worklist, which `due_sites` fills each second, and whenever something woke it. The
-scheduler takes them in turn. Of a site with room it fetches a bounded number of recipients and leases them; recipients
-of a site in backoff are counted by `backoff`.
+Sites with due work come from the worklist, which `due_sites` fills each second, and whenever something woke it; those
+that wait for a share of what may be leased have their turn as soon as some of it comes back. The scheduler takes them
+in turn. Of a site with room it fetches a bounded number of recipients and leases them; recipients of a site in backoff
+are counted by `backoff`.
 """
 
 import asyncio
@@ -60,6 +61,9 @@ _IN_BACKOFF = 20
 """Sites in backoff whose due recipients are counted in one step."""
 _CALLED = 100
 """Sites of a standing that waited for their turn and have it in one step."""
+_CALL_SECONDS = 0.1
+"""Seconds between two looks whether sites that wait for their turn may have it. Credit comes back by ones, and a step
+for each would cost as many statements."""
 _PAUSE = 10.0
 """Seconds for which a site is left alone after work at it failed."""
 
@@ -116,6 +120,7 @@ class Scheduler:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._looks())
             group.create_task(self._timers())
+            group.create_task(self._calls())
             group.create_task(self._expiry.run())
             group.create_task(self.revisions.run())
 
@@ -131,6 +136,18 @@ class Scheduler:
                 except Exception as error:
                     faults.failed(self._log, "timers", error)
                     await asyncio.sleep(0.5)
+
+    async def _calls(self) -> None:
+        """Wake the work when sites that wait for their turn may have it: what was leased ended, or credit came."""
+        while True:
+            await asyncio.sleep(_CALL_SECONDS)
+            if self._may_call():
+                self._worklist.wake_up()
+
+    def _may_call(self) -> bool:
+        """Whether a site waits for its turn of whose standing more may be leased."""
+        waiting = self._worklist.parked
+        return any(waiting[standing] and self._dispatcher.may_lease(standing) > 0 for standing in SiteStanding)
 
     async def _looks(self) -> None:
         last = 0.0
@@ -231,8 +248,7 @@ class Scheduler:
             for key in [*(site.key for site in in_backoff), *(key for _, key, _ in wanted)]:
                 self._worklist.turn.setdefault(key)
             raise
-        waiting = self._worklist.parked
-        return bool(self._worklist.turn) or any(waiting[s] and dispatcher.may_lease(s) > 0 for s in SiteStanding)
+        return bool(self._worklist.turn) or self._may_call()
 
     async def _fetch_failed(self, wanted: tuple[int, str, int], error: Exception) -> None:
         self._pause(wanted[1], error)
