@@ -8,6 +8,7 @@ import typer
 from mailrail.cli import arguments as a
 from mailrail.cli import output
 from mailrail.cli.connection import TIMEOUT, ask
+from mailrail.cli.findings import print_findings
 from mailrail.cli.queue import tls_of
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc
 
@@ -62,6 +63,9 @@ def explain(
     if found.planned:
         print()
         _print_attempts(found, now)
+    if found.HasField("authentication"):
+        print()
+        print_findings(found.authentication)
 
 
 def _print_decision(

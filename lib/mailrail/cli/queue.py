@@ -12,6 +12,7 @@ import typer
 from mailrail.cli import arguments as a
 from mailrail.cli import output
 from mailrail.cli.connection import TIMEOUT, ask, pages
+from mailrail.cli.findings import print_findings
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, types_pb2
 
 app = typer.Typer(no_args_is_help=True, help="Show and change what is in the queue.")
@@ -208,7 +209,7 @@ def show(
     message: Annotated[str, typer.Argument(metavar="ID", help=a.MESSAGE)],
     json: a.Json = False,
 ) -> None:
-    """Show one message: envelope, recipients, and each attempt with its reply and its route."""
+    """Show one message: envelope, who sent it, recipients, and each attempt with its reply and its route."""
 
     async def question(channel: Any) -> admin_pb2.GetMessageResponse:
         stub = admin_service(channel)
@@ -222,6 +223,9 @@ def show(
         return
     now = utc_now()
     _print_message(found, now)
+    if found.envelope.HasField("authentication"):
+        print()
+        print_findings(found.envelope.authentication)
     if found.recipients_total > len(found.recipients):
         output.say(
             f"{len(found.recipients)} of {found.recipients_total} recipients are shown; "

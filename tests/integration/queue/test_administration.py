@@ -710,6 +710,35 @@ async def test_explain_tells_where_a_queued_recipient_goes_and_why(admin: Admini
         await admin.explain(asked(recipient_id=999_999))
 
 
+FOUND = types_pb2.MessageAuthentication(
+    results=[types_pb2.AuthenticationResult(method="dmarc", result="fail", domain="example.com", reason="because")],
+    action=types_pb2.AUTHENTICATION_ACTION_QUARANTINED,
+    author_domains=["example.com"],
+    policy_domain="example.com",
+    policy="quarantine",
+    applied="quarantine",
+)
+
+
+async def test_what_was_found_about_the_sender_is_told_while_mail_waits_and_when_it_is_history(
+    admin: Administrators,
+) -> None:
+    (bob,) = await admin.rig.accept("bob@there.example", account=None, authentication=FOUND)
+    assert (await admin.message(bob.message_id)).envelope.authentication == FOUND
+    assert (await admin.explain(asked(recipient_id=bob.id))).authentication == FOUND
+    await admin.drop(only(bob.id))
+    assert await admin.rig.rows("SELECT id FROM recipient") == []
+    assert (await admin.message(bob.message_id)).envelope.authentication == FOUND
+
+
+async def test_where_nobody_looked_who_sent_it_nothing_is_told_and_nothing_stored(admin: Administrators) -> None:
+    (bob,) = await admin.rig.accept("bob@there.example")
+    assert not (await admin.message(bob.message_id)).envelope.HasField("authentication")
+    assert not (await admin.explain(asked(recipient_id=bob.id))).HasField("authentication")
+    imagined = await admin.explain(asked(to="bob@there.example"))
+    assert not imagined.HasField("authentication")
+
+
 async def test_explain_answers_for_attempt_n_and_plans_where_the_decision_changes_LSE_05(admin: Administrators) -> None:
     late = Rule(ObjectRef("MailRoute", "mail", "late"), 0, "0", (Match(minimum_attempts=3),), RELAY)
     admin.rig.configure(revision(global_routes=(RouteLevel(GATEWAY, (late,)),)))

@@ -127,6 +127,24 @@ async def test_what_ingress_saw_of_a_body_s_lines_goes_with_its_delivery_SOUT_12
         assert found == {(True, True), (True, False), (False, False)}
 
 
+@pytest.mark.parametrize("born_leased", [True, False])
+async def test_what_was_found_about_the_sender_stays_with_the_queue_and_makes_no_delivery_larger(
+    born_leased: bool, database: str
+) -> None:
+    found = types_pb2.MessageAuthentication(author_domains=["example.com"])
+    async with running_queue(database) as q:
+        ingress = await q.ingress()
+        outbound = await q.outbound() if born_leased else None
+        await ingress.accept("bob@there.example", authentication=found)
+        outbound = outbound or await q.outbound()
+        await eventually(outbound.has(1), 20, "the delivery")
+        (delivery,) = outbound.deliveries
+        assert delivery.envelope.mail_from == "sender@away.example"
+        assert not delivery.envelope.HasField("authentication")
+        stored = types_pb2.Envelope.FromString(await q.one("SELECT envelope FROM message"))
+        assert stored.authentication == found
+
+
 async def test_what_outbound_is_told_carries_a_clock_of_its_own_from_before_it_was_said_LSE_02(database: str) -> None:
     async with running_queue(database) as q:
         outbound = await q.outbound()

@@ -543,6 +543,66 @@ def test_an_explanation_says_what_tls_did_at_the_last_attempt(monkeypatch: pytes
     assert "kept from the host (sts_mx)" in CliRunner().invoke(app, ["explain", "7"]).stdout
 
 
+FOUND = types_pb2.MessageAuthentication(
+    results=[
+        types_pb2.AuthenticationResult(method="iprev", result="permerror", reason="192.0.2.1 has no name in the DNS"),
+        types_pb2.AuthenticationResult(method="spf", identity="helo", result="none", reason="no record"),
+        types_pb2.AuthenticationResult(
+            method="spf", identity="mfrom", result="fail", domain="a.example", reason="-all"
+        ),
+        types_pb2.AuthenticationResult(
+            method="dkim", result="fail", domain="b.example", selector="s1", reason="the body was changed"
+        ),
+        types_pb2.AuthenticationResult(method="dmarc", result="fail", domain="a.example", reason="\x1b[2Jneither"),
+    ],
+    signatures_left_out=3,
+    action=types_pb2.AUTHENTICATION_ACTION_ACCEPTED,
+    author_domains=["a.example"],
+    policy_domain="a.example",
+    policy="reject",
+    applied="none",
+    overrides=[types_pb2.AuthenticationOverride(type="trusted_forwarder", comment="from 192.0.2.0/24")],
+)
+SENDER = (
+    "Sender    accepted; iprev permerror, spf none/fail, dkim fail, dmarc fail",
+    "Author    a.example",
+    "Policy    a.example asks for reject if DMARC fails; applied: none",
+    "Override  trusted_forwarder: from 192.0.2.0/24",
+)
+
+
+@pytest.mark.parametrize("command", [("queue", "show", "7"), ("explain", "7")], ids=lambda it: it[0])
+def test_what_was_found_about_the_sender_is_shown_check_by_check(
+    command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    message = admin_pb2.GetMessageResponse(envelope=types_pb2.Envelope(authentication=FOUND))
+    monkeypatch.setattr(queue, "ask", lambda *_: message)
+    monkeypatch.setattr(explain_module, "ask", lambda *_: (admin_pb2.ExplainResponse(authentication=FOUND), None))
+    said = CliRunner().invoke(app, list(command)).stdout
+    assert all(line in said.splitlines() for line in SENDER), said
+    rows = [line.split(maxsplit=3) for line in said.splitlines() if line.startswith(("  iprev", "  dkim", "  dmarc"))]
+    assert ["iprev", "permerror", "192.0.2.1", "has no name in the DNS"] in rows
+    assert ["dkim", "fail", "b.example,", "selector s1  the body was changed"] in rows
+    for words in ("  spf of HELO ", "  spf of MAIL FROM  fail ", "3 more signatures are not shown", "\\x1b[2Jneither"):
+        assert words in said, said
+    assert "\x1b" not in said
+
+
+def test_of_mail_that_nobody_checked_no_sender_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(queue, "ask", lambda *_: admin_pb2.GetMessageResponse())
+    assert "Sender" not in CliRunner().invoke(app, ["queue", "show", "7"]).stdout
+
+
+def test_programs_get_what_was_found_about_the_sender_field_by_field(monkeypatch: pytest.MonkeyPatch) -> None:
+    message = admin_pb2.GetMessageResponse(envelope=types_pb2.Envelope(authentication=FOUND))
+    monkeypatch.setattr(queue, "ask", lambda *_: message)
+    found = json.loads(CliRunner().invoke(app, ["queue", "show", "7", "--json"]).stdout)
+    told = found["envelope"]["authentication"]
+    assert told["action"] == "accepted"
+    assert told["results"][3]["selector"] == "s1"
+    assert told["overrides"][0]["type"] == "trusted_forwarder"
+
+
 def test_an_explanation_for_an_account_without_a_sender_says_whom_it_is_about(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(explain_module, "ask", lambda _, question: (admin_pb2.ExplainResponse(), None))
     command = ["explain", "--account", "alice", "--to", "bob@example.org"]

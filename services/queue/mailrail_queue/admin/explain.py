@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
+from uuid import UUID
 
 from mailrail.core.delivery.schedule import base_delay, expires_at
 from mailrail.core.outbound.captive import is_loopback
@@ -21,6 +22,7 @@ from mailrail_queue.routing.router import RecipientFacts, domain_of
 from mailrail_queue.store import columns as c
 from mailrail_queue.store import waiting as waiting_store
 from mailrail_queue.store.connection import Connection, run
+from mailrail_queue.store.rows import envelope_of
 
 EXPLAINED_ATTEMPTS: Final = 200
 """Attempts to come that Explain looks ahead."""
@@ -60,6 +62,8 @@ class Explainer:
             answer.requiretls_obstacle = requiretls_obstacle(explanation.decision, demanded)
             answer.by_mx, answer.final = _ends(explanation.decision)
             self._plan(answer, subject, attempt)
+        if subject.message_id is not None:
+            await _add_findings(connection, answer, subject.message_id)
         await self._add_pause(connection, answer, site)
         return answer
 
@@ -80,6 +84,7 @@ class Explainer:
                 accepted=row.queued,
                 uncounted_seconds=row.uncounted_seconds,
                 due=due[0][0].timestamp() if due and due[0][1] else self._clock(),
+                message_id=row.message_id,
             )
         if not request.to:
             raise BadRequest("give a recipient in the queue, or an address `to`")
@@ -155,6 +160,14 @@ class Explainer:
             answer.site_backoff_until.FromDatetime(rows[0][0])
 
 
+async def _add_findings(connection: Connection, answer: admin_pb2.ExplainResponse, message_id: bytes) -> None:
+    """What was found about who sent the message, if somebody looked."""
+    rows = await run(connection, "SELECT envelope FROM message WHERE id = %(id)s", {"id": UUID(bytes=message_id)})
+    envelope = envelope_of(rows[0][0]) if rows else types_pb2.Envelope()
+    if envelope.HasField("authentication"):
+        answer.authentication.CopyFrom(envelope.authentication)
+
+
 _BY_MX: Final = frozenset({TransportKind.DIRECT, TransportKind.SOCKS})
 
 
@@ -202,6 +215,8 @@ class _Subject:
     accepted: float
     uncounted_seconds: float
     due: float
+    message_id: bytes | None = None
+    """Of a recipient in the queue."""
     notes: list[str] = field(default_factory=list)
     unknown: admin_pb2.RouteDecision | None = None
 

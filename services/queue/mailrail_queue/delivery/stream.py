@@ -119,6 +119,7 @@ def _write_delivery(
     )
     message.MergeFromString(delivery.plan.fields)
     message.envelope.MergeFromString(content.envelope)
+    message.envelope.ClearField("authentication")  # it decides nothing about the way out, and may be large
     for fields in content.recipients:
         message.recipients.add(**fields)
     for host, ips in content.dialled_hosts.items():

@@ -1353,6 +1353,7 @@ class ExplainResponse(_message.Message):
     REQUIRETLS_OBSTACLE_FIELD_NUMBER: _builtins.int
     BY_MX_FIELD_NUMBER: _builtins.int
     FINAL_FIELD_NUMBER: _builtins.int
+    AUTHENTICATION_FIELD_NUMBER: _builtins.int
     attempt: _builtins.int
     config_revision: _builtins.int
     site: _builtins.str
@@ -1377,6 +1378,10 @@ class ExplainResponse(_message.Message):
         are decided alike.
         """
 
+    @_builtins.property
+    def authentication(self) -> _types_pb2.MessageAuthentication:
+        """Of a recipient in the queue: what was found about who sent its message. Absent: nobody looked."""
+
     def __init__(
         self,
         *,
@@ -1391,13 +1396,19 @@ class ExplainResponse(_message.Message):
         requiretls_obstacle: _builtins.str = ...,
         by_mx: _builtins.bool = ...,
         final: _builtins.bool = ...,
+        authentication: _types_pb2.MessageAuthentication | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_site_backoff_until", b"_site_backoff_until", "decision", b"decision", "site_backoff_until", b"site_backoff_until"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_authentication", b"_authentication", "_site_backoff_until", b"_site_backoff_until", "authentication", b"authentication", "decision", b"decision", "site_backoff_until", b"site_backoff_until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_site_backoff_until", b"_site_backoff_until", "attempt", b"attempt", "by_mx", b"by_mx", "config_revision", b"config_revision", "decision", b"decision", "final", b"final", "planned", b"planned", "requiretls_obstacle", b"requiretls_obstacle", "shard", b"shard", "site", b"site", "site_backoff_until", b"site_backoff_until", "tried", b"tried"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_authentication", b"_authentication", "_site_backoff_until", b"_site_backoff_until", "attempt", b"attempt", "authentication", b"authentication", "by_mx", b"by_mx", "config_revision", b"config_revision", "decision", b"decision", "final", b"final", "planned", b"planned", "requiretls_obstacle", b"requiretls_obstacle", "shard", b"shard", "site", b"site", "site_backoff_until", b"site_backoff_until", "tried", b"tried"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__authentication: _TypeAlias = _typing.Literal["authentication"]  # noqa: Y015
+    _WhichOneofArgType__authentication: _TypeAlias = _typing.Literal["_authentication", b"_authentication"]  # noqa: Y015
     _WhichOneofReturnType__site_backoff_until: _TypeAlias = _typing.Literal["site_backoff_until"]  # noqa: Y015
     _WhichOneofArgType__site_backoff_until: _TypeAlias = _typing.Literal["_site_backoff_until", b"_site_backoff_until"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__authentication) -> _WhichOneofReturnType__authentication | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__site_backoff_until) -> _WhichOneofReturnType__site_backoff_until | None: ...
 
 Global___ExplainResponse: _TypeAlias = ExplainResponse  # noqa: Y015

@@ -170,6 +170,30 @@ SENDER_AUTHENTICATION_FORGED: SenderAuthentication.ValueType  # 2
 """proven not to be the sender's: never answered"""
 Global___SenderAuthentication: _TypeAlias = SenderAuthentication  # noqa: Y015
 
+class _AuthenticationAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _AuthenticationActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AuthenticationAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    AUTHENTICATION_ACTION_UNSPECIFIED: _AuthenticationAction.ValueType  # 0
+    AUTHENTICATION_ACTION_ACCEPTED: _AuthenticationAction.ValueType  # 1
+    AUTHENTICATION_ACTION_QUARANTINED: _AuthenticationAction.ValueType  # 2
+    """accepted, and set apart as its author's domain asks (RFC 9989 5.4)"""
+    AUTHENTICATION_ACTION_REFUSED: _AuthenticationAction.ValueType  # 3
+    AUTHENTICATION_ACTION_DEFERRED: _AuthenticationAction.ValueType  # 4
+
+class AuthenticationAction(_AuthenticationAction, metaclass=_AuthenticationActionEnumTypeWrapper):
+    """What became of a message by the checks of who sent it."""
+
+AUTHENTICATION_ACTION_UNSPECIFIED: AuthenticationAction.ValueType  # 0
+AUTHENTICATION_ACTION_ACCEPTED: AuthenticationAction.ValueType  # 1
+AUTHENTICATION_ACTION_QUARANTINED: AuthenticationAction.ValueType  # 2
+"""accepted, and set apart as its author's domain asks (RFC 9989 5.4)"""
+AUTHENTICATION_ACTION_REFUSED: AuthenticationAction.ValueType  # 3
+AUTHENTICATION_ACTION_DEFERRED: AuthenticationAction.ValueType  # 4
+Global___AuthenticationAction: _TypeAlias = AuthenticationAction  # noqa: Y015
+
 class _Outcome:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -388,6 +412,128 @@ class ObjectRef(_message.Message):
 Global___ObjectRef: _TypeAlias = ObjectRef  # noqa: Y015
 
 @_typing.final
+class AuthenticationResult(_message.Message):
+    """What one check said. All texts of these messages are printable and bounded; the names are a stranger's."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    METHOD_FIELD_NUMBER: _builtins.int
+    IDENTITY_FIELD_NUMBER: _builtins.int
+    RESULT_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    SELECTOR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    method: _builtins.str
+    """"iprev", "spf", "dkim", "arc" or "dmarc" (RFC 8601 2.7)"""
+    identity: _builtins.str
+    """of SPF: "helo" or "mfrom"; empty elsewhere"""
+    result: _builtins.str
+    """in the words of RFC 8601 2.7, such as "pass" or "temperror" """
+    domain: _builtins.str
+    """Of iprev the client's name that leads back to it, of SPF the identity's, of DKIM d=, of ARC the newest sealer's, of DMARC
+    an author's; empty: there is none.
+    """
+    selector: _builtins.str
+    """of DKIM"""
+    reason: _builtins.str
+    """why, in words; at most 200 characters"""
+    def __init__(
+        self,
+        *,
+        method: _builtins.str = ...,
+        identity: _builtins.str = ...,
+        result: _builtins.str = ...,
+        domain: _builtins.str = ...,
+        selector: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "identity", b"identity", "method", b"method", "reason", b"reason", "result", b"result", "selector", b"selector"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthenticationResult: _TypeAlias = AuthenticationResult  # noqa: Y015
+
+@_typing.final
+class AuthenticationOverride(_message.Message):
+    """Why the policy of the author's domain was not applied (RFC 9990 3.1.6)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    COMMENT_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """"trusted_forwarder", "local_policy", "policy_test_mode", ..."""
+    comment: _builtins.str
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        comment: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["comment", b"comment", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AuthenticationOverride: _TypeAlias = AuthenticationOverride  # noqa: Y015
+
+@_typing.final
+class MessageAuthentication(_message.Message):
+    """What was found about who sent a message, and what followed (RFC 8601, RFC 9989). At most some 8 KiB."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    SIGNATURES_LEFT_OUT_FIELD_NUMBER: _builtins.int
+    ACTION_FIELD_NUMBER: _builtins.int
+    AUTHOR_DOMAINS_FIELD_NUMBER: _builtins.int
+    POLICY_DOMAIN_FIELD_NUMBER: _builtins.int
+    POLICY_FIELD_NUMBER: _builtins.int
+    APPLIED_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    signatures_left_out: _builtins.int
+    """DKIM signatures that have no result here, for there are more than eight"""
+    action: Global___AuthenticationAction.ValueType
+    policy_domain: _builtins.str
+    """where the DMARC record that decided is; empty: there is none"""
+    policy: _builtins.str
+    """what that record asks for this message if it fails: "none", "quarantine" or "reject" """
+    applied: _builtins.str
+    """what of it was done"""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuthenticationResult]:
+        """in the order of the checks; DKIM: those that pass before others"""
+
+    @_builtins.property
+    def author_domains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """of the From field, lower-case A-labels; at most ten"""
+
+    @_builtins.property
+    def overrides(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuthenticationOverride]: ...
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___AuthenticationResult] | None = ...,
+        signatures_left_out: _builtins.int = ...,
+        action: Global___AuthenticationAction.ValueType = ...,
+        author_domains: _abc.Iterable[_builtins.str] | None = ...,
+        policy_domain: _builtins.str = ...,
+        policy: _builtins.str = ...,
+        applied: _builtins.str = ...,
+        overrides: _abc.Iterable[Global___AuthenticationOverride] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["action", b"action", "applied", b"applied", "author_domains", b"author_domains", "overrides", b"overrides", "policy", b"policy", "policy_domain", b"policy_domain", "results", b"results", "signatures_left_out", b"signatures_left_out"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MessageAuthentication: _TypeAlias = MessageAuthentication  # noqa: Y015
+
+@_typing.final
 class Envelope(_message.Message):
     """The envelope of a message, and what was learned while it was accepted."""
 
@@ -417,6 +563,7 @@ class Envelope(_message.Message):
     UNDOTTED_FIELD_NUMBER: _builtins.int
     TRACE_PARENT_FIELD_NUMBER: _builtins.int
     CONFIG_REVISION_FIELD_NUMBER: _builtins.int
+    AUTHENTICATION_FIELD_NUMBER: _builtins.int
     mail_from: _builtins.str
     """What the client said.
     reverse-path without angle brackets; empty = null sender
@@ -468,6 +615,10 @@ class Envelope(_message.Message):
 
     @_builtins.property
     def received(self) -> _timestamp_pb2.Timestamp: ...
+    @_builtins.property
+    def authentication(self) -> Global___MessageAuthentication:
+        """What was found about who sent it. Absent: nobody looked, as with submitted mail."""
+
     def __init__(
         self,
         *,
@@ -495,15 +646,18 @@ class Envelope(_message.Message):
         undotted: _builtins.bool = ...,
         trace_parent: _builtins.str = ...,
         config_revision: _builtins.int = ...,
+        authentication: Global___MessageAuthentication | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_account", b"_account", "_auth", b"_auth", "_envelope_id", b"_envelope_id", "_future_release_request", b"_future_release_request", "_gateway", b"_gateway", "_message_id", b"_message_id", "_release", b"_release", "_subject", b"_subject", "account", b"account", "auth", b"auth", "envelope_id", b"envelope_id", "future_release_request", b"future_release_request", "gateway", b"gateway", "message_id", b"message_id", "received", b"received", "release", b"release", "subject", b"subject"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_account", b"_account", "_auth", b"_auth", "_authentication", b"_authentication", "_envelope_id", b"_envelope_id", "_future_release_request", b"_future_release_request", "_gateway", b"_gateway", "_message_id", b"_message_id", "_release", b"_release", "_subject", b"_subject", "account", b"account", "auth", b"auth", "authentication", b"authentication", "envelope_id", b"envelope_id", "future_release_request", b"future_release_request", "gateway", b"gateway", "message_id", b"message_id", "received", b"received", "release", b"release", "subject", b"subject"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_account", b"_account", "_auth", b"_auth", "_envelope_id", b"_envelope_id", "_future_release_request", b"_future_release_request", "_gateway", b"_gateway", "_message_id", b"_message_id", "_release", b"_release", "_subject", b"_subject", "account", b"account", "auth", b"auth", "body_type", b"body_type", "client_ip", b"client_ip", "client_name", b"client_name", "config_revision", b"config_revision", "dsn_return", b"dsn_return", "eight_bit", b"eight_bit", "envelope_id", b"envelope_id", "future_release_request", b"future_release_request", "gateway", b"gateway", "mail_from", b"mail_from", "message_id", b"message_id", "origin", b"origin", "purpose", b"purpose", "received", b"received", "release", b"release", "sender_authentication", b"sender_authentication", "smtputf8", b"smtputf8", "subject", b"subject", "tls_requirement", b"tls_requirement", "trace_parent", b"trace_parent", "undotted", b"undotted", "whole_lines", b"whole_lines"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_account", b"_account", "_auth", b"_auth", "_authentication", b"_authentication", "_envelope_id", b"_envelope_id", "_future_release_request", b"_future_release_request", "_gateway", b"_gateway", "_message_id", b"_message_id", "_release", b"_release", "_subject", b"_subject", "account", b"account", "auth", b"auth", "authentication", b"authentication", "body_type", b"body_type", "client_ip", b"client_ip", "client_name", b"client_name", "config_revision", b"config_revision", "dsn_return", b"dsn_return", "eight_bit", b"eight_bit", "envelope_id", b"envelope_id", "future_release_request", b"future_release_request", "gateway", b"gateway", "mail_from", b"mail_from", "message_id", b"message_id", "origin", b"origin", "purpose", b"purpose", "received", b"received", "release", b"release", "sender_authentication", b"sender_authentication", "smtputf8", b"smtputf8", "subject", b"subject", "tls_requirement", b"tls_requirement", "trace_parent", b"trace_parent", "undotted", b"undotted", "whole_lines", b"whole_lines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__account: _TypeAlias = _typing.Literal["account"]  # noqa: Y015
     _WhichOneofArgType__account: _TypeAlias = _typing.Literal["_account", b"_account"]  # noqa: Y015
     _WhichOneofReturnType__auth: _TypeAlias = _typing.Literal["auth"]  # noqa: Y015
     _WhichOneofArgType__auth: _TypeAlias = _typing.Literal["_auth", b"_auth"]  # noqa: Y015
+    _WhichOneofReturnType__authentication: _TypeAlias = _typing.Literal["authentication"]  # noqa: Y015
+    _WhichOneofArgType__authentication: _TypeAlias = _typing.Literal["_authentication", b"_authentication"]  # noqa: Y015
     _WhichOneofReturnType__envelope_id: _TypeAlias = _typing.Literal["envelope_id"]  # noqa: Y015
     _WhichOneofArgType__envelope_id: _TypeAlias = _typing.Literal["_envelope_id", b"_envelope_id"]  # noqa: Y015
     _WhichOneofReturnType__future_release_request: _TypeAlias = _typing.Literal["future_release_request"]  # noqa: Y015
@@ -520,6 +674,8 @@ class Envelope(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__account) -> _WhichOneofReturnType__account | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__auth) -> _WhichOneofReturnType__auth | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__authentication) -> _WhichOneofReturnType__authentication | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__envelope_id) -> _WhichOneofReturnType__envelope_id | None: ...
     @_typing.overload
