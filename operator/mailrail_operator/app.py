@@ -24,7 +24,7 @@ from mailrail.core.config.state import SecretUse, UnreadableState
 from mailrail.core.config.stored import StoredRevision, difference, reason_to_publish
 from mailrail.core.dnscheck.answers import DnsVerdict
 from mailrail.core.resources import API_VERSION, KINDS
-from mailrail.core.revision.revision import ObjectRef
+from mailrail.core.revision.revision import Domain, ObjectRef
 from mailrail.core.revision.sealing import Keyring
 from mailrail.kit import log
 from mailrail.kit.config_client import keyring
@@ -33,6 +33,7 @@ from mailrail.kit.kubernetes import Api, ApiError, core_path, resource_path
 from mailrail.kit.publisher import Publisher, PublishOutcome, SetBack, Superseded
 from mailrail.kit.settings import BadSettings, port_map
 from mailrail_operator import clients, metrics
+from mailrail_operator.dkim_keys import key_rows, remembered
 from mailrail_operator.dns import DnsChecks
 from mailrail_operator.mail_probe import MailProbe, has_mx_listener
 from mailrail_operator.model import ClusterView, Controller, ObjectMemory, Observed, Running, SealingKey
@@ -86,10 +87,20 @@ class Leader:
         self._secret_watch = MetadataWatch(api, paths, self._on_secret)
         self._namespace_watch = MetadataWatch(api, [core_path("namespaces", None)], lambda _: self._nudge())
         self._secrets = Secrets(api, self._secret_watch)
+        self._keys_seen: dict[tuple[str, str], float] = {}
+        self._remembered = False
+        self._domains: tuple[Domain, ...] = ()  # of the last publish
         self._dns: DnsChecks | None = None
         if settings.dns_check:
             resolver = DnsCheckResolver(settings.resolver)
-            self._dns = DnsChecks(resolver, settings.checked_egress_addresses(), settings.dns_seconds, self._replan)
+            self._dns = DnsChecks(
+                resolver,
+                settings.checked_egress_addresses(),
+                settings.dns_seconds,
+                self._replan,
+                self._keys_seen,
+                self._nudge,
+            )
         self._transports = TransportWatch(settings, self._replan)
         self._mail_probe = MailProbe(settings, lambda: self._keys, self._wants_probes)
         self._relisted: set[str] = set()
@@ -343,6 +354,9 @@ class Leader:
         self._publisher.use_keys(self._keys)
         previous = await self._publisher.prepare()
         objects = self._store.objects()
+        if not self._remembered:  # what the leader before this one saw of records of keys
+            self._keys_seen.update(remembered(objects.values()))
+            self._remembered = True
         names = {name for seen in objects.values() for name in referenced_secrets(seen.ref.namespace, seen.spec)}
         # The version that serves may be an older one than the API server shows, with Secrets of its own.
         names |= {(use.owner.namespace, use.secret) for use in previous.uses if self._ours(use.owner)}
@@ -355,6 +369,7 @@ class Leader:
                 for (_, name), metadata in self._namespace_watch.metadata.items()
             },
             now=int(time.time()),
+            keys_seen=self._keys_seen,
         )
         if unreadable:
             asyncio.get_running_loop().call_later(self._settings.retry_publish_seconds, self._nudge)
@@ -377,6 +392,7 @@ class Leader:
             self._replan()
             return
         self._uses = compiled.state.uses
+        self._domains = compiled.revision.domains
         if self._again is not None:
             self._again.cancel()
         if compiled.again_at is not None:
@@ -485,6 +501,7 @@ class Leader:
                 self._waiting,
                 Controller(self._settings.controller_name, frozenset(self._settings.former_controller_names)),
                 health=self._health(),
+                keys=key_rows(self._domains, self._keys_seen),
                 arrival_seconds=self._settings.arrival_seconds,
             )
             made = await asyncio.to_thread(plan, view, self._memory)

@@ -1,23 +1,20 @@
 """Looks up what `core/dnscheck` asks for, each domain every few minutes and at once when what it needs changed."""
 
 import asyncio
-import base64
 import contextlib
 import heapq
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ed25519
-
 from mailrail.core.config.compiler import Compiled
 from mailrail.core.config.diagnostics import ConsumerState
-from mailrail.core.dnscheck.answers import DnsVerdict
+from mailrail.core.dkim.signature import KeyName
+from mailrail.core.dnscheck.answers import DnsVerdict, RecordState
 from mailrail.core.dnscheck.needs import Needs, needs_of
 from mailrail.core.mtasts.policy import Policy
-from mailrail.core.revision.revision import Domain, ObjectRef, Role
+from mailrail.core.revision.revision import ObjectRef, Role
 from mailrail.kit import log
 from mailrail.kit.dns_check import DnsCheckResolver, looked_up
 from mailrail_operator import metrics
@@ -25,28 +22,27 @@ from mailrail_operator import metrics
 _AT_A_TIME: Final = 16
 
 
-def dkim_record(pem: bytes, algorithm: str) -> str:
-    """The TXT record of a signing key (RFC 6376 3.6.1; RFC 8463 4: an Ed25519 key is published raw)."""
-    public = serialization.load_pem_private_key(pem, None).public_key()
-    if isinstance(public, ed25519.Ed25519PublicKey):
-        octets = public.public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
-    else:
-        octets = public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
-    return f"v=DKIM1; k={algorithm.partition('-')[0]}; p={base64.b64encode(octets).decode()}"
-
-
 class DnsChecks:
-    """The verdicts by domain; `changed` is called when one differs."""
+    """The verdicts by domain, and since when DKIM records stand. `changed` is called when a verdict differs,
+    `on_seen` when a record of a key has come or gone."""
 
     def __init__(
-        self, resolver: DnsCheckResolver, addresses: Sequence[str], every: float, changed: Callable[[], None]
+        self,
+        resolver: DnsCheckResolver,
+        addresses: Sequence[str],
+        every: float,
+        changed: Callable[[], None],
+        keys_seen: dict[tuple[str, str], float],
+        on_seen: Callable[[], None],
+        clock: Callable[[], float] = time.time,
     ) -> None:
+        """`keys_seen`: records of DKIM keys that stand, as in Sources; it is kept up to date here."""
         self._resolver, self._addresses, self._every, self._changed = resolver, tuple(addresses), every, changed
+        self._keys_seen, self._on_seen, self._clock = keys_seen, on_seen, clock
         self._needs: dict[ObjectRef, Needs] = {}
         self._due: dict[ObjectRef, float] = {}
         self._heap: list[tuple[float, ObjectRef]] = []  # of what is due when; what `_due` does not confirm is old
         self._wake = asyncio.Event()
-        self._keys: dict[str, str] = {}  # record text by path of the sealed key, digest included
         self._policies: dict[ObjectRef, tuple[Policy, int]] = {}  # with the first revision that is known to have it
         self._unserved: set[ObjectRef] = set()
         self._served = 0  # the oldest revision that a live policy process runs; 0: there is none
@@ -59,7 +55,7 @@ class DnsChecks:
         seen: set[ObjectRef] = set()
         for domain in compiled.revision.domains:
             seen.add(domain.ref)
-            needs = needs_of(domain, compiled.revision, self._records(domain, compiled), self._addresses)
+            needs = needs_of(domain, compiled.revision, self._addresses)
             if needs is None:
                 self._needs.pop(domain.ref, None)  # so that it is looked up at once when the gateway is back
                 self._due.pop(domain.ref, None)
@@ -102,19 +98,6 @@ class DnsChecks:
         self._schedule(ref, 0.0)
         self._wake.set()
 
-    def _records(self, domain: Domain, compiled: Compiled) -> Mapping[str, str]:
-        records: dict[str, str] = {}
-        for key in domain.dkim:
-            path = key.private_key.path
-            if path not in self._keys and (value := compiled.values.get(path)) is not None:
-                try:
-                    self._keys[path] = dkim_record(value(), key.algorithm)
-                except (ValueError, TypeError):  # the compiler said so already
-                    continue
-            if path in self._keys:
-                records[key.selector] = self._keys[path]
-        return records
-
     async def run(self) -> None:
         """Look up whatever is due, until cancelled."""
         await asyncio.gather(*(self._work() for _ in range(_AT_A_TIME)))
@@ -148,7 +131,24 @@ class DnsChecks:
         if self._needs.get(ref) != needs:
             return  # it needs something else by now, and is due again
         metrics.DNS_CHECKS.labels(verdict.status).inc()
+        self._see_keys(needs, verdict)
         if self.verdicts.get(ref) != verdict:
             self.verdicts[ref] = verdict
             self._log.info("dns checked", domain=needs.domain, status=verdict.status, reason=verdict.reason.value)
             self._changed()
+
+    def _see_keys(self, needs: Needs, verdict: DnsVerdict) -> None:
+        """What a look says of the records of keys. No answer changes nothing: what was known before still holds."""
+        states = {record.name: record.state for record in verdict.records if record.purpose == "DKIM"}
+        changed = False
+        for selector, text in needs.dkim:
+            key = (str(KeyName(needs.domain, selector)), text)
+            state = states.get(key[0], RecordState.UNKNOWN)
+            if state is RecordState.MATCH and key not in self._keys_seen:
+                self._keys_seen[key] = int(self._clock())
+                changed = True
+            elif state in (RecordState.MISSING, RecordState.MISMATCH):
+                changed = self._keys_seen.pop(key, None) is not None or changed
+        if changed:
+            self._log.info("records of DKIM keys came or went", domain=needs.domain)
+            self._on_seen()

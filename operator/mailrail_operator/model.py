@@ -145,6 +145,8 @@ class ClusterView:
     controller: Controller = Controller(CONTROLLER_NAME)
     health: Mapping[ObjectRef, TransportHealth] | None = field(default_factory=dict)
     """Of transports; empty where nobody asks the queue. None: it has not answered yet, and what is written stays."""
+    keys: Mapping[ObjectRef, tuple[Mapping[str, Any], ...]] = field(default_factory=dict)
+    """DKIM keys of domains as their statuses have them, of the last publish."""
     arrival_seconds: float = 0.0
     """How long a new object may miss another before that is said."""
 
@@ -160,6 +162,7 @@ class ObjectFacts:
     attached: int
     dns: DnsVerdict | None
     health: TransportHealth | None = None
+    keys: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

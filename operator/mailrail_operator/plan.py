@@ -158,7 +158,9 @@ def _facts(view: ClusterView) -> dict[ObjectRef, ObjectFacts]:
         if verdict is not None and (verdict.generation or 0) != seen.generation:
             verdict = None
         health = view.health.get(ref) if view.health is not None else None
-        facts[ref] = ObjectFacts(verdict, tuple(secrets.get(ref, ())), attached[ref], view.dns.get(ref), health)
+        facts[ref] = ObjectFacts(
+            verdict, tuple(secrets.get(ref, ())), attached[ref], view.dns.get(ref), health, view.keys.get(ref, ())
+        )
     return facts
 
 
@@ -542,6 +544,10 @@ def _columns(running: Running, seen: Observed, facts: ObjectFacts) -> Row:
                 columns["dnsRecords"] = [record.as_status() for record in facts.dns.records[:DNS_RECORDS_LIMIT]]
             elif "dnsRecords" in seen.status:
                 columns["dnsRecords"] = seen.status["dnsRecords"]
+            if facts.keys:
+                columns["dkimKeys"] = list(facts.keys)
+            elif facts.verdict is None and "dkimKeys" in seen.status:
+                columns["dkimKeys"] = seen.status["dkimKeys"]
             return columns
         case "MailAccount":
             addresses = [a for field in ("addresses", "receive") for a in spec.get(field) or ()]

@@ -118,12 +118,12 @@ def _ours(name: str, addresses: Sequence[str]) -> Needs | None:
     except UnreadableRevision as error:
         output.stop(f"revision {found.info.revision} cannot be read by this command: {error}")
     domain = next((each for each in revision.domains if each.name == name), None) if revision is not None else None
-    needs = needs_of(domain, revision, {}, addresses) if domain is not None and revision is not None else None
+    needs = needs_of(domain, revision, addresses) if domain is not None and revision is not None else None
     if domain is None or needs is None:
         return None
     running = [c.revision for c in consumers.consumers if c.live and c.role == Role.POLICY]
     served = bool(running) and min(running) >= found.info.revision
-    return replace(needs, selectors=tuple(key.selector for key in domain.dkim), policy_served=served)
+    return replace(needs, policy_served=served)
 
 
 async def _look(needs: Needs, server: str, trust_ad: bool, world: CheckedServers) -> list[Record]:

@@ -196,7 +196,7 @@ def test_two_spf_records_are_an_error_for_receivers() -> None:
 
 
 @pytest.mark.parametrize(
-    ("published", "words"), [("v=DKIM1; p=", "revoked"), ("v=DKIM1; k=ed25519; p=WFla", "not the key that signs")]
+    ("published", "words"), [("v=DKIM1; p=", "revoked"), ("v=DKIM1; k=ed25519; p=WFla", "not the key of this selector")]
 )
 def test_another_dkim_key_or_a_revoked_one_is_told_apart(published: str, words: str) -> None:
     verdict = judged(NEEDS, ZONE | {("TXT", "s1._domainkey.example.org"): (published,)})
@@ -295,7 +295,7 @@ def _ref(kind: str, name: str) -> ObjectRef:
 
 
 GATEWAY = Gateway(_ref("MailGateway", "mx1"), HOST, (), _ref("MailAccount", "postmaster"))
-KEY = DkimKey("s1", "ed25519-sha256", SecretRef("mail", "dkim", "private.pem", "d", "k"))
+KEY = DkimKey("s1", "ed25519-sha256", SecretRef("mail", "dkim", "private.pem", "d", "k"), record="v=DKIM1; p=QUJD")
 DOMAIN = Domain(_ref("MailDomain", "org"), "example.org", DomainDelivery.MAILBOX, dkim=(KEY,), gateway=GATEWAY.ref)
 PROXY = Transport(
     _ref("MailTransport", "proxy"),
@@ -319,7 +319,7 @@ def test_addresses_beyond_the_limit_are_not_passed_over_in_silence() -> None:
         transports=(pool,),
         global_routes=(RouteLevel(GATEWAY.ref, (_rule(pool.ref),)),),
     )
-    needs = needs_of(DOMAIN, revision, {}, ())
+    needs = needs_of(DOMAIN, revision, ())
     assert needs is not None
     assert len(needs.egress) == 32
     assert needs.notes == ("only the first 32 of 40 egress addresses are checked",)
@@ -331,7 +331,7 @@ def _rule(transport: ObjectRef | None, *matches: Match) -> Rule:
 
 def test_mail_can_leave_from_proxies_that_rules_name_and_directly_when_no_rule_takes_all() -> None:
     revision = _revision(_rule(PROXY.ref, Match(to_domains=("example.net",))))
-    needs = needs_of(DOMAIN, revision, {"s1": "v=DKIM1; p=QUJD"}, ("192.0.2.1",))
+    needs = needs_of(DOMAIN, revision, ("192.0.2.1",))
     assert needs is not None
     assert [e.address for e in needs.egress] == ["192.0.2.1", "198.51.100.7", "2001:db8::7"]
     assert [e.hostname for e in needs.egress] == [HOST, "out1.example.org", "out1.example.org"]
@@ -340,17 +340,17 @@ def test_mail_can_leave_from_proxies_that_rules_name_and_directly_when_no_rule_t
 
 
 def test_a_rule_that_takes_everything_leaves_no_direct_delivery() -> None:
-    needs = needs_of(DOMAIN, _revision(_rule(RELAY.ref), _rule(PROXY.ref)), {}, ("192.0.2.1",))
+    needs = needs_of(DOMAIN, _revision(_rule(RELAY.ref), _rule(PROXY.ref)), ("192.0.2.1",))
     assert needs is not None
     assert needs.egress == ()
     assert not needs.notes
 
 
 def test_unknown_addresses_of_direct_delivery_are_said_and_not_guessed() -> None:
-    needs = needs_of(DOMAIN, _revision(), {}, ())
+    needs = needs_of(DOMAIN, _revision(), ())
     assert needs is not None
     assert "are not known" in needs.notes[0]
 
 
 def test_a_domain_without_its_gateway_needs_nothing_yet() -> None:
-    assert needs_of(replace(DOMAIN, gateway=_ref("MailGateway", "gone")), _revision(), {}, ()) is None
+    assert needs_of(replace(DOMAIN, gateway=_ref("MailGateway", "gone")), _revision(), ()) is None

@@ -697,7 +697,7 @@ async def test_a_domain_is_looked_up_at_once_when_its_gateway_is_back_and_not_wh
         return cast(Compiled, SimpleNamespace(revision=revision, values={}))
 
     zone = Zone()
-    checks = DnsChecks(cast(DnsCheckResolver, zone), (), 3600.0, lambda: None)
+    checks = DnsChecks(cast(DnsCheckResolver, zone), (), 3600.0, lambda: None, {}, lambda: None)
     looking = asyncio.create_task(checks.run())
     checks.take(compiled(there), 1)
     await eventually(lambda: domain in checks.verdicts)
@@ -736,7 +736,7 @@ async def test_the_record_of_a_policy_is_told_once_each_policy_process_serves_it
     testing, enforce = (
         f'"{own_record(Policy(mode, 604_800, ("mx1.example.org",)))}"' for mode in (Mode.TESTING, Mode.ENFORCE)
     )
-    checks = DnsChecks(cast(DnsCheckResolver, Zone()), (), 3600.0, lambda: None)
+    checks = DnsChecks(cast(DnsCheckResolver, Zone()), (), 3600.0, lambda: None, {}, lambda: None)
     looking = asyncio.create_task(checks.run())
     checks.take(with_policy(Mode.TESTING), 7)
     await eventually(lambda: told() == {"(not yet)"})
@@ -771,7 +771,7 @@ async def test_a_changed_domain_is_looked_up_before_a_hundred_that_a_slow_resolv
 
     many = tuple(domain(f"d{number}.slow.example") for number in range(100))
     fresh = domain("a.fresh.example")
-    checks = DnsChecks(cast(DnsCheckResolver, Zone("slow.example")), (), 3600.0, lambda: None)
+    checks = DnsChecks(cast(DnsCheckResolver, Zone("slow.example")), (), 3600.0, lambda: None, {}, lambda: None)
     looking = asyncio.create_task(checks.run())
     checks.take(cast(Compiled, SimpleNamespace(revision=Revision(gateways=(gateway,), domains=many), values={})), 1)
     await eventually(lambda: len(checks.verdicts) > 0)

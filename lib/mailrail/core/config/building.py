@@ -4,6 +4,7 @@ References are resolved; what is missing is named, and its mail deferred. The ru
 those that can never apply, or that another one contradicts, are noted.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -24,10 +25,14 @@ from mailrail.core.config.reading import Remark
 from mailrail.core.config.recipients import AddressBook, End, Node
 from mailrail.core.config.secret_uses import AccountCredentials, SecretProblem, SecretUses
 from mailrail.core.config.settling import Settlement, cycle_note, forbidden, too_large_note, waits
+from mailrail.core.dkim.key import RSA, key_type_of
+from mailrail.core.dkim.rotation import ConfiguredKey, KeyStage, stages
+from mailrail.core.dkim.signature import KeyName
 from mailrail.core.resources.problems import Path, show_path
 from mailrail.core.revision.revision import (
     FLOORS_FORMAT,
     Account,
+    DkimKey,
     Domain,
     DomainDelivery,
     Gateway,
@@ -60,9 +65,20 @@ class BuildOptions:
 class Build:
     """Step 3: the parts of the revision, with notes about what they lack."""
 
-    def __init__(self, settled: Settlement, secrets: SecretUses, options: BuildOptions) -> None:
+    def __init__(
+        self,
+        settled: Settlement,
+        secrets: SecretUses,
+        options: BuildOptions,
+        keys_seen: Mapping[tuple[str, str], float],
+        now: float,
+    ) -> None:
+        """`keys_seen`: as in Sources. `now`: Unix time."""
         self._settled, self._secrets, self._options = settled, secrets, options
+        self._keys_seen, self._now = keys_seen, now
         self.notes: list[Remark] = []
+        self.again_at: int | None = None
+        """Unix time, whole seconds, when a DKIM key enters another stage by time alone; None: none does."""
         self._usable: dict[ObjectRef, Transport] = {}
 
     def _unresolved(
@@ -94,7 +110,7 @@ class Build:
             for ref, domain in self._settled.domains.items()
             if ref in self._settled.gateway_of
         ]
-        domains = self._with_targets(domains, accounts)
+        domains = self._with_signers(self._with_targets(domains, accounts))
         account_routes, domain_routes, global_routes = self._routes(
             {a.ref for a in accounts}, {d.ref: d for d in domains}
         )
@@ -255,7 +271,68 @@ class Build:
                     named = made.transport
                     nobodys = ObjectRef(named.kind, named.namespace, f"{named.name} (not permitted)")
                     made = replace(made, transport=nobodys)
+        if piece.keys:
+            made = replace(made, dkim=self._keys(ref, piece))
         return made if retry is None else replace(made, retry=retry.over(schedules[gateway]))
+
+    def _keys(self, ref: ObjectRef, piece: DomainPiece) -> tuple[DkimKey, ...]:
+        """The keys of a domain, each in its stage. A key that cannot be used is as if it were not there, and mail goes
+        out without its signature: none is lost or waits for that."""
+        path: Path = ("spec", "dkim", "selectors")
+        made: list[DkimKey] = []
+        configured: list[ConfiguredKey] = []
+        for position, source in enumerate(piece.keys):
+            try:
+                private_key, record = self._secrets.dkim_key(ref, source)
+            except SecretProblem as problem:
+                message = f"{problem}; until that is mended, mail is not signed with it"
+                where: Path = (*path, position, "privateKeySecretRef", "name")
+                self._unresolved(ref, problem.reason, message, where)
+                continue
+            key_type = key_type_of(record)
+            name = str(KeyName(piece.part.name, source.selector))
+            configured.append(
+                ConfiguredKey(source.selector, key_type, source.sign, self._keys_seen.get((name, record)))
+            )
+            made.append(DkimKey(source.selector, f"{key_type}-sha256", private_key, KeyStage.NEW, record))
+        found, again_at = stages(configured, self._now)
+        if again_at is not None:
+            at = math.ceil(again_at)
+            self.again_at = at if self.again_at is None else min(at, self.again_at)
+        types = {each.key_type for each in configured if found[each.selector] is KeyStage.SIGNING}
+        if types and RSA not in types:
+            # DKIM-08b: Ed25519 is never alone.
+            message = "no RSA key signs, and Ed25519 never signs alone: add an RSA key; mail is not signed"
+            self._unresolved(ref, Reason.SIGNING_NOT_POSSIBLE, message, path)
+            found = {selector: _not_signing(stage) for selector, stage in found.items()}
+        return tuple(replace(key, stage=found[key.selector]) for key in made)
+
+    def _with_signers(self, domains: Sequence[Domain]) -> list[Domain]:
+        """Name the domains whose keys sign, too."""
+        known = {domain.ref: domain for domain in domains}
+        result: list[Domain] = []
+        for domain in domains:
+            names: list[str] = []
+            for position, target in enumerate(self._settled.domains[domain.ref].also_sign_as):
+                problem = self._lacks(domain, target, known.get(target))
+                if problem is None:
+                    names.append(known[target].name)
+                else:
+                    path: Path = ("spec", "dkim", "alsoSignAs", position, "name")
+                    self._unresolved(domain.ref, problem[0], f"{problem[1]}; mail goes out without its signature", path)
+            result.append(replace(domain, also_sign_as=tuple(dict.fromkeys(names))) if names else domain)
+        return result
+
+    def _lacks(self, domain: Domain, target: ObjectRef, found: Domain | None) -> tuple[Reason, str] | None:
+        """Why another domain's keys cannot sign the mail of this one; None if they can."""
+        if found is None:
+            return Reason.DOMAIN_NOT_FOUND, f"{target} does not exist or is not in use"
+        why = self._settled.refusal(self._settled.domains[target].grants, Attachment(target, domain.ref))
+        if why is not None:
+            return Reason.REF_NOT_PERMITTED, why
+        if not any(key.signs for key in found.dkim):
+            return Reason.SIGNING_NOT_POSSIBLE, f"{target} has no key that signs"
+        return None
 
     def _without_cycles(self, domains: Sequence[Domain], accounts: Sequence[Account]) -> Iterable[Domain]:
         """Cycles that no edit made, but a deletion (an account that stood before an alias): their aliases are cut."""
@@ -392,6 +469,10 @@ class Build:
     def _warning(self, parent: ObjectRef, rule: Rule, kind: ConditionType, reason: Reason, message: str) -> None:
         path: Path = ("spec", "rules", rule.index)
         self.notes.append(Remark(rule.route, kind, reason, f"{show_path(path)} {message}", path, parent))
+
+
+def _not_signing(stage: KeyStage) -> KeyStage:
+    return KeyStage.NEW if stage is KeyStage.SIGNING else stage
 
 
 def _named(rule: Rule, seen_from: Rule) -> str:

@@ -46,7 +46,8 @@ class Compiled:
     """By SecretRef.path; those kept from the last revision are absent."""
     summary: str = ""
     again_at: int | None = None
-    """Unix seconds when the same documents give another result, because a kept claim ends; None: never."""
+    """Unix seconds when the same documents give another result, because a kept claim ends or a DKIM key enters another
+    stage; None: never."""
     held: tuple[ObjectRef, ...] = ()
     """Objects that run, and of which this version of the software can read neither the source nor the stored piece: the
     revision lacks them and must not be published."""
@@ -99,7 +100,7 @@ def compile(sources: Sources, previous: CompilerState, keys: Keyring, options: B
     secrets = SecretUses(
         read_in.secrets, read_in.broken_secrets, sources.files, previous.uses, read_in.unreadable, keys
     )
-    build = Build(settled, secrets, options)
+    build = Build(settled, secrets, options, sources.keys_seen, sources.now)
     revision = build.revision()
     encoded = encode(revision)
     held = tuple(sorted(ref for ref in read_in.lost if ref not in settled.versions))
@@ -120,6 +121,6 @@ def compile(sources: Sources, previous: CompilerState, keys: Keyring, options: B
         state,
         secrets.values,
         _summary(revision),
-        next_change(state.claims),
+        min((at for at in (next_change(state.claims), build.again_at) if at is not None), default=None),
         held,
     )

@@ -65,6 +65,8 @@ class Reason(StrEnum):
     REF_NOT_PERMITTED = "RefNotPermitted"
     TARGET_NOT_FOUND = "TargetNotFound"
     SECURITY_NOT_POSSIBLE = "SecurityNotPossible"
+    DOMAIN_NOT_FOUND = "DomainNotFound"
+    SIGNING_NOT_POSSIBLE = "SigningNotPossible"
     HIDDEN_BY_RULE = "HiddenByRule"
     NEVER_MATCHES = "NeverMatches"
     HIDDEN_BY_ACCOUNT = "HiddenByAccount"
@@ -116,6 +118,11 @@ REASONS: Final[dict[Reason, str]] = {
     Reason.SECURITY_NOT_POSSIBLE: "The floors (security, require.tls) add up to what nothing can meet: no proof is "
     "left that all of them allow, or the transport dials its host without TLS, or that host can never give such a "
     "proof. The mail waits, or fails where a floor says so; the message names who demands what.",
+    Reason.DOMAIN_NOT_FOUND: "A MailDomain that dkim.alsoSignAs names does not exist; mail goes out without that "
+    "signature.",
+    Reason.SIGNING_NOT_POSSIBLE: "No DKIM key of the domain can sign by itself: it has Ed25519 keys alone, which many "
+    "verifiers do not know. Or a domain that dkim.alsoSignAs names has no key that signs. Mail goes out without that "
+    "signature.",
     Reason.HIDDEN_BY_RULE: "An earlier rule of the same level matches all the mail that this rule matches.",
     Reason.NEVER_MATCHES: "No mail can match this rule at its level, or with its recipient domains.",
     Reason.HIDDEN_BY_ACCOUNT: "An account has the address of this alias; accounts are asked first.",

@@ -22,10 +22,12 @@ from mailrail.core.config.grants import Grant, grant_of
 from mailrail.core.config.secret_uses import (
     AuthoritiesSource,
     CertificateSource,
+    KeySource,
     LoginSource,
     PasswordSource,
 )
 from mailrail.core.config.state import StoredPiece
+from mailrail.core.dkim.rotation import KeyUse
 from mailrail.core.mtasts.policy import Mode
 from mailrail.core.resources import (
     AnyResource,
@@ -40,7 +42,7 @@ from mailrail.core.resources import (
 from mailrail.core.resources.attach import AnyAttach
 from mailrail.core.resources.authentication import AuthenticationSpec
 from mailrail.core.resources.base import LoginSecretRef, NamespacedRef, Retry, TransportTls
-from mailrail.core.resources.domain import MtaStsSpec
+from mailrail.core.resources.domain import DkimSelectorSpec, MtaStsSpec
 from mailrail.core.resources.gateway import ExtensionsSpec, ListenerSpec
 from mailrail.core.resources.security import SecuritySpec
 from mailrail.core.resources.transport import MEMBERS, LmtpSpec, MailTransportSpec, SmtpSpec, SubmissionSpec
@@ -153,6 +155,9 @@ class DomainPiece:
     retry: PartialRetry | None
     grants: tuple[Grant, ...] | None
     created: str = ""
+    keys: tuple[KeySource, ...] = ()
+    """DKIM keys, the oldest first."""
+    also_sign_as: tuple[ObjectRef, ...] = ()
 
     def with_aliases(self) -> Domain:
         """The part with its aliases: full addresses, sorted by local part."""
@@ -439,7 +444,17 @@ def _domain(ref: ObjectRef, resource: MailDomain, created: str) -> DomainPiece:
         )
     retry = _retry(spec.retry) if spec.retry is not None else None
     aliases = tuple(Alias(folded(a.local_part), a.to) for a in spec.aliases)
-    return DomainPiece(part, gateway, aliases, retry, _grants(spec.attach), created)
+    keys: tuple[KeySource, ...] = ()
+    also: tuple[ObjectRef, ...] = ()
+    if spec.dkim is not None:
+        keys = tuple(map(_key, spec.dkim.selectors))
+        also = tuple(reference(each, "MailDomain", ref) for each in spec.dkim.also_sign_as)
+    return DomainPiece(part, gateway, aliases, retry, _grants(spec.attach), created, keys, also)
+
+
+def _key(spec: DkimSelectorSpec) -> KeySource:
+    where = spec.private_key_secret_ref
+    return KeySource(spec.name, where.name, where.key or f"{spec.name}.pem", KeyUse(spec.sign.lower()))
 
 
 def _mta_sts(spec: MtaStsSpec) -> MtaSts:

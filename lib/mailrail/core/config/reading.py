@@ -32,6 +32,8 @@ class Sources:
     """Contents for caFile by path; None: not in local mode."""
     now: int = 0
     """Unix seconds: claims of what is gone are kept for a while."""
+    keys_seen: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """DKIM records that stand in the DNS, by name and text: since when, in Unix seconds."""
 
     @classmethod
     def of(cls, *loaded: Loaded, files: Mapping[str, bytes] | None = None, now: int = 0) -> "Sources":

@@ -21,6 +21,9 @@ from cryptography.hazmat.primitives import serialization
 
 from mailrail.core.config.diagnostics import Reason
 from mailrail.core.config.state import SecretUse
+from mailrail.core.dkim.key import write_key_record
+from mailrail.core.dkim.rotation import KeyUse
+from mailrail.core.dkim.sign import SigningError, read_private_key
 from mailrail.core.revision.revision import ObjectRef, SecretRef
 from mailrail.core.revision.sealing import VALUE_LIMIT, Keyring
 from mailrail.core.sasl.verifiers import (
@@ -99,6 +102,16 @@ class AuthoritiesSource:
 
 
 @dataclass(frozen=True, slots=True)
+class KeySource:
+    """A DKIM key in one."""
+
+    selector: str
+    name: str
+    key: str
+    sign: KeyUse
+
+
+@dataclass(frozen=True, slots=True)
 class SecretDocument:
     """A Secret as read: its values, decoded."""
 
@@ -165,6 +178,12 @@ def _check_authorities(pem: bytes) -> str:
     except ValueError:
         return "it has no PEM certificate"
     return ""
+
+
+@lru_cache(maxsize=1024)
+def _record_of(pem: bytes) -> str:
+    """The text that publishes a DKIM key. Raises SigningError. Cached, for each compilation asks for it again."""
+    return write_key_record(read_private_key(pem).public_key())
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,10 +271,11 @@ class SecretUses:
         digest: str,
         value: Value,
         username: str | None = None,
+        record: str | None = None,
     ) -> SecretRef:
         ref = SecretRef(owner.namespace, document.name, key, digest, self._key_id)
         self.values[ref.path] = value
-        return self._keep(SecretUse(owner, purpose, document.name, document.origin, ref, username))
+        return self._keep(SecretUse(owner, purpose, document.name, document.origin, ref, username, record))
 
     def certificate(
         self, owner: ObjectRef, listener: str, where: CertificateSource
@@ -303,6 +323,22 @@ class SecretUses:
             raise SecretProblem(Reason.SECRET_INVALID, f"the file {path}: {wrong}")
         document = SecretDocument(owner.namespace, f"file:{path}", {})
         return self._use(owner, "ca", document, "ca.crt", self._digest(b"pem", pem), lambda: pem)
+
+    def dkim_key(self, owner: ObjectRef, where: KeySource) -> tuple[SecretRef, str]:
+        """A DKIM key, and the text of its record. Raises SecretProblem."""
+        purpose = f"dkim {where.selector}"
+        unchanged = self._unchanged(owner, purpose, where.name)
+        if unchanged is not None and unchanged.record is not None:
+            return self._keep(unchanged), unchanged.record
+        document = self._document(owner.namespace, where.name)
+        pem = self._value(document, where.key)
+        try:
+            record = _record_of(pem)
+        except SigningError as error:
+            said = f"Secret {owner.namespace}/{where.name}, key {where.key}: {error}"
+            raise SecretProblem(Reason.SECRET_INVALID, said) from None
+        digest = self._digest(b"dkim", pem)
+        return self._use(owner, purpose, document, where.key, digest, lambda: pem, record=record), record
 
     def login(self, owner: ObjectRef, where: LoginSource, username: str | None) -> NextHopLogin:
         """User name, if the object itself says none, and password for a next hop or a proxy. Raises SecretProblem."""

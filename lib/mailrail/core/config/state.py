@@ -68,6 +68,8 @@ class SecretUse:
     """The file of the Secret."""
     ref: SecretRef
     username: str | None = None
+    record: str | None = None
+    """Of a DKIM key: the text that publishes it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,9 @@ RECORDS_LIMIT: Final = 8
 """Records at one name that are tried. One is what RFC 6376 3.6.2.2 allows; in a change of keys there are two."""
 EXPONENT_BITS: Final = 64
 """Of an RSA key: real ones have 17, and the time of checking a signature grows with them."""
+RSA: Final = "rsa"
+ED25519: Final = "ed25519"
+"""Types of keys (`k=`)."""
 MAIL: Final = b"email"
 """The service type of mail (`s=`)."""
 _ED25519_SIZE: Final = 32  # octets (RFC 8032 5.1.5)
@@ -162,6 +165,11 @@ def write_key_record(key: RSAPublicKey | Ed25519PublicKey) -> str:
         return f"v=DKIM1; k=rsa; p={base64.b64encode(octets).decode()}"
     octets = key.public_bytes(Encoding.Raw, PublicFormat.Raw)
     return f"v=DKIM1; k=ed25519; p={base64.b64encode(octets).decode()}"
+
+
+def key_type_of(record: str) -> str:
+    """`k=` of a text that `write_key_record` made."""
+    return ED25519 if f"k={ED25519};" in record else RSA
 
 
 def record_strings(record: str) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ answer "there is no such name" is kept. The key before it stays published after 
 is still under way. Nothing here asks a clock or the DNS: when the record of a key was seen is told.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -26,6 +27,26 @@ class KeyStage(Enum):
     SIGNING = "signing"
     RETIRED = "retired"  # another one signs; its record must stay
     REMOVABLE = "removable"  # its record may go, and then the key
+
+
+class KeyUse(Enum):
+    """What the configuration says of a key."""
+
+    AUTO = "auto"  # it signs when its time has come
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredKey:
+    """A key as the configuration has it."""
+
+    selector: str
+    key_type: str
+    """`k=`."""
+    use: KeyUse
+    seen: float | None
+    """As in KeyTimes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,3 +123,43 @@ def _stage(at: int, ordered: Sequence[KeyTimes], signer: int | None, rotation: R
     # It stopped when the first key after it was ready.
     stopped = min(_ready(each, rotation) for each in ordered[at + 1 : signer + 1])
     return KeyStage.REMOVABLE if now >= stopped + rotation.overlap else KeyStage.RETIRED
+
+
+def stages(keys: Iterable[ConfiguredKey], now: float) -> tuple[Mapping[str, KeyStage], float | None]:
+    """The stage of each configured key by its selector, and when time alone changes one (None: it does not).
+
+    `keys` are those of one domain, the oldest first. Mail never goes unsigned for a rotation: while no key of a type is
+    ready, the first that is published signs, or else the first.
+    """
+    found: dict[str, KeyStage] = {}
+    times: list[float] = []
+    by_type: defaultdict[str, list[ConfiguredKey]] = defaultdict(list)
+    for key in keys:
+        by_type[key.key_type].append(key)
+    for of_type in by_type.values():
+        always = [at for at, each in enumerate(of_type) if each.use is KeyUse.ALWAYS]
+        planned = plan(
+            (KeyTimes(each.selector, at, each.seen) for at, each in enumerate(of_type) if each.use is KeyUse.AUTO),
+            Rotation(every=_NEVER),
+            now,
+        )
+        made = dict(planned.stages)
+        places = {each.selector: at for at, each in enumerate(of_type)}
+        if planned.next_look is not None:
+            times.append(planned.next_look)
+        if always:
+            made = {s: KeyStage.RETIRED if places[s] < always[-1] else _held_up(stage) for s, stage in made.items()}
+        elif made and KeyStage.SIGNING not in made.values():
+            published = (selector for selector, stage in made.items() if stage is KeyStage.WAITING)
+            made[next(published, next(iter(made)))] = KeyStage.SIGNING
+        for each in of_type:
+            if each.use is KeyUse.ALWAYS:
+                found[each.selector] = KeyStage.SIGNING
+            else:
+                found[each.selector] = made.get(each.selector, KeyStage.RETIRED)
+    return found, min(times, default=None)
+
+
+def _held_up(stage: KeyStage) -> KeyStage:
+    """The stage of a newer key while an older one always signs."""
+    return KeyStage.WAITING if stage is KeyStage.SIGNING else stage

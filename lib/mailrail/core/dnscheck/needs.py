@@ -1,9 +1,10 @@
 """What a domain needs of the DNS, as the configuration has it."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from mailrail.core.dkim.rotation import KeyStage
 from mailrail.core.mtasts.own import own_policy
 from mailrail.core.mtasts.policy import Policy
 from mailrail.core.revision.revision import Domain, DomainDelivery, Match, ObjectRef, Revision, TransportKind
@@ -41,10 +42,10 @@ class Needs:
     """Every live policy process serves this policy, and there is one."""
 
 
-def needs_of(domain: Domain, revision: Revision, dkim: Mapping[str, str], addresses: Sequence[str]) -> Needs | None:
+def needs_of(domain: Domain, revision: Revision, addresses: Sequence[str]) -> Needs | None:
     """What a domain needs, from the revision. `addresses`: where direct mail of the cluster comes from, if known.
 
-    `dkim`: record text by selector. None when the domain's gateway is not there.
+    None when the domain's gateway is not there.
     """
     gateway = next((g for g in revision.gateways if g.ref == domain.gateway), None)
     if gateway is None:
@@ -75,7 +76,8 @@ def needs_of(domain: Domain, revision: Revision, dkim: Mapping[str, str], addres
         domain.delivery is not DomainDelivery.NONE,
         gateway.hostname,
         tuple(egress[a] for a in sorted(egress))[:ADDRESSES_LIMIT],
-        tuple((key.selector, dkim[key.selector]) for key in domain.dkim if key.selector in dkim),
+        # What is removable may be gone already.
+        tuple((key.selector, key.record) for key in domain.dkim if key.stage is not KeyStage.REMOVABLE),
         notes=tuple(notes),
         policy=own_policy(domain, gateway.hostname),
     )

@@ -2,21 +2,24 @@
 
 from ipaddress import ip_address
 
+from mailrail.core.dkim.zone import zone_data
 from mailrail.core.dnscheck.answers import DnsAnswer, DnsAnswers, Record, RecordState, judge, shown, tagged, tags
 from mailrail.core.dnscheck.needs import Egress, Needs
 
 
 def dkim(needs: Needs, answers: DnsAnswers) -> list[Record]:
-    """The record of each key that signs. Raises Ask."""
+    """The record of each key of ours. Raises Ask."""
     records: list[Record] = []
     for selector, wanted in needs.dkim:
         name = f"{selector}._domainkey.{needs.domain}"
         answer = answers.of("TXT", name)
         key = tags(wanted)["p"]
         published = ["".join(tags(v).get("p", "").split()) for v in answer.values]
-        wrong = "the key is revoked (p= is empty)" if published == [""] else "it is not the key that signs"
+        wrong = "the key is revoked (p= is empty)" if published == [""] else "it is not the key of this selector"
         records.append(
-            judge("DKIM", "TXT", name, f'"{wanted}"', answer, published == [key], f"{name}: {wrong}; publish {wanted}")
+            judge(
+                "DKIM", "TXT", name, zone_data(wanted), answer, published == [key], f"{name}: {wrong}; publish {wanted}"
+            )
         )
     return records + [_some_key(f"{selector}._domainkey.{needs.domain}", answers) for selector in needs.selectors]
 

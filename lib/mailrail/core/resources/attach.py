@@ -125,13 +125,13 @@ class GatewayAttach(Part):
 
 
 class DomainAttach(Part):
-    """Which MailAccounts and MailRoutes may attach to a domain."""
+    """Which MailAccounts and MailRoutes may attach to a domain, and which MailDomains may sign as it, too."""
 
     RULES = (UniqueBy("kinds"), *_PRIORITY_RULES)
     name: LabelName = Field(description="Name of the entry.")
-    kinds: Annotated[tuple[Literal["MailAccount", "MailRoute"], ...], Field(min_length=1, max_length=2)] = Field(
-        description="Kinds that the entry lets attach."
-    )
+    kinds: Annotated[
+        tuple[Literal["MailAccount", "MailRoute", "MailDomain"], ...], Field(min_length=1, max_length=3)
+    ] = Field(description="Kinds that the entry lets attach. MailDomain: those that name this one in dkim.alsoSignAs.")
     namespaces: Namespaces = Field(description="Whose objects.")
     minimum_priority: Priority | None = Field(
         default=None,

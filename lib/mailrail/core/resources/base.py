@@ -31,6 +31,7 @@ def text_field(pattern: str, meaning: str, limit: int, *, least: int = 1) -> Str
 
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _NAME = rf"{_LABEL}(\.{_LABEL})*"
+_SELECTOR_LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _OBJECT_NAME = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
 _ATOM = r"[^\x00-\x20\x7f-\x9f\".(),:;<>@\[\\\]]{1,64}"
 _LOCAL = rf"{_ATOM}(\.{_ATOM})*"  # what address.py parses; where they differ, mail would have no way to such an address
@@ -44,6 +45,15 @@ LabelName = Annotated[
     str, text_field(rf"^{_LABEL}$", "lower-case letters, digits and -, with a letter or digit at both ends", 63)
 ]
 """Names of list entries and namespaces: RFC 1123 label."""
+Selector = Annotated[
+    str,
+    text_field(
+        rf"^{_SELECTOR_LABEL}(\.{_SELECTOR_LABEL})*$",
+        "lower-case letters, digits, - and _, like s2026a or 20261201-rsa",
+        63,
+    ),
+]
+"""The name of a DKIM key (RFC 6376 3.1)."""
 SecretKey = Annotated[str, text_field(r"^[-._a-zA-Z0-9]+$", "letters, digits, -, _ and .", 253)]
 """A key in a Secret."""
 DomainName = Annotated[str, text_field(rf"^{_NAME}$", "a domain name in lower-case A-labels, like example.org", 253)]
@@ -176,6 +186,15 @@ class PasswordSecretRef(Part):
 
     name: ObjectName = Field(description="Name of the Secret.")
     password_key: SecretKey = Field(default="password", description="Key of the password.")
+
+
+class PrivateKeySecretRef(Part):
+    """A DKIM key in a Secret of the same namespace, as `mailrail dkim generate --secret` writes it."""
+
+    name: ObjectName = Field(description="Name of the Secret.")
+    key: SecretKey | None = Field(
+        default=None, description="Key of the private key in PEM. Default: the selector with .pem behind it."
+    )
 
 
 class LoginSecretRef(PasswordSecretRef):

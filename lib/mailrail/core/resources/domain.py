@@ -14,8 +14,10 @@ from mailrail.core.resources.base import (
     MxPattern,
     NamespacedRef,
     Part,
+    PrivateKeySecretRef,
     Resource,
     Retry,
+    Selector,
     Separators,
 )
 from mailrail.core.resources.rules import CelCondition, ExactlyOneOf, Immutable, UniqueBy
@@ -100,6 +102,37 @@ class MtaStsSpec(Part):
     )
 
 
+class DkimSelectorSpec(Part):
+    """A DKIM key of the domain."""
+
+    name: Selector = Field(description="The selector: the record of the key is at NAME._domainkey.DOMAIN.")
+    private_key_secret_ref: PrivateKeySecretRef = Field(
+        description="Secret with the private key: RSA with 2048 to 4096 bits, or Ed25519."
+    )
+    sign: Literal["Auto", "Always", "Never"] = Field(
+        default="Auto",
+        description="Auto: of several keys of one type the last in the list signs whose record has been in the DNS for "
+        "two days; until one has, the first that is published, or else the first. Always: it signs at once. Never: it "
+        "does not sign, and its record stays published. Default: Auto.",
+    )
+
+
+class DkimSpec(Part):
+    """How mail from the domain is signed with DKIM (RFC 6376)."""
+
+    RULES = (UniqueBy("selectors", "name"), UniqueBy("also_sign_as"))
+    selectors: Annotated[tuple[DkimSelectorSpec, ...], Field(max_length=8)] = Field(
+        default=(),
+        description="Keys, the oldest first: mail gets a signature by RSA, and one by Ed25519 beside it where there is "
+        "such a key. Default: none, and mail is not signed.",
+    )
+    also_sign_as: Annotated[tuple[NamespacedRef, ...], Field(max_length=2)] = Field(
+        default=(),
+        description="MailDomains whose keys sign, too: that of a provider, for instance, with feedback loops of its "
+        "own. One of another namespace must let this one attach (attach[].kinds: MailDomain). Default: none.",
+    )
+
+
 class MailDomainSpec(Part):
     """A domain that is ours."""
 
@@ -145,6 +178,9 @@ class MailDomainSpec(Part):
         default=None,
         description="The MTA-STS policy that the policy service serves for the domain. Default: none is served.",
     )
+    dkim: DkimSpec | None = Field(
+        default=None, description="How mail from the domain is signed. Default: it is not signed."
+    )
     security: SecuritySpec | None = Field(
         default=None,
         description="The least security of mail that is submitted with a sender of this domain. "
@@ -156,7 +192,8 @@ class MailDomainSpec(Part):
     )
     attach: Annotated[tuple[DomainAttach, ...], Field(min_length=1, max_length=64)] | None = Field(
         default=None,
-        description="Which MailAccounts and MailRoutes may attach: one entry must permit all that is asked. "
+        description="Which MailAccounts and MailRoutes may attach, and which MailDomains may sign as this one, too: "
+        "one entry must permit all that is asked. "
         "Default: those of the domain's namespace. A list is all there is: the own namespace is written as Same.",
     )
 

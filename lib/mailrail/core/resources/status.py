@@ -158,12 +158,38 @@ class DnsRecordStatus(Part):
     message: Annotated[str, StringConstraints(max_length=1024)] = Field(default="", description="What is wrong.")
 
 
+class DkimKeyStatus(Part):
+    """A DKIM key of the domain."""
+
+    selector: Annotated[str, StringConstraints(max_length=63)] = Field(description="Name of the selector in spec.")
+    type: Literal["RSA", "Ed25519"] = Field(description="Type of the key.")
+    state: Literal["New", "Waiting", "Signing", "Retired", "Removable"] = Field(
+        description="New: publish its record. Waiting: its record is in the DNS, and resolvers may not know it yet. "
+        "Signing: mail is signed with it. Retired: it does not sign, and its record has to stay for mail that is under "
+        "way. Removable: the record may go, and then the entry in spec."
+    )
+    record: Annotated[str, StringConstraints(max_length=4096)] = Field(
+        description="The record to publish, as a line of a zone file."
+    )
+    value: Annotated[str, StringConstraints(max_length=4096)] = Field(
+        description="The value of that record as one text, for forms that ask for name and value."
+    )
+    published_since: _Time | None = Field(
+        default=None, description="Since when the record is in the DNS; absent while it is not."
+    )
+
+
 class MailDomainStatus(AttachedStatus):
     """Of a domain. Its conditions have DNSConfigured besides, which is no part of Ready."""
 
     accounts: Annotated[int, Field(ge=0)] | None = Field(default=None, description="Number of attached MailAccounts.")
     dns_records: Annotated[tuple[DnsRecordStatus, ...], Field(max_length=DNS_RECORDS_LIMIT)] | None = Field(
         default=None, description="DNS records that the domain needs, and whether they are published."
+    )
+    dkim_keys: Annotated[tuple[DkimKeyStatus, ...], Field(max_length=8)] = Field(
+        default=(),
+        description="DKIM keys of the domain, and where each is in its life.",
+        json_schema_extra={"x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["selector"]},
     )
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter
 
+from mailrail.core.dkim.rotation import KeyStage
 from mailrail.core.mtasts.policy import Mode
 from mailrail.core.spf.result import SpfResult
 
@@ -264,11 +265,21 @@ class Recipients(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class DkimKey:
-    """A signing key of a domain (signing itself comes later)."""
+    """A DKIM key of a domain."""
 
     selector: str
     algorithm: str
+    """rsa-sha256 or ed25519-sha256."""
     private_key: SecretRef
+    """PEM."""
+    stage: KeyStage = KeyStage.SIGNING
+    record: str = ""
+    """The text of the record that publishes it."""
+
+    @property
+    def signs(self) -> bool:
+        """Whether mail is signed with it now."""
+        return self.stage is KeyStage.SIGNING
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,7 +321,9 @@ class Domain:
     """A full address."""
     retry: RetrySchedule | None = None
     dkim: tuple[DkimKey, ...] = ()
-    """Nothing fills it before signing is built."""
+    """All that are published; some of them sign. The oldest first."""
+    also_sign_as: tuple[str, ...] = ()
+    """Names of domains whose keys sign its mail, too."""
     gateway: ObjectRef | None = None
     """That it attaches to; its limits, retry schedule and postmaster apply."""
     mta_sts: MtaSts | None = None
