@@ -37,6 +37,7 @@ from mailrail.pb.queue.v1 import types_pb2
 from mailrail_queue.delivery.ports import AttemptRecipient, Notice
 from mailrail_queue.mailbox.delivery import MailboxDelivery
 from mailrail_queue.notify.dsn import Notifier
+from mailrail_queue.notify.signing import OwnMailSigner
 from mailrail_queue.routing.addresses import Addresses
 from mailrail_queue.routing.router import RecipientFacts, Router, domain_of, object_pb
 from mailrail_queue.store import accept as accept_store
@@ -96,11 +97,12 @@ class Rig:
     mailboxes: MailboxDelivery = field(init=False)
     notifier: Notifier = field(init=False)
     woken: list[set[int]] = field(default_factory=list)
+    signer: OwnMailSigner = field(default_factory=OwnMailSigner)
     _next: int = 0
 
     def __post_init__(self) -> None:
         self.mailboxes = MailboxDelivery(lambda: self.router)
-        self.notifier = Notifier(lambda: self.router, self.mailboxes, self.woken.append)
+        self.notifier = Notifier(lambda: self.router, self.mailboxes, self.woken.append, self.signer)
 
     def configure(self, new: Revision) -> None:
         """Put another revision in force."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from mailrail.core.authres.foreign import authserv_ids
+from mailrail.core.dkim.signers import Signers
 from mailrail.core.ids import message_id
 from mailrail.core.message.header import (
     Received,
@@ -114,6 +115,8 @@ class ListenerConfig:
     """Under which the installation writes Authentication-Results; see `core.authres.foreign`."""
     origins: dict[tuple[object, ...], MessageOrigin]
     """Where mail came from before; see SmtpSession."""
+    signers: Signers
+    """Who signs what accounts submit."""
     missing: set[str]
     """Addresses that aliases name and that do not exist, once the log has told of them. The configuration bounds it."""
 
@@ -160,7 +163,7 @@ class ActiveConfig:
         self.transactions = transactions or OpenTransactions()
         self._fake_key = fake_key
         self._identities: dict[str, ServerCertificate | None] = {}
-        self._accounts: Accounts | None = None
+        self._signers: Signers | None = None
 
     def configure(self, revision: Revision, number: int, secrets: Mapping[str, bytes]) -> None:
         """Swap to a revision. Raises ValueError when there is no gateway of the configured name in it."""
@@ -169,6 +172,7 @@ class ActiveConfig:
             raise ValueError(f"the configuration has no gateway {self.settings.gateway}")
         accounts = Accounts(revision, secrets, self._fake_key)
         routes = RouteTable(revision)
+        signers = Signers(revision, secrets, self._report_key, self._signers)
         identities: dict[str, ServerCertificate | None] = {}
         listeners: dict[ListenerKey, ListenerConfig] = {}
         # Of those that other processes serve, too: what one gateway let pass, the next would take for its own.
@@ -177,13 +181,19 @@ class ActiveConfig:
             directory = Directory(revision, gateway)
             for listener in gateway.listeners:
                 identity = self._identity(listener, secrets, identities)
-                config = self._listener_config(gateway, listener, directory, routes, accounts, identity, number, names)
+                config = self._listener_config(
+                    gateway, listener, directory, routes, accounts, identity, number, names, signers
+                )
                 listeners[config.listener_key] = config
         self._identities = identities
+        self._signers = signers
         self.listeners = listeners
         self.gateways = gateways
         self.configured = True
         kit_metrics.certificates("smtp", (secrets.get(path) if found else None for path, found in identities.items()))
+
+    def _report_key(self, domain: str, selector: str, why: str) -> None:
+        self.log.error("a DKIM key cannot sign; mail goes without it", domain=domain, selector=selector, error=why)
 
     def _identity(
         self, listener: Listener, secrets: Mapping[str, bytes], identities: dict[str, ServerCertificate | None]
@@ -212,6 +222,7 @@ class ActiveConfig:
         identity: ServerCertificate | None,
         number: int,
         names: frozenset[str],
+        signers: Signers,
     ) -> ListenerConfig:
         bindings: dict[str, bytes] = {}
         if self.settings.bind_server_end_point and identity is not None and identity.end_point is not None:
@@ -255,6 +266,7 @@ class ActiveConfig:
             connections=metrics.Connections(listener.protocol.value),
             authserv_ids=names,
             origins={},
+            signers=signers,
             missing=set(),
         )
 

@@ -7,8 +7,10 @@ may never become a message counts against the client (core/uncommitted.py): both
 
 from typing import Final
 
+from mailrail.core.dkim.sign import MessageSigner, SigningError
 from mailrail.core.limits import CHUNK_SIZE, INLINE_LIMIT, SMALL_LIMIT
 from mailrail.core.message.content_reader import ContentReader
+from mailrail.core.message.header import Header
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.uncommitted import Full, UncommittedBody
 from mailrail_ingress import metrics
@@ -51,6 +53,7 @@ class IncomingContent:
         "_message_id",
         "_over",
         "_parts",
+        "_signer",
         "_stored",
         "_uncommitted",
         "_upload",
@@ -72,8 +75,9 @@ class IncomingContent:
         shorten: bool,
     ) -> None:
         """`uncommitted`: what MAIL declared of a large body; `lines` and `shorten`: see `ContentReader`."""
-        self.reader = ContentReader(checks.edit, lines=lines, shorten=shorten)
+        self.reader = ContentReader(self._edit if checks.message.signers else checks.edit, lines=lines, shorten=shorten)
         self._checks = checks
+        self._signer: MessageSigner | None = None
         self.refusal: Reply | None = None
         self._facts = facts
         self._active_config = facts.active_config
@@ -153,6 +157,24 @@ class IncomingContent:
 
     # --- keeping and sending ---
 
+    def _edit(self, found: Header) -> bytes | None:
+        """As the checks do. What is to be signed is made fit for every hop first."""
+        kept = self._checks.edit(found)
+        if kept is not None:
+            self._signer = self._checks.message.signer
+            if self._signer is not None:
+                self.reader.make_seven_bit()
+        return kept
+
+    def _sign(self, data: bytes) -> None:
+        assert self._signer is not None
+        try:
+            self._signer.feed(data)
+        except SigningError as error:
+            metrics.SIGNATURES.inc("failed")
+            self._facts.log("message not signed", id=self._message_id.hex(), error=str(error))
+            self._signer = self._checks.message.signer = None
+
     def _heed_reader(self) -> None:
         if self.reader.fault is not None:
             self._checks.judge_fault(self.reader.fault)
@@ -162,6 +184,8 @@ class IncomingContent:
     def _store(self, data: bytes) -> None:
         if not data:
             return
+        if self._signer is not None:
+            self._sign(data)
         parts = self._parts
         if len(parts) >= PARTS_LIMIT:
             parts[:] = [b"".join(parts)]
@@ -265,6 +289,8 @@ class IncomingContent:
         if not budget.tight or kept <= budget.share:
             return
         self._store(self.reader.release())
+        if self.reader.fault is not None:
+            self._heed_reader()
         if self.refusal is None and self._stored:
             self._begin_upload()
             self._send(everything=True)

@@ -57,6 +57,13 @@ STRESS = Level(
     "1 while connections are scarce: from seven tenths of the gateway's limits.connections on, until they fall below "
     "six",
 )
+SIGNATURES = Tally(
+    "mailrail_ingress_dkim_signed",
+    "Messages of accounts whose domain has DKIM keys that sign, by result: signed, failed (no key could be read, or "
+    "the header has too many fields: the message goes unsigned)",
+    ["result"],
+    known=product(("signed", "failed")),
+)
 MESSAGES = Tally(
     "mailrail_ingress_messages",
     "Messages by origin (mx, submission) and result: accepted, refused (5yz), deferred (4yz), abandoned (the client "

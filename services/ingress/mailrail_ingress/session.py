@@ -7,6 +7,7 @@ again.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final, get_args
@@ -376,6 +377,7 @@ class SmtpSession:
                 facts.config.authserv_ids,
                 now,
                 binary,
+                signers=facts.config.signers if facts.account is not None else None,
                 requirement=_REQUIRED if transaction.parameters.require_tls else _DEFAULT,
             )
         )
@@ -489,6 +491,8 @@ class SmtpSession:
         lines: LineFacts,
     ) -> ReceivedMessage:
         parameters, reader = transaction.parameters, content.reader
+        if parameters.body is BodyType.BINARY_MIME and not reader.binary:  # it was made 7-bit, to be signed
+            parameters = replace(parameters, body=BodyType.EIGHT_BIT_MIME if reader.eight_bit else BodyType.SEVEN_BIT)
         origin = self._message_origin(
             smtputf8=parameters.smtputf8, require_tls=parameters.require_tls, probe=transaction.probe
         )

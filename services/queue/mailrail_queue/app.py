@@ -27,6 +27,7 @@ from mailrail_queue.delivery.site_health import SiteHealth
 from mailrail_queue.delivery.sites import SiteState
 from mailrail_queue.mailbox.delivery import MailboxDelivery
 from mailrail_queue.notify.dsn import Notifier
+from mailrail_queue.notify.signing import OwnMailSigner
 from mailrail_queue.routing.router import Router, reference_text
 from mailrail_queue.schedule.peers import Peers
 from mailrail_queue.schedule.scheduler import Scheduler
@@ -103,7 +104,8 @@ class QueueProcess:
         self.peers = Peers(settings)
         self.worklist = Worklist(self.dispatcher, self.peers, self.router, run_id=self.run_id)
         self.mailboxes = MailboxDelivery(self.router)
-        self.notifier = Notifier(self.router, self.mailboxes, self.worklist.wake_owners)
+        self.signer = OwnMailSigner()
+        self.notifier = Notifier(self.router, self.mailboxes, self.worklist.wake_owners, self.signer)
         self.finisher = Finisher(parts, self.worklist, self.notifier, self.mailboxes)
         self.local_delivery = LocalDelivery(self.dispatcher, self.finisher, self.mailboxes)
         self.group_commit = GroupCommit(
@@ -154,6 +156,7 @@ class QueueProcess:
         before = self._router.revision.transports if self._router is not None else ()
         known = {one.ref: one.digest for one in before}
         self._router = Router(configuration.number, configuration.revision)
+        self.signer.configure(configuration.revision, configuration.secrets)
         self.dispatcher.configure(configuration.revision.transports)
         if self._running is not None:
             now = configuration.revision.transports

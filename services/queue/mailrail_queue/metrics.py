@@ -165,12 +165,22 @@ no_requiretls, as docs/reference/tls-decision.md explains them; other (an outbou
 outcome: deferred, failed."""
 DSNS = Counter("mailrail_queue_dsns_total", "DSNs stored, and copies to the postmaster in place of a DSN", ["kind"])
 """kind: failed, delayed, relayed, delivered, expanded, postmaster."""
+SIGNED = Counter(
+    "mailrail_queue_dkim_signed_total",
+    "Notifications and reports of ours, by purpose and whether they are signed with DKIM",
+    ["purpose", "result"],
+)
+"""purpose: notification, dmarc_report, tls_report. result: signed, unsigned (no domain of ours at or above the host
+name of the gateway has a key that signs)."""
 
 # A counter that is first seen at 1 has risen by nothing: every one that alarms or figures ask for is there from 0 on.
 for _reason in ("barred", "data", "full", "late", "limit", "room", "upload", "unavailable"):
     REFUSED.labels(reason=_reason)
 for _kind in ("failed", "delayed", "relayed", "delivered", "expanded", "postmaster"):
     DSNS.labels(kind=_kind)
+for _result in ("signed", "unsigned"):
+    for _purpose in ("notification", "dmarc_report", "tls_report"):
+        SIGNED.labels(purpose=_purpose, result=_result)
 for _what in (
     *("message", "upload", "chunk", "attempt", "bar", "usage"),
     *("dsn", "event", "site", "operation", "history_partition", "probe", "timeline"),
@@ -261,6 +271,11 @@ def set_standings(pending: Sequence[int], in_flight: Sequence[int], starved: Seq
 def count_dsn(kind: str) -> None:
     """A notification was made."""
     DSNS.labels(kind=kind).inc()
+
+
+def count_signature(purpose: str, result: str) -> None:
+    """Mail of our own was stored, signed or not."""
+    SIGNED.labels(purpose=purpose, result=result).inc()
 
 
 def set_transports_in_backoff(failing: Mapping[str, str]) -> None:

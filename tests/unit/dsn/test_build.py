@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from mailrail.core.dsn import text
 from mailrail.core.dsn.build import Dsn, DsnRecipient, Original, ReportingMta, build, header_of, returns_full
 from mailrail.core.dsn.due import DsnKind
+from mailrail.core.message.content_type import is_seven_bit
 from mailrail.core.message.reencode import Target, Unconvertible, reencode
 from mailrail.core.smtp.reply import EnhancedCode, Reply
 from mailrail.core.tlspolicy.facts import Requirement
@@ -390,8 +391,8 @@ def test_whatever_goes_in_the_result_is_seven_bit_and_both_parsers_read_it(
     try:
         whole = content is not None and (
             original.smtputf8
-            or text.is_seven_bit(content)
-            or text.is_seven_bit(reencode(content, Target.SEVEN_BIT, longest_line=998))
+            or is_seven_bit(content)
+            or is_seven_bit(reencode(content, Target.SEVEN_BIT, longest_line=998))
         )
     except Unconvertible:
         whole = False

@@ -9,7 +9,7 @@ from email.policy import SMTP
 
 import pytest
 
-from mailrail.core.dsn.text import is_seven_bit
+from mailrail.core.message.content_type import is_seven_bit
 from mailrail.core.reports.incoming import ReportKind, carried_report
 from mailrail.core.reports.mail import report_mail
 from mailrail.core.reports.names import Period, ReportName

@@ -48,11 +48,27 @@ class SignedHeader:
         """A signature as it is hashed itself: without its `b=`, and without a line end."""
         return FIELD[form](without_value(self._header.block[field.start : field.end], b"b")).removesuffix(b"\r\n")
 
-    def digest_to_sign(self, names: Iterable[bytes], form: Canonicalization, signature: bytes) -> bytes:
-        """The same for a signature that is not in the header yet; its `b=` is empty."""
-        return self._hash(names, form, FIELD[form](signature).removesuffix(b"\r\n"), None)
+    def hashed(self, names: Iterable[bytes], form: Canonicalization) -> "HashedFields":
+        """The fields with these names, for signatures that are not in the header yet."""
+        return HashedFields(form, b"".join([self.canonical(field, form) for field in self.chosen(names)]))
 
     def _hash(self, names: Iterable[bytes], form: Canonicalization, own: bytes, besides: Field | None) -> bytes:
         parts = [self.canonical(field, form) for field in self.chosen(names, besides)]
         parts.append(own)
         return hashlib.sha256(b"".join(parts)).digest()
+
+
+class HashedFields:
+    """The fields that signatures to come cover. It holds their hash alone, however large the header is."""
+
+    __slots__ = ("_form", "_hash")
+
+    def __init__(self, form: Canonicalization, fields: bytes) -> None:
+        self._form = form
+        self._hash = hashlib.sha256(fields)
+
+    def digest(self, signature: bytes) -> bytes:
+        """SHA-256 of them and of a signature whose `b=` is empty (RFC 6376 3.7)."""
+        hashed = self._hash.copy()
+        hashed.update(FIELD[self._form](signature).removesuffix(b"\r\n"))
+        return hashed.digest()

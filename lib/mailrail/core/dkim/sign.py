@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from mailrail.core.dkim.canonical import BodyForm, BodyHash, Canonicalization
+from mailrail.core.dkim.canonical import BodyForm, BodyHash, BodyHasher, Canonicalization
 from mailrail.core.dkim.fields import SignedHeader
 from mailrail.core.dkim.key import RSA_BITS
 from mailrail.core.dkim.signature import Algorithm, KeyName, read_domain, read_selector
 from mailrail.core.dkim.tags import TagError
-from mailrail.core.message.header import Header
+from mailrail.core.message.header import Header, header_end
 
 RSA_SIGNING_BITS: Final = 2048
 """The shortest RSA key that we sign with (RFC 8301 3.2)."""
@@ -119,21 +119,78 @@ def check_keys(keys: Sequence[SigningKey]) -> None:
             raise SigningError(f"{domain} has an Ed25519 key alone: add an RSA key, which all verifiers know")
 
 
+class HeaderToSign:
+    """What is kept of a header until the body is hashed, too: names, and a hash."""
+
+    __slots__ = ("_fields", "_names")
+
+    def __init__(self, header: Header) -> None:
+        """Raises SigningError."""
+        self._names = signed_names(header)
+        self._fields = SignedHeader(header).hashed(self._names, Canonicalization.RELAXED)
+
+    def sign(self, body: BodyHash, keys: Sequence[SigningKey], now: float) -> bytes:
+        """See `sign`. `check_keys` has let the keys pass."""
+        body_hash = base64.b64encode(body.digest).decode()
+        fields: list[bytes] = []
+        for key in keys:
+            unsigned = _unsigned(key, self._names, body_hash, int(now))
+            fields.append(unsigned + _folded_base64(key.sign(self._fields.digest(unsigned))) + b"\r\n")
+        return b"".join(fields)
+
+
+class MessageSigner:
+    """Signs one message while it streams past, and holds no more of it than the header until that is whole."""
+
+    __slots__ = ("_body", "_header", "_held", "_keys")
+
+    def __init__(self, keys: Sequence[SigningKey]) -> None:
+        """`check_keys` has let the keys pass."""
+        self._keys = keys
+        self._held: bytearray | None = bytearray()
+        self._header: HeaderToSign | None = None
+        self._body = BodyHasher([SIGNED_BODY])
+
+    def feed(self, octets: bytes) -> None:
+        """The next octets of the message, as it will leave. Raises SigningError."""
+        held = self._held
+        if held is None:
+            self._body.feed(octets)
+            return
+        searched = len(held)
+        held += octets
+        end = header_end(held, searched)
+        if end >= 0:
+            self._begin(bytes(held), end)
+
+    def finish(self, now: float) -> bytes:
+        """The DKIM-Signature fields for the top of the message, which has ended. Raises SigningError."""
+        if self._held is not None:
+            self._begin(bytes(self._held), len(self._held))
+        assert self._header is not None
+        return self._header.sign(self._body.finish()[SIGNED_BODY], self._keys, now)
+
+    def _begin(self, content: bytes, end: int) -> None:
+        self._held = None
+        self._header = HeaderToSign(Header(content[:end]))
+        self._body.feed(content[end + 2 :])  # past the empty line
+
+
 def sign(header: Header, body: BodyHash, keys: Sequence[SigningKey], now: float) -> bytes:
     """The DKIM-Signature fields for the top of a message, one for each key, in their order.
 
     `body`: of the whole body in `SIGNED_BODY`; `now`: Unix time. Raises SigningError.
     """
     check_keys(keys)
-    names = signed_names(header)
-    signed = SignedHeader(header)
-    body_hash = base64.b64encode(body.digest).decode()
-    fields: list[bytes] = []
-    for key in keys:
-        unsigned = _unsigned(key, names, body_hash, int(now))
-        digest = signed.digest_to_sign(names, Canonicalization.RELAXED, unsigned)
-        fields.append(unsigned + _folded_base64(key.sign(digest)) + b"\r\n")
-    return b"".join(fields)
+    return HeaderToSign(header).sign(body, keys, now)
+
+
+def sign_message(content: bytes, keys: Sequence[SigningKey], now: float) -> bytes:
+    """The DKIM-Signature fields for the top of a whole message. Raises SigningError."""
+    check_keys(keys)
+    signer = MessageSigner(keys)
+    signer.feed(content)
+    return signer.finish(now)
 
 
 def signed_names(header: Header) -> tuple[bytes, ...]:

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 
 from mailrail.core.dsn import text
 from mailrail.core.dsn.due import DsnKind
-from mailrail.core.message.content_type import LINE_LIMIT
+from mailrail.core.message.content_type import LINE_LIMIT, is_seven_bit
 from mailrail.core.message.header import date
 from mailrail.core.message.reencode import Target, Unconvertible, reencode
 from mailrail.core.smtp.address import address_literal
@@ -228,7 +228,7 @@ def _assemble(parts: list[bytes], boundary: str) -> bytes:
 def _part(kind: str, description: str, body: bytes, *, parameters: str = "") -> bytes:
     """A MIME part whose body is 7-bit on the wire, encoded where it has to be (DSN-13, DSN-20, DSN-28)."""
     encoding = "7bit"
-    if not text.is_seven_bit(body):
+    if not is_seven_bit(body):
         # Quoted-printable keeps text readable; it needs CRLF lines to be lossless, so anything odd goes as base64.
         pairs = body.count(b"\r\n")
         tidy = body.count(b"\r") == pairs == body.count(b"\n") and b"\0" not in body
@@ -369,10 +369,10 @@ def _returned(original: Original, utf8: bool) -> bytes | None:
 
 def _seven_bit(content: bytes) -> bytes | None:
     """A message in 7-bit lines of ordinary length, its parts re-encoded where that takes it; None: it cannot be."""
-    if text.is_seven_bit(content):
+    if is_seven_bit(content):
         return content
     with contextlib.suppress(Unconvertible):
         seven = reencode(content, Target.SEVEN_BIT, longest_line=LINE_LIMIT)
-        if text.is_seven_bit(seven):
+        if is_seven_bit(seven):
             return seven
     return None

@@ -119,17 +119,6 @@ def field(name: str, value: str) -> str:
     return "\r\n".join(lines) + "\r\n"
 
 
-def is_seven_bit(data: bytes) -> bool:
-    """Whether octets may travel as 7bit (RFC 2045 2.7): ASCII without NUL, CRLF only, lines within LINE_LIMIT."""
-    if not data.isascii() or b"\0" in data:
-        return False
-    # Each CR and LF must be half of a CRLF.
-    pairs = data.count(b"\r\n")
-    if data.count(b"\r") != pairs or data.count(b"\n") != pairs:
-        return False
-    return all(len(line) <= LINE_LIMIT for line in data.split(b"\r\n"))
-
-
 def base64_lines(data: bytes) -> bytes:
     """Base64 in CRLF lines of 76 characters (RFC 2045 6.8, reference H17)."""
     encoded = base64.b64encode(data)

@@ -17,10 +17,11 @@ from collections.abc import Callable
 from enum import Enum, auto
 from typing import Final
 
-from mailrail.core.message.content_type import LINE_LIMIT
+from mailrail.core.message.content_type import LINE_LIMIT, is_seven_bit
 from mailrail.core.message.header import HEADER_LIMIT, Header, has_too_many_fields, header_end
-from mailrail.core.message.reencode import Reencoder, Target
+from mailrail.core.message.reencode import Reencoder, Target, Unconvertible
 from mailrail.core.smtp.line_facts import PLAIN, UNKNOWN, LineFacts
+from mailrail.core.smtp.stuffing import has_bare_line_ends
 
 _NO_FIELD: Final = 1000
 """Octets of a line after which a field's name is not to be hoped for any more (RFC 5322 2.1.1 allows 998)."""
@@ -43,6 +44,7 @@ class ContentFault(Enum):
     LONG_HEADER = auto()  # above HEADER_LIMIT
     MANY_FIELDS = auto()  # more of them than FIELDS_LIMIT
     LONG_LINE = auto()  # a text line above LONGEST_LINE
+    UNCONVERTIBLE = auto()  # it has to be encoded anew, and a header within it has a bare CR or LF
 
 
 class ContentReader:
@@ -59,6 +61,8 @@ class ContentReader:
         "_searched",
         "_shorten",
         "_stopped",
+        "_target",
+        "binary",
         "eight_bit",
         "fault",
         "needs_separator",
@@ -71,6 +75,9 @@ class ContentReader:
         self._edit = edit
         self._line = 0 if lines else -1  # octets so far of the line that the last piece ended in
         self._shorten = shorten and lines
+        self._target = Target.EIGHT_BIT
+        self.binary = not lines
+        """What came out is not made of lines."""
         self._held: bytearray | None = bytearray()
         self._pending: list[bytes] | None = None  # of a small message whose lines may have to be shortened
         self._pending_size = 0
@@ -100,6 +107,12 @@ class ContentReader:
     def lines(self, came: LineFacts) -> LineFacts:
         """What is known of the lines that came out, where `came` is what was seen of those that were fed."""
         return UNKNOWN if self.nul or self._rewritten else came
+
+    def make_seven_bit(self) -> None:
+        """What comes out is made 7-bit, in lines of ordinary length, so that no hop has to change it (DKIM-09). To be
+        called by `edit`."""
+        self._shorten = True
+        self._target = Target.SEVEN_BIT
 
     def drop(self) -> None:
         """Nothing more is fed: forget what is held back."""
@@ -137,19 +150,33 @@ class ContentReader:
         if self._pending is not None:
             rest = b"".join(self._pending)
             self._pending = None
-            if len(max(rest.split(b"\n"), key=len)) <= LINE_LIMIT + 1:  # its CR
-                return out + self._put(rest)
-            out += self._encode(rest)
+            return out + self._put(rest if self._is_fit(rest) else self._encoded_whole(rest))
         if self._encoder is not None:
-            last = self._encoder.finish()
+            out += self._encoded(self._encoder.finish)
             self._encoder = None
-            out += self._put(last, encoded=True)
         return out
 
     def release(self) -> bytes:
         """Memory is short: what is held to spare a part a needless encoding."""
         out = self._encode_pending() if self._pending is not None else b""
-        return out + self._put(self._encoder.release(), encoded=True) if self._encoder is not None else out
+        return out + self._encoded(self._encoder.release) if self._encoder is not None else out
+
+    def _encoded_whole(self, content: bytes) -> bytes:
+        """A whole message encoded anew; as it is where that cannot be done."""
+        encoder = Reencoder(self._target, longest_line=LINE_LIMIT, keep_signed=True)
+        try:
+            out = encoder.feed(content) + encoder.finish()
+        except Unconvertible:
+            return content
+        self._forget()
+        self._note(out)
+        return out
+
+    def _is_fit(self, content: bytes) -> bool:
+        """Whether a whole message needs no encoding."""
+        if self._target is Target.SEVEN_BIT:
+            return is_seven_bit(content)
+        return len(max(content.split(b"\n"), key=len)) <= LINE_LIMIT + 1  # its CR
 
     # --- the header ---
 
@@ -217,7 +244,7 @@ class ContentReader:
     def _pass(self, data: bytes) -> bytes:
         """On the way out: past the re-encoder, where there is one."""
         if self._encoder is not None:
-            return self._put(self._encoder.feed(data), encoded=True)
+            return self._encoded(self._encoder.feed, data)
         if self._pending is None:
             self.size += len(data)
             return data
@@ -233,15 +260,34 @@ class ContentReader:
         return self._encode(pending)
 
     def _encode(self, data: bytes) -> bytes:
-        self._encoder = Reencoder(Target.EIGHT_BIT, longest_line=LINE_LIMIT, keep_signed=True)
-        self._rewritten = True
-        self.eight_bit = False  # what comes out tells
-        return self._put(self._encoder.feed(data), encoded=True)
+        self._encoder = Reencoder(self._target, longest_line=LINE_LIMIT, keep_signed=True)
+        self._forget()
+        return self._encoded(self._encoder.feed, data)
 
-    def _put(self, data: bytes, *, encoded: bool = False) -> bytes:
-        self.size += len(data)
-        if encoded and not data.isascii():
+    def _forget(self) -> None:
+        """What came says nothing of what comes out of the re-encoder."""
+        self._rewritten = True
+        self.eight_bit = self.binary = False
+
+    def _encoded(self, encode: Callable[..., bytes], *data: bytes) -> bytes:
+        """What the re-encoder gives."""
+        try:
+            out = encode(*data)
+        except Unconvertible:
+            self._stop(ContentFault.UNCONVERTIBLE)
+            return b""
+        self._note(out)
+        return self._put(out)
+
+    def _note(self, out: bytes) -> None:
+        """What came out of the re-encoder tells what the content is now."""
+        if not out.isascii():
             self.eight_bit = True
+        if self._line < 0 and (b"\0" in out or has_bare_line_ends(out)):  # of a part that its author signed
+            self.binary = True
+
+    def _put(self, data: bytes) -> bytes:
+        self.size += len(data)
         return data
 
     def _stop(self, fault: ContentFault | None) -> None:

@@ -186,3 +186,14 @@ def transfer_encoding(value: str) -> str:
     reader = _Reader(value)
     reader.blanks()
     return reader.take(_PLAIN).lower()
+
+
+def is_seven_bit(data: bytes) -> bool:
+    """Whether octets may travel as 7bit (RFC 2045 2.7): ASCII without NUL, CRLF only, lines within LINE_LIMIT."""
+    if not data.isascii() or b"\0" in data:
+        return False
+    # Each CR and LF must be half of a CRLF.
+    pairs = data.count(b"\r\n")
+    if data.count(b"\r") != pairs or data.count(b"\n") != pairs:
+        return False
+    return all(len(line) <= LINE_LIMIT for line in data.split(b"\r\n"))

@@ -12,7 +12,7 @@ from typing import Final
 from mailrail.core.message.content_reader import ContentFault
 from mailrail.core.message.header import Field, Header, subject
 from mailrail.core.smtp.reply import Reply
-from mailrail_ingress.checks import header, limits
+from mailrail_ingress.checks import header, limits, signing
 from mailrail_ingress.checks.verdicts import CheckedMessage, Edit, Pending, Refuse, Verdict
 
 
@@ -46,6 +46,7 @@ CHECKS: Final = (
     Check("header-size", Moment.FAULT, Whose.ALL, limits.header_size),
     Check("header-fields", Moment.FAULT, Whose.ALL, limits.header_fields),
     Check("line-length", Moment.FAULT, Whose.ALL, limits.line_length),
+    Check("part-header", Moment.FAULT, Whose.ALL, limits.part_header),
     Check("loop", Moment.HEADER, Whose.ALL, limits.loop),
     Check("bare-line-ends", Moment.HEADER, Whose.ALL, limits.bare_line_ends),
     Check("result-fields", Moment.HEADER, Whose.ALL, header.remove_foreign_results),
@@ -57,7 +58,9 @@ CHECKS: Final = (
     Check("date", Moment.HEADER, Whose.ACCOUNTS, header.add_date),
     Check("message-id", Moment.HEADER, Whose.ALL, header.add_message_id),
     Check("qualified-addresses", Moment.HEADER, Whose.ACCOUNTS, header.qualify_addresses),
+    Check("signer", Moment.HEADER, Whose.ACCOUNTS, signing.choose_signer),
     # SPF, DKIM, ARC, DMARC and filters come here, at the end of the content.
+    Check("signature", Moment.END, Whose.ACCOUNTS, signing.sign),
 )
 """Every check, in order."""
 

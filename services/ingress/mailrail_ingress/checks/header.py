@@ -102,6 +102,21 @@ def judge_author(message: CheckedMessage) -> Refuse | Edit | None:
     return Edit(dict.fromkeys(fields, b"") | {written[0]: _completed(message, written[0], found)})
 
 
+def author_domains(message: CheckedMessage) -> tuple[str, ...]:
+    """The domains of the authors that `judge_author` let pass, in lower-case A-labels."""
+    account = message.account
+    assert account is not None
+    written = [field for field in message.header.named(b"from", AUTHOR_FIELDS_LIMIT + 1) if field.value.strip()]
+    if not written:
+        author = _own_address(message, account)
+        return (author.rpartition("@")[2].lower(),) if author is not None else ()
+    try:
+        found = mailboxes(written[0], _domain(account)).addresses
+        return tuple(dict.fromkeys(address.key.rpartition("@")[2] for address in found))
+    except HeaderError:
+        return ()
+
+
 def judge_sender_field(message: CheckedMessage) -> Refuse | Edit | None:
     """Readers show the Sender field beside From, so it is an address of the account as well (SUB-03)."""
     account = message.account

@@ -13,6 +13,7 @@ HEADER_TOO_LONG: Final = Refuse(
 )
 TOO_MANY_FIELDS: Final = Refuse(Reply.of(550, "5.6.0", f"the message header has more than {FIELDS_LIMIT} fields"))
 LINE_TOO_LONG: Final = Refuse(Reply.of(550, "5.6.0", f"the message has a line of more than {LONGEST_LINE} octets"))
+BAD_PART: Final = Refuse(Reply.of(550, "5.6.0", "a header within the message has a bare CR or LF"))
 LOOP: Final = Refuse(
     Reply.of(554, "5.4.6", f"the message has more than {RECEIVED_LIMIT} Received fields: it is in a loop")
 )
@@ -34,6 +35,11 @@ def header_fields(message: CheckedMessage) -> Refuse | None:
 def line_length(message: CheckedMessage) -> Refuse | None:
     """No text line is endless (SOUT-12c)."""
     return LINE_TOO_LONG if message.fault is ContentFault.LONG_LINE else None
+
+
+def part_header(message: CheckedMessage) -> Refuse | None:
+    """A message that has to be encoded anew, and cannot be."""
+    return BAD_PART if message.fault is ContentFault.UNCONVERTIBLE else None
 
 
 def loop(message: CheckedMessage) -> Refuse | None:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from mailrail.core.dkim.sign import MessageSigner
+from mailrail.core.dkim.signers import Signers
 from mailrail.core.message.content_reader import ContentFault
 from mailrail.core.message.header import Field, Header
 from mailrail.core.revision.revision import Account
@@ -43,6 +45,10 @@ class CheckedMessage:
     """Of the header, for people."""
     edited: bool = False
     """A check has changed the header."""
+    signers: Signers | None = None
+    """Who signs what accounts submit."""
+    signer: MessageSigner | None = None
+    """Who signs this message; None: nobody."""
     requirement: Requirement = Requirement.DEFAULT
     """What it demands of TLS on its way: from MAIL, or from its header."""
 

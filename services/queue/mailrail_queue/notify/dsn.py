@@ -50,6 +50,7 @@ from mailrail_queue.mailbox import store as mailbox
 from mailrail_queue.mailbox.delivery import MailboxDelivery, entry_of
 from mailrail_queue.mailbox.store import Entry, MessageHead
 from mailrail_queue.metrics import count_dsn
+from mailrail_queue.notify.signing import OwnMailSigner
 from mailrail_queue.routing.addresses import Resolved
 from mailrail_queue.routing.router import RecipientFacts, Router, domain_of, object_pb, reference_text
 from mailrail_queue.store import accept as accept_store
@@ -129,8 +130,10 @@ class Notifier:
         router: Callable[[], Router],
         mailboxes: MailboxDelivery,
         wake: Callable[[set[int]], None],
+        signer: OwnMailSigner,
     ) -> None:
         """`wake` is given the shards of DSNs that are committed."""
+        self._signer = signer
         self._router = router
         self._mailboxes = mailboxes
         self._wake = wake
@@ -261,7 +264,8 @@ class Notifier:
         reports: list[Entry] = []
         for group in groups:
             dsn = await self._compose(connection, group)
-            message = self._message(group, dsn)
+            signature = self._signer.sign(types_pb2.PURPOSE_NOTIFICATION, dsn.content, time.time())  # DKIM-10a
+            message = self._message(group, dsn, signature)
             if not group.mail:
                 reports.append(self._report_to_postmaster(group))
             made = [
@@ -340,7 +344,7 @@ class Notifier:
         # What a stranger sent is looked at line by line: half a second for a megabyte of short ones. Mail waits less.
         return await asyncio.to_thread(made) if content is not None and len(content) > SMALL_LIMIT else made()
 
-    def _message(self, group: _Group, dsn: Dsn) -> NewMessage:
+    def _message(self, group: _Group, dsn: Dsn, signature: bytes) -> NewMessage:
         facts = group.notices[0].recipient.facts
         account = self._postmaster(facts.gateway)[0]
         gateway = self._router().gateway(facts.gateway)
@@ -364,10 +368,10 @@ class Notifier:
             id=group.id,
             mail_from="",
             account=account,
-            size=len(dsn.content),
+            size=len(signature) + len(dsn.content),
             chunks=0,
             envelope=envelope.SerializeToString(),
-            prefix=b"",
+            prefix=signature,
             body=dsn.content,
         )
 
