@@ -17,6 +17,7 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mailrail.core.config import pieces
 from mailrail.core.config.building import BuildOptions
 from mailrail.core.config.compiler import Compiled, compile
 from mailrail.core.config.diagnostics import ConditionType, Reason, Severity, SourceLocation, Status
@@ -1343,3 +1344,12 @@ def test_what_is_there_and_refused_is_not_said_to_be_missing() -> None:
         ]
     )
     assert any("has no domain: MailDomain default/shop is refused" in text for text in words(postmasterless))
+
+
+def test_a_change_of_one_object_among_very_many_makes_that_piece_alone_CFG_06() -> None:
+    many = [*basics(), *(route(f"many{n}", GLOBAL, to("hop", f"d{n}.example")) for n in range(60))]
+    first = build(many)
+    made = pieces._made.cache_info().misses
+    build([*many, route("another", GLOBAL, to("hop", "another.example"))], first.state)
+    assert pieces._made.cache_info().misses == made + 1
+    assert pieces.KEPT > 100_000, "all of 100,000 routes are kept: of fewer none would be found"

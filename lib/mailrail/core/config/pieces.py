@@ -85,6 +85,9 @@ FORMAT: Final = 2
 _FLOORS_FORMAT: Final = 2  # what knows of no floor must not go on without it
 SIZE_LIMIT: Final = 2 * 1024 * 1024
 """Octets of one stored piece; of an object with a larger one, the source alone is stored."""
+KEPT: Final = 262_144
+"""Pieces that are kept from one compilation to the next. A change touches few of all objects; where fewer were kept
+than there are, each compilation would find none of them, as it goes through all in the same order."""
 DEFAULT_MECHANISMS: Final = (
     "SCRAM-SHA-256-PLUS",
     "SCRAM-SHA-256",
@@ -242,7 +245,7 @@ def piece_of(ref: ObjectRef, source: str) -> tuple[Piece, StoredPiece | None]:
     return made
 
 
-@lru_cache(maxsize=16_384)  # a change touches few of thousands of objects
+@lru_cache(maxsize=KEPT)
 def _made(ref: ObjectRef, source: str) -> tuple[Piece, StoredPiece | None] | InvalidResource:
     try:
         piece = _compiled(ref, read(source, ref.kind))
@@ -269,7 +272,7 @@ def stored_piece(ref: ObjectRef, stored: StoredPiece) -> Piece | None:
     return _parsed(ref.kind, stored.text) if stored.format <= FORMAT else None
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=KEPT)
 def _parsed(kind: str, text: str) -> Piece | None:
     try:
         piece: Piece = _adapter(kind).validate_json(text)
