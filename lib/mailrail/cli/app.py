@@ -21,6 +21,7 @@ from mailrail.cli import (
     queue,
     queue_changes,
     queue_holds,
+    routes,
     tls,
 )
 from mailrail.cli.connection import PLACE
@@ -48,6 +49,7 @@ app.add_typer(mailbox.app, name="mailbox")
 app.add_typer(configuration.app, name="config")
 app.add_typer(inspect.ingress, name="ingress")
 app.add_typer(inspect.outbound, name="outbound")
+app.add_typer(routes.app, name="routes")
 app.add_typer(tls.app, name="tls")
 app.add_typer(dkim.app, name="dkim")
 app.add_typer(auth.app, name="auth")

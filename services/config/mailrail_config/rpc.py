@@ -41,6 +41,7 @@ from mailrail_config.store import (
     SetBack,
     StaleEpoch,
 )
+from mailrail_config.trial import BadTrial, TrialFailed, Trials
 
 SERVICE = "mailrail.config.v1.ConfigService"
 ALLOWED = {SERVICE: frozenset((*(role.value for role in Role), "operator", "cli"))}
@@ -122,6 +123,7 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
     def __init__(self, settings: ConfigSettings, store: RevisionStore, follower: HeadFollower) -> None:
         self._settings, self._store, self._follower = settings, store, follower
         self._stopping = asyncio.Event()
+        self._trials = Trials()
 
     def stop(self) -> None:
         """End every Watch stream soon, so that the server can go."""
@@ -322,6 +324,18 @@ class ConfigServicer(config_pb2_grpc.ConfigServiceServicer):
         except DATABASE_ERRORS as error:
             await self._abort(context, error)
         return pb.UnpinResponse(head=_info(row, row.revision if row is not None else 0, pinned=False))
+
+    async def Trial(self, request: pb.TrialRequest, context: Context) -> pb.TrialResponse:
+        await self._require(context, _ADMINISTRATORS)
+        try:
+            answer = await self._trials.run(await self._store.previous(), request.SerializeToString())
+        except BadTrial as error:
+            await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error)[:_TEXT_LIMIT])
+        except TrialFailed as error:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error))
+        except DATABASE_ERRORS as error:
+            await self._abort(context, error)
+        return pb.TrialResponse.FromString(answer)
 
     async def ListSealingKeys(self, request: pb.ListSealingKeysRequest, context: Context) -> pb.ListSealingKeysResponse:
         await self._require(context, _ADMINISTRATORS)

@@ -328,6 +328,13 @@ class RevisionStore:
             info = await self._info(connection, head.revision) if head.revision is not None else None
         return head, info, bytes(newest[0]) if newest is not None else b""
 
+    async def previous(self) -> bytes:
+        """What the newest stored revision hands to compile(); empty when nothing was published yet."""
+        async with self._pool.connection() as connection:
+            latest = await connection.execute("SELECT previous FROM revisions ORDER BY revision DESC LIMIT 1")
+            newest = await latest.fetchone()
+        return bytes(newest[0]) if newest is not None else b""
+
     async def _info(self, connection: Connection, revision: int) -> RevisionRow | None:
         async with connection.cursor(row_factory=class_row(RevisionRow)) as cursor:
             await cursor.execute(_INFO, (revision,))

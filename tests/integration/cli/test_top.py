@@ -2,13 +2,12 @@
 
 import asyncio
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from mailrail.kit.settings import ServiceSettings
 from mailrail.local import pki
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, types_pb2
 
-from testkit.conditions import eventually
 from testkit.ports import loopback_address
+from testkit.terminal import terminal
 
 SERVICE = "mailrail.queue.v1.QueueAdminService"
 SITES = [admin_pb2.Site(name=f"s{n}.example", queued=n) for n in range(1, 6)]
@@ -105,77 +104,6 @@ async def test_a_picture_of_a_queue_that_is_away_is_exit_status_3(queue: Queue) 
     await queue.stop()
     status, _, err = await run(*queue.command, "--once")
     assert (status, "does not answer" in err) == (3, True)
-
-
-class Terminal:
-    """A terminal with the command in it, and what was written there."""
-
-    def __init__(self, command: list[str]) -> None:
-        import pty
-        import termios
-
-        self._ours, self._its = pty.openpty()
-        os.set_blocking(self._ours, False)
-        termios.tcsetwinsize(self._its, (30, 200))
-        self._modes = termios.tcgetattr(self._its)
-        environment = os.environ | {"TERM": "xterm", "PYTHONIOENCODING": "utf-8"}
-        environment.pop("COLUMNS", None)
-        environment.pop("LINES", None)
-        self._written = b""
-        self.process = subprocess.Popen(
-            command, stdin=self._its, stdout=self._its, stderr=self._its, env=environment, start_new_session=True
-        )
-
-    def press(self, keys: bytes) -> None:
-        os.write(self._ours, keys)
-
-    @property
-    def written(self) -> str:
-        """All of it, so far."""
-        try:
-            while octets := os.read(self._ours, 65536):
-                self._written += octets
-        except BlockingIOError:
-            pass
-        return self._written.decode("utf-8", "replace")
-
-    async def shows(self, words: str) -> None:
-        """Wait for words that were not there when this was called."""
-        at = len(self.written)
-        await eventually(lambda: words in self.written[at:], 60, what=lambda: f"{words!r} in {self.written[at:]!r}")
-
-    async def ends(self) -> int:
-        """The exit status."""
-
-        def ended() -> bool:
-            self.written  # noqa: B018  # the command waits for its output to be taken
-            return self.process.poll() is not None
-
-        await eventually(ended, 60, what="the command ends")
-        assert self.process.returncode is not None
-        return self.process.returncode
-
-    def is_as_before(self) -> bool:
-        """Whether it echoes, and waits for whole lines, as it did."""
-        import termios
-
-        return termios.tcgetattr(self._its) == self._modes
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        os.close(self._ours)
-        os.close(self._its)
-
-
-@contextmanager
-def terminal(command: list[str]) -> Iterator[Terminal]:
-    made = Terminal(command)
-    try:
-        yield made
-    finally:
-        made.close()
 
 
 OTHER_SCREEN, FIRST_SCREEN = "\x1b[?1049h", "\x1b[?1049l"

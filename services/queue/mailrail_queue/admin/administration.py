@@ -2,6 +2,7 @@
 
 from mailrail_queue.admin.base import AdminContext
 from mailrail_queue.admin.changes import RecipientChanges
+from mailrail_queue.admin.difference import Differences
 from mailrail_queue.admin.explain import Explainer
 from mailrail_queue.admin.hold_rules import HoldRuleChanges
 from mailrail_queue.admin.listing import Listing
@@ -15,3 +16,4 @@ class Administration:
         self.changes = RecipientChanges(context)
         self.hold_rules = HoldRuleChanges(self.changes)
         self.explainer = Explainer(context)
+        self.differences = Differences(context)

@@ -3,6 +3,7 @@
 These calls have connections of their own, so that an administrator's wide filter never waits for mail, nor mail for it.
 """
 
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any, TypeVar
 
@@ -164,6 +165,14 @@ class QueueAdminServicer(admin_pb2_grpc.QueueAdminServiceServicer):
     async def Explain(self, request: admin_pb2.ExplainRequest, context: Context) -> admin_pb2.ExplainResponse:
         async with answering(context, request), self._rows.use() as connection:
             return await self._do.explainer.explain(connection, request)
+
+    async def DiffRevision(
+        self, request: admin_pb2.DiffRevisionRequest, context: Context
+    ) -> AsyncIterator[admin_pb2.DiffRevisionResponse]:
+        compared = self._do.differences.compare(self._rows.use, request)
+        async with answering(context, request), contextlib.aclosing(compared) as answers:
+            async for answer in answers:
+                yield answer
 
 
 _Answer = TypeVar("_Answer", admin_pb2.ListRecipientsResponse, admin_pb2.ListHistoryResponse)

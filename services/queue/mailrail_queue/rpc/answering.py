@@ -21,6 +21,7 @@ from mailrail.kit.postgres import settle, why_read_only
 from mailrail.kit.rpc import caller_roles
 from mailrail_queue.admin.base import CALLER
 from mailrail_queue.admin.change_result import PartlyDone
+from mailrail_queue.admin.difference import AnotherRuns
 from mailrail_queue.admin.filters import BadRequest, NotCounted, NotFound
 from mailrail_queue.app import NotConfigured
 from mailrail_queue.mailbox.store import ContentIncomplete
@@ -94,6 +95,8 @@ def status_of(error: BaseException | None) -> tuple[grpc.StatusCode, str] | None
             return grpc.StatusCode.DATA_LOSS, said
         case NotCounted():
             return grpc.StatusCode.FAILED_PRECONDITION, said
+        case AnotherRuns():
+            return grpc.StatusCode.RESOURCE_EXHAUSTED, said
         case NotConfigured():
             return grpc.StatusCode.UNAVAILABLE, said
         case psycopg.errors.QueryCanceled():

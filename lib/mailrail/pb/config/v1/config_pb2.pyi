@@ -12,6 +12,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -22,6 +23,30 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _TrialMode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TrialModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrialMode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRIAL_MODE_UNSPECIFIED: _TrialMode.ValueType  # 0
+    """they replace objects, or add some"""
+    TRIAL_MODE_REPLACE: _TrialMode.ValueType  # 1
+    """they are all there is"""
+    TRIAL_MODE_DELETE: _TrialMode.ValueType  # 2
+    """the objects that they name go"""
+
+class TrialMode(_TrialMode, metaclass=_TrialModeEnumTypeWrapper):
+    """What the documents of a trial are to what is accepted."""
+
+TRIAL_MODE_UNSPECIFIED: TrialMode.ValueType  # 0
+"""they replace objects, or add some"""
+TRIAL_MODE_REPLACE: TrialMode.ValueType  # 1
+"""they are all there is"""
+TRIAL_MODE_DELETE: TrialMode.ValueType  # 2
+"""the objects that they name go"""
+Global___TrialMode: _TypeAlias = TrialMode  # noqa: Y015
 
 @_typing.final
 class AcquirePublisherRequest(_message.Message):
@@ -680,6 +705,95 @@ class UnpinResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UnpinResponse: _TypeAlias = UnpinResponse  # noqa: Y015
+
+@_typing.final
+class TrialFile(_message.Message):
+    """Documents as people write them, YAML or JSON."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """for findings"""
+    content: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        content: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrialFile: _TypeAlias = TrialFile  # noqa: Y015
+
+@_typing.final
+class TrialRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILES_FIELD_NUMBER: _builtins.int
+    MODE_FIELD_NUMBER: _builtins.int
+    mode: Global___TrialMode.ValueType
+    @_builtins.property
+    def files(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrialFile]:
+        """at most 1 MiB and 5,000 documents together"""
+
+    def __init__(
+        self,
+        *,
+        files: _abc.Iterable[Global___TrialFile] | None = ...,
+        mode: Global___TrialMode.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["files", b"files", "mode", b"mode"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrialRequest: _TypeAlias = TrialRequest  # noqa: Y015
+
+@_typing.final
+class TrialResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATE_FIELD_NUMBER: _builtins.int
+    CANDIDATE_CHECKSUM_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    DIAGNOSTICS_FIELD_NUMBER: _builtins.int
+    BAD_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    candidate: _builtins.bytes
+    """a revision's body, as in WatchResponse"""
+    candidate_checksum: _builtins.str
+    base: _builtins.bytes
+    """what is accepted, compiled in the same way: what `candidate` is to be compared with"""
+    diagnostics: _builtins.str
+    """JSON list, as of a revision: what the compiler says of the candidate and not of the base"""
+    bad: _builtins.bool
+    """a document cannot be used as it is written; `candidate` has what was accepted in its place"""
+    summary: _builtins.str
+    """"2 domains, 14 routes" """
+    def __init__(
+        self,
+        *,
+        candidate: _builtins.bytes = ...,
+        candidate_checksum: _builtins.str = ...,
+        base: _builtins.bytes = ...,
+        diagnostics: _builtins.str = ...,
+        bad: _builtins.bool = ...,
+        summary: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bad", b"bad", "base", b"base", "candidate", b"candidate", "candidate_checksum", b"candidate_checksum", "diagnostics", b"diagnostics", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrialResponse: _TypeAlias = TrialResponse  # noqa: Y015
 
 @_typing.final
 class ListSealingKeysRequest(_message.Message):

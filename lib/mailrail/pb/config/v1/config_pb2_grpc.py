@@ -80,6 +80,11 @@ class ConfigServiceStub:
                 request_serializer=mailrail_dot_config_dot_v1_dot_config__pb2.UnpinRequest.SerializeToString,
                 response_deserializer=mailrail_dot_config_dot_v1_dot_config__pb2.UnpinResponse.FromString,
                 _registered_method=True)
+        self.Trial = channel.unary_unary(
+                '/mailrail.config.v1.ConfigService/Trial',
+                request_serializer=mailrail_dot_config_dot_v1_dot_config__pb2.TrialRequest.SerializeToString,
+                response_deserializer=mailrail_dot_config_dot_v1_dot_config__pb2.TrialResponse.FromString,
+                _registered_method=True)
         self.ListSealingKeys = channel.unary_unary(
                 '/mailrail.config.v1.ConfigService/ListSealingKeys',
                 request_serializer=mailrail_dot_config_dot_v1_dot_config__pb2.ListSealingKeysRequest.SerializeToString,
@@ -154,6 +159,14 @@ class ConfigServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Trial(self, request, context):
+        """What the accepted configuration would become with other documents: compiled, and neither stored nor published. Callers:
+        administrators. Of Secrets it takes names and whether they can be read, and keeps nothing (DIF-02, DIF-07).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListSealingKeys(self, request, context):
         """Which sealing keys stored values need: a key that is not here, and is not the newest, may go (CFG-02).
         """
@@ -208,6 +221,11 @@ def add_ConfigServiceServicer_to_server(servicer, server):
                     servicer.Unpin,
                     request_deserializer=mailrail_dot_config_dot_v1_dot_config__pb2.UnpinRequest.FromString,
                     response_serializer=mailrail_dot_config_dot_v1_dot_config__pb2.UnpinResponse.SerializeToString,
+            ),
+            'Trial': grpc.unary_unary_rpc_method_handler(
+                    servicer.Trial,
+                    request_deserializer=mailrail_dot_config_dot_v1_dot_config__pb2.TrialRequest.FromString,
+                    response_serializer=mailrail_dot_config_dot_v1_dot_config__pb2.TrialResponse.SerializeToString,
             ),
             'ListSealingKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.ListSealingKeys,
@@ -459,6 +477,33 @@ class ConfigService:
             '/mailrail.config.v1.ConfigService/Unpin',
             mailrail_dot_config_dot_v1_dot_config__pb2.UnpinRequest.SerializeToString,
             mailrail_dot_config_dot_v1_dot_config__pb2.UnpinResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Trial(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mailrail.config.v1.ConfigService/Trial',
+            mailrail_dot_config_dot_v1_dot_config__pb2.TrialRequest.SerializeToString,
+            mailrail_dot_config_dot_v1_dot_config__pb2.TrialResponse.FromString,
             options,
             channel_credentials,
             insecure,

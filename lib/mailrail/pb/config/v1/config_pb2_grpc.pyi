@@ -55,6 +55,10 @@ class ConfigServiceStub:
     """Pins head to an older revision: publishes are stored, not activated, until Unpin (CFG-04)."""
     Unpin: _grpc.UnaryUnaryMultiCallable[_config_pb2.UnpinRequest, _config_pb2.UnpinResponse]
     """Ends a rollback: the newest stored revision becomes head. Changes nothing when nothing is pinned."""
+    Trial: _grpc.UnaryUnaryMultiCallable[_config_pb2.TrialRequest, _config_pb2.TrialResponse]
+    """What the accepted configuration would become with other documents: compiled, and neither stored nor published. Callers:
+    administrators. Of Secrets it takes names and whether they can be read, and keeps nothing (DIF-02, DIF-07).
+    """
     ListSealingKeys: _grpc.UnaryUnaryMultiCallable[_config_pb2.ListSealingKeysRequest, _config_pb2.ListSealingKeysResponse]
     """Which sealing keys stored values need: a key that is not here, and is not the newest, may go (CFG-02)."""
 
@@ -81,6 +85,10 @@ class ConfigServiceAsyncStub(ConfigServiceStub):
     """Pins head to an older revision: publishes are stored, not activated, until Unpin (CFG-04)."""
     Unpin: _aio.UnaryUnaryMultiCallable[_config_pb2.UnpinRequest, _config_pb2.UnpinResponse]  # type: ignore[assignment]
     """Ends a rollback: the newest stored revision becomes head. Changes nothing when nothing is pinned."""
+    Trial: _aio.UnaryUnaryMultiCallable[_config_pb2.TrialRequest, _config_pb2.TrialResponse]  # type: ignore[assignment]
+    """What the accepted configuration would become with other documents: compiled, and neither stored nor published. Callers:
+    administrators. Of Secrets it takes names and whether they can be read, and keeps nothing (DIF-02, DIF-07).
+    """
     ListSealingKeys: _aio.UnaryUnaryMultiCallable[_config_pb2.ListSealingKeysRequest, _config_pb2.ListSealingKeysResponse]  # type: ignore[assignment]
     """Which sealing keys stored values need: a key that is not here, and is not the newest, may go (CFG-02)."""
 
@@ -158,6 +166,16 @@ class ConfigServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_config_pb2.UnpinResponse, _abc.Awaitable[_config_pb2.UnpinResponse]]:
         """Ends a rollback: the newest stored revision becomes head. Changes nothing when nothing is pinned."""
+
+    @_abc_1.abstractmethod
+    def Trial(
+        self,
+        request: _config_pb2.TrialRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_config_pb2.TrialResponse, _abc.Awaitable[_config_pb2.TrialResponse]]:
+        """What the accepted configuration would become with other documents: compiled, and neither stored nor published. Callers:
+        administrators. Of Secrets it takes names and whether they can be read, and keeps nothing (DIF-02, DIF-07).
+        """
 
     @_abc_1.abstractmethod
     def ListSealingKeys(

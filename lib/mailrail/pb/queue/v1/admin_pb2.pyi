@@ -1570,3 +1570,162 @@ class RuleTried(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RuleTried: _TypeAlias = RuleTried  # noqa: Y015
+
+@_typing.final
+class DiffRevisionRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CANDIDATE_FIELD_NUMBER: _builtins.int
+    BASE_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    BUDGET_FIELD_NUMBER: _builtins.int
+    candidate: _builtins.bytes
+    """a revision's body, as config's Trial gives it"""
+    base: _builtins.bytes
+    """what it is compared with; empty: the revision that the queue runs"""
+    @_builtins.property
+    def filter(self) -> Global___Filter: ...
+    @_builtins.property
+    def budget(self) -> _duration_pb2.Duration:
+        """how long it looks; default 15 s, at most 300 s"""
+
+    def __init__(
+        self,
+        *,
+        candidate: _builtins.bytes = ...,
+        base: _builtins.bytes = ...,
+        filter: Global___Filter | None = ...,
+        budget: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "budget", b"budget", "filter", b"filter"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_budget", b"_budget", "base", b"base", "budget", b"budget", "candidate", b"candidate", "filter", b"filter"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__budget: _TypeAlias = _typing.Literal["budget"]  # noqa: Y015
+    _WhichOneofArgType__budget: _TypeAlias = _typing.Literal["_budget", b"_budget"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__budget) -> _WhichOneofReturnType__budget | None: ...
+
+Global___DiffRevisionRequest: _TypeAlias = DiffRevisionRequest  # noqa: Y015
+
+@_typing.final
+class DiffRevisionResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOOKED_AT_FIELD_NUMBER: _builtins.int
+    OF_ABOUT_FIELD_NUMBER: _builtins.int
+    UNCHANGED_FIELD_NUMBER: _builtins.int
+    GROUPS_FIELD_NUMBER: _builtins.int
+    UNGROUPED_FIELD_NUMBER: _builtins.int
+    DEFERRED_NEW_FIELD_NUMBER: _builtins.int
+    UNDELIVERABLE_NEW_FIELD_NUMBER: _builtins.int
+    COMPLETE_FIELD_NUMBER: _builtins.int
+    FINAL_FIELD_NUMBER: _builtins.int
+    CONFIG_REVISION_FIELD_NUMBER: _builtins.int
+    looked_at: _builtins.int
+    """recipients"""
+    of_about: _builtins.int
+    unchanged: _builtins.int
+    """of those looked at: they go the same way"""
+    ungrouped: _builtins.int
+    """recipients that go another way and are in none of these"""
+    deferred_new: _builtins.int
+    """they would wait, and do not now"""
+    undeliverable_new: _builtins.int
+    """they would fail, and do not now"""
+    complete: _builtins.bool
+    """all was looked at"""
+    final: _builtins.bool
+    """the last answer"""
+    config_revision: _builtins.int
+    """that the queue runs"""
+    @_builtins.property
+    def groups(self) -> _containers.RepeatedCompositeFieldContainer[Global___DiffGroup]:
+        """Those that would wait first, then those that would fail, then the largest; at most 500."""
+
+    def __init__(
+        self,
+        *,
+        looked_at: _builtins.int = ...,
+        of_about: _builtins.int = ...,
+        unchanged: _builtins.int = ...,
+        groups: _abc.Iterable[Global___DiffGroup] | None = ...,
+        ungrouped: _builtins.int = ...,
+        deferred_new: _builtins.int = ...,
+        undeliverable_new: _builtins.int = ...,
+        complete: _builtins.bool = ...,
+        final: _builtins.bool = ...,
+        config_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete", b"complete", "config_revision", b"config_revision", "deferred_new", b"deferred_new", "final", b"final", "groups", b"groups", "looked_at", b"looked_at", "of_about", b"of_about", "unchanged", b"unchanged", "undeliverable_new", b"undeliverable_new", "ungrouped", b"ungrouped"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiffRevisionResponse: _TypeAlias = DiffRevisionResponse  # noqa: Y015
+
+@_typing.final
+class DiffGroup(_message.Message):
+    """Recipients that one rule sends one way now, and another would send another way."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    RECIPIENTS_FIELD_NUMBER: _builtins.int
+    DOMAINS_FIELD_NUMBER: _builtins.int
+    DOMAIN_COUNT_FIELD_NUMBER: _builtins.int
+    SAMPLES_FIELD_NUMBER: _builtins.int
+    recipients: _builtins.int
+    domain_count: _builtins.int
+    @_builtins.property
+    def before(self) -> Global___RouteDecision: ...
+    @_builtins.property
+    def after(self) -> Global___RouteDecision: ...
+    @_builtins.property
+    def domains(self) -> _containers.RepeatedCompositeFieldContainer[Global___DomainCount]:
+        """the five with most recipients"""
+
+    @_builtins.property
+    def samples(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """numbers of up to three recipients"""
+
+    def __init__(
+        self,
+        *,
+        before: Global___RouteDecision | None = ...,
+        after: Global___RouteDecision | None = ...,
+        recipients: _builtins.int = ...,
+        domains: _abc.Iterable[Global___DomainCount] | None = ...,
+        domain_count: _builtins.int = ...,
+        samples: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "domain_count", b"domain_count", "domains", b"domains", "recipients", b"recipients", "samples", b"samples"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DiffGroup: _TypeAlias = DiffGroup  # noqa: Y015
+
+@_typing.final
+class DomainCount(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    RECIPIENTS_FIELD_NUMBER: _builtins.int
+    domain: _builtins.str
+    recipients: _builtins.int
+    def __init__(
+        self,
+        *,
+        domain: _builtins.str = ...,
+        recipients: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "recipients", b"recipients"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DomainCount: _TypeAlias = DomainCount  # noqa: Y015

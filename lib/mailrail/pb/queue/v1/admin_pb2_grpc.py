@@ -125,6 +125,11 @@ class QueueAdminServiceStub:
                 request_serializer=mailrail_dot_queue_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
                 response_deserializer=mailrail_dot_queue_dot_v1_dot_admin__pb2.ExplainResponse.FromString,
                 _registered_method=True)
+        self.DiffRevision = channel.unary_stream(
+                '/mailrail.queue.v1.QueueAdminService/DiffRevision',
+                request_serializer=mailrail_dot_queue_dot_v1_dot_admin__pb2.DiffRevisionRequest.SerializeToString,
+                response_deserializer=mailrail_dot_queue_dot_v1_dot_admin__pb2.DiffRevisionResponse.FromString,
+                _registered_method=True)
 
 
 class QueueAdminServiceServicer:
@@ -259,6 +264,15 @@ class QueueAdminServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DiffRevision(self, request, context):
+        """Which waiting recipients would go another way at their next attempt under another configuration. Answers again and again
+        while it looks, each with all that was found so far; the last one is `final`. One runs at a time in a process, others are
+        refused with RESOURCE_EXHAUSTED; it ends when the caller goes away.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_QueueAdminServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -351,6 +365,11 @@ def add_QueueAdminServiceServicer_to_server(servicer, server):
                     servicer.Explain,
                     request_deserializer=mailrail_dot_queue_dot_v1_dot_admin__pb2.ExplainRequest.FromString,
                     response_serializer=mailrail_dot_queue_dot_v1_dot_admin__pb2.ExplainResponse.SerializeToString,
+            ),
+            'DiffRevision': grpc.unary_stream_rpc_method_handler(
+                    servicer.DiffRevision,
+                    request_deserializer=mailrail_dot_queue_dot_v1_dot_admin__pb2.DiffRevisionRequest.FromString,
+                    response_serializer=mailrail_dot_queue_dot_v1_dot_admin__pb2.DiffRevisionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -840,6 +859,33 @@ class QueueAdminService:
             '/mailrail.queue.v1.QueueAdminService/Explain',
             mailrail_dot_queue_dot_v1_dot_admin__pb2.ExplainRequest.SerializeToString,
             mailrail_dot_queue_dot_v1_dot_admin__pb2.ExplainResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DiffRevision(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mailrail.queue.v1.QueueAdminService/DiffRevision',
+            mailrail_dot_queue_dot_v1_dot_admin__pb2.DiffRevisionRequest.SerializeToString,
+            mailrail_dot_queue_dot_v1_dot_admin__pb2.DiffRevisionResponse.FromString,
             options,
             channel_credentials,
             insecure,

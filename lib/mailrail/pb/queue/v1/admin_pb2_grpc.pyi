@@ -76,6 +76,11 @@ class QueueAdminServiceStub:
     """NOT_FOUND when there is no such rule."""
     Explain: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]
     """Where would this message go at attempt n, and why (promise 3)."""
+    DiffRevision: _grpc.UnaryStreamMultiCallable[_admin_pb2.DiffRevisionRequest, _admin_pb2.DiffRevisionResponse]
+    """Which waiting recipients would go another way at their next attempt under another configuration. Answers again and again
+    while it looks, each with all that was found so far; the last one is `final`. One runs at a time in a process, others are
+    refused with RESOURCE_EXHAUSTED; it ends when the caller goes away.
+    """
 
 @_typing.type_check_only
 class QueueAdminServiceAsyncStub(QueueAdminServiceStub):
@@ -121,6 +126,11 @@ class QueueAdminServiceAsyncStub(QueueAdminServiceStub):
     """NOT_FOUND when there is no such rule."""
     Explain: _aio.UnaryUnaryMultiCallable[_admin_pb2.ExplainRequest, _admin_pb2.ExplainResponse]  # type: ignore[assignment]
     """Where would this message go at attempt n, and why (promise 3)."""
+    DiffRevision: _aio.UnaryStreamMultiCallable[_admin_pb2.DiffRevisionRequest, _admin_pb2.DiffRevisionResponse]  # type: ignore[assignment]
+    """Which waiting recipients would go another way at their next attempt under another configuration. Answers again and again
+    while it looks, each with all that was found so far; the last one is `final`. One runs at a time in a process, others are
+    refused with RESOURCE_EXHAUSTED; it ends when the caller goes away.
+    """
 
 class QueueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
     """The queue as an administrator sees it."""
@@ -271,5 +281,16 @@ class QueueAdminServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ExplainResponse, _abc.Awaitable[_admin_pb2.ExplainResponse]]:
         """Where would this message go at attempt n, and why (promise 3)."""
+
+    @_abc_1.abstractmethod
+    def DiffRevision(
+        self,
+        request: _admin_pb2.DiffRevisionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.DiffRevisionResponse], _abc.AsyncIterator[_admin_pb2.DiffRevisionResponse]]:
+        """Which waiting recipients would go another way at their next attempt under another configuration. Answers again and again
+        while it looks, each with all that was found so far; the last one is `final`. One runs at a time in a process, others are
+        refused with RESOURCE_EXHAUSTED; it ends when the caller goes away.
+        """
 
 def add_QueueAdminServiceServicer_to_server(servicer: QueueAdminServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
