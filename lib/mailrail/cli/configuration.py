@@ -302,33 +302,9 @@ def mta_sts(json: a.Json = False) -> None:
     one.
     """
     # Imported here, as the compiler is: the others need no revision.
-    from mailrail.core.mtasts.own import own_policies, own_record
-    from mailrail.core.mtasts.record import record_name
-    from mailrail.core.revision.revision import Role, UnreadableRevision, decode
+    from mailrail.cli.in_force import in_force
 
-    async def question(channel: Any) -> tuple[config_pb2.GetRevisionResponse, config_pb2.ListConsumersResponse]:
-        stub = _stub(channel)
-        found = await stub.GetRevision(config_pb2.GetRevisionRequest(), timeout=TIMEOUT)
-        return found, await stub.ListConsumers(config_pb2.ListConsumersRequest(), timeout=TIMEOUT)
-
-    found, consumers = ask(SERVICE, question)
-    try:
-        policies = own_policies(decode(found.body)) if found.body else {}
-    except UnreadableRevision as error:
-        output.stop(f"revision {found.info.revision} cannot be read by this command: {error}")
-    running = [c.revision for c in consumers.consumers if c.live and c.role == Role.POLICY]
-    served = bool(running) and min(running) >= found.info.revision
-    rows: list[dict[str, Any]] = [
-        {
-            "domain": name,
-            "mode": policy.mode.value,
-            "max_age": policy.max_age,
-            "mx": list(policy.mx),
-            "policy": str(policy),
-            "record": f'{record_name(name)}. IN TXT "{own_record(policy)}"' if served else None,
-        }
-        for name, policy in sorted(policies.items())
-    ]
+    rows = ask(SERVICE, in_force).mta_sts()
     if json:
         output.print_json(rows)
         return

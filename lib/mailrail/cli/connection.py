@@ -61,6 +61,12 @@ class ServiceLocation:
             return False
         return True
 
+    def knows(self, service: str) -> bool:
+        """Whether something was said of this service; of one HOST:PORT alone it is not known which service it is."""
+        if self.server:
+            return any(part.startswith(f"{service}=") for part in self.server.split(","))
+        return self.is_known() and service in self._state().targets
+
     def identity(self) -> rpc.Identity:
         """The certificate to show. Ends the command when there is none."""
         if self.tls_dir is not None:

@@ -10,16 +10,15 @@ import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 
 import typer
 
 from mailrail.cli import arguments as a
 from mailrail.cli import output
-from mailrail.cli.connection import PLACE, TIMEOUT, ask
+from mailrail.cli.connection import PLACE, ask
 from mailrail.core.dnscheck.answers import Record, RecordState
 from mailrail.core.dnscheck.needs import ADDRESSES_LIMIT, Egress, Needs, needs_of
-from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 
 _TO_COPY: Final = frozenset({"TXT", "MX", "PTR", "TLSA"})
 """Types of records that can be published as they are told."""
@@ -105,25 +104,12 @@ def _foreign(name: str, addresses: Sequence[str]) -> Needs:
 
 def _ours(name: str, addresses: Sequence[str]) -> Needs | None:
     """What a domain of ours needs, by the revision in force. None: it is not ours."""
-    from mailrail.core.revision.revision import Role, UnreadableRevision, decode
+    from mailrail.cli.in_force import in_force
 
-    async def question(channel: Any) -> tuple[config_pb2.GetRevisionResponse, config_pb2.ListConsumersResponse]:
-        stub: config_pb2_grpc.ConfigServiceAsyncStub = config_pb2_grpc.ConfigServiceStub(channel)
-        found = await stub.GetRevision(config_pb2.GetRevisionRequest(), timeout=TIMEOUT)
-        return found, await stub.ListConsumers(config_pb2.ListConsumersRequest(), timeout=TIMEOUT)
-
-    found, consumers = ask("config", question)
-    try:
-        revision = decode(found.body) if found.body else None
-    except UnreadableRevision as error:
-        output.stop(f"revision {found.info.revision} cannot be read by this command: {error}")
-    domain = next((each for each in revision.domains if each.name == name), None) if revision is not None else None
-    needs = needs_of(domain, revision, addresses) if domain is not None and revision is not None else None
-    if domain is None or needs is None:
-        return None
-    running = [c.revision for c in consumers.consumers if c.live and c.role == Role.POLICY]
-    served = bool(running) and min(running) >= found.info.revision
-    return replace(needs, policy_served=served)
+    found = ask("config", in_force)
+    domain = next((each for each in found.revision.domains if each.name == name), None)
+    needs = needs_of(domain, found.revision, addresses) if domain is not None else None
+    return replace(needs, policy_served=found.policy_served) if needs is not None else None
 
 
 async def _look(needs: Needs, server: str, trust_ad: bool, world: CheckedServers) -> list[Record]:

@@ -8,7 +8,7 @@ from typer.core import TyperGroup
 
 from mailrail.cli import arguments as a
 from mailrail.cli import output
-from mailrail.cli.connection import TIMEOUT, ask
+from mailrail.cli.connection import PLACE, TIMEOUT, ask
 from mailrail.core.tlspolicy.indicators import DomainSecurity, Indicator, Light, RecipientPath, RecipientWay, obstacle
 from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc
@@ -53,16 +53,19 @@ def show(
 ) -> None:
     """Show five indicators of a domain: what its last session showed, and what the DNS says now.
 
-    `mailrail tls DOMAIN` is the same. Below stands what they rest on: the MTA-STS policy and the TLSA records. What
-    others see of a domain of yours, `mailrail config mta-sts` tells.
+    `mailrail tls DOMAIN` is the same. Below stands what they rest on: the MTA-STS policy and the TLSA records. Of a
+    domain of yours it also tells what others see: its policy as it is served, and the record to publish. Whether the
+    DNS has that record, `mailrail dnscheck DOMAIN` tells.
     """
+    name = a.domain_name(domain)
 
     async def question(channel: Any) -> outbound_pb2.GetDomainSecurityResponse:
-        return await _security(channel, domain, a.qualified(transport))
+        return await _security(channel, name, a.qualified(transport))
 
     found = ask("outbound", question)
+    own = _own(name) if PLACE.knows("config") else None
     if json:
-        output.print_json(found)
+        output.print_json(output.plain(found) | {"own": own})
         return
     now = datetime.datetime.now(datetime.UTC)
     output.table(
@@ -84,6 +87,32 @@ def show(
             output.say(f"\n{title}:")
             for line in getattr(found, name).details:
                 output.say(f"    {line}")
+    if own is not None:
+        output.say("\nWhat others see of this domain of yours:")
+        for line in _as_others_see_it(own):
+            output.say(f"    {line}")
+
+
+def _own(domain: str) -> dict[str, Any] | None:
+    """A domain of ours as others see it. None: it is not ours."""
+    # Imported here: `check` needs no revision.
+    from mailrail.cli.in_force import in_force
+
+    found = ask("config", in_force)
+    if all(each.name != domain for each in found.revision.domains):
+        return None
+    policy = next((each for each in found.mta_sts() if each["domain"] == domain), None)
+    return {"mta_sts": policy}
+
+
+def _as_others_see_it(own: dict[str, Any]) -> list[str]:
+    policy = own["mta_sts"]
+    if policy is None:
+        return ["no MTA-STS policy: spec.mtaSts of its MailDomain says one"]
+    return [
+        *policy["policy"].splitlines(),
+        policy["record"] or "no record yet: not every policy process serves the policy",
+    ]
 
 
 @app.command()

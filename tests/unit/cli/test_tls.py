@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,9 @@ from typer.testing import CliRunner
 
 from mailrail.cli import tls
 from mailrail.cli.app import app
+from mailrail.cli.in_force import InForce
+from mailrail.core.mtasts.policy import Mode
+from mailrail.core.revision.revision import Domain, DomainDelivery, MtaSts, ObjectRef, Revision
 from mailrail.pb.outbound.v1 import outbound_pb2, outbound_pb2_grpc
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, types_pb2
 
@@ -85,6 +89,48 @@ def services(monkeypatch: pytest.MonkeyPatch) -> Services:
 
 def run(*arguments: str) -> Any:
     return CliRunner().invoke(app, ["tls", *arguments])
+
+
+@pytest.fixture
+def ours(services: Services, monkeypatch: pytest.MonkeyPatch) -> InForce:
+    """The config service can be asked, and says that example.org is ours and has a policy that is not served yet."""
+    domain = Domain(
+        ref=ObjectRef("MailDomain", "default", "org"),
+        name="example.org",
+        delivery=DomainDelivery.MAILBOX,
+        mta_sts=MtaSts(Mode.ENFORCE, 86_400, ("mx.example.org",)),
+    )
+    made = InForce(Revision(domains=(domain,)), policy_served=True)
+    monkeypatch.setenv("MAILRAIL_SERVER", "outbound=127.0.0.1:1,config=127.0.0.1:2")
+    monkeypatch.setattr(tls, "ask", lambda service, q: made if service == "config" else asyncio.run(q(None)))
+    return made
+
+
+def test_of_a_domain_of_ours_it_is_told_what_others_see_STS_23a(ours: InForce) -> None:
+    done = run("example.org")
+    assert done.exit_code == 0, done.stderr
+    _, _, own = done.stdout.partition("What others see of this domain of yours:\n")
+    lines = [line.strip() for line in own.splitlines()]
+    assert lines[:-1] == ["version: STSv1", "mode: enforce", "mx: mx.example.org", "max_age: 86400"]
+    assert lines[-1].startswith('_mta-sts.example.org. IN TXT "v=STSv1; id=')
+    assert json.loads(run("example.org", "--json").stdout)["own"] == {"mta_sts": ours.mta_sts()[0]}
+
+
+def test_a_record_is_held_back_until_the_policy_is_served_STS_23b(
+    ours: InForce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    early = replace(ours, policy_served=False)
+    monkeypatch.setattr(tls, "ask", lambda service, q: early if service == "config" else asyncio.run(q(None)))
+    done = run("example.org")
+    assert done.stdout.splitlines()[-1].strip() == "no record yet: not every policy process serves the policy"
+    assert "_mta-sts.example.org" not in done.stdout
+
+
+def test_of_a_domain_of_others_nothing_is_told_that_we_serve(ours: InForce) -> None:
+    done = run("weak.example")
+    assert done.exit_code == 0, done.stderr
+    assert "What others see" not in done.stdout
+    assert json.loads(run("weak.example", "--json").stdout)["own"] is None
 
 
 @pytest.mark.parametrize("arguments", [("example.org",), ("show", "example.org")])
