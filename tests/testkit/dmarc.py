@@ -5,7 +5,7 @@ import itertools
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import Any
 
@@ -22,18 +22,22 @@ from mailrail.core.dmarc.report.facts import (
     encode_policy,
     reported_message,
 )
+from mailrail.core.revision import revision as rev
 from mailrail.core.spf.result import SpfResult
 from mailrail.kit import rpc
+from mailrail.kit.config_client import Configuration
 from mailrail.pb.dmarc.v1 import record_pb2, record_pb2_grpc
 from mailrail_dmarc.app import DmarcProcess
 from mailrail_dmarc.rpc import services
+from mailrail_dmarc.send import Step, no_step
 from mailrail_dmarc.settings import DmarcSettings
 from mailrail_dmarc.store.connection import database
 
 from testkit.conditions import eventually
+from testkit.queue import a_revision
 
-NOON = datetime(2026, 3, 4, 12, 30, tzinfo=UTC)
-"""In the middle of a day."""
+NOON = (datetime.now(UTC) - timedelta(days=3)).replace(hour=12, minute=30, second=0, microsecond=0)
+"""In the middle of a day that is over, and not long ago."""
 QUICK = DmarcSettings(plaintext=True, resolver="", schedule=False)
 _numbers = itertools.count(1)
 
@@ -60,12 +64,16 @@ async def sql(url: str, query: str, *parameters: Any) -> list[tuple[Any, ...]]:
 
 
 @contextlib.asynccontextmanager
-async def running_dmarc(url: str, **changes: Any) -> AsyncIterator[RunningDmarc]:
+async def running_dmarc(
+    url: str, *, revision: rev.Revision | None = None, step: Step = no_step, **changes: Any
+) -> AsyncIterator[RunningDmarc]:
     """A process that serves while the context lasts. `changes`: fields of its settings."""
     own = {"node_id": f"dmarc-{next(_numbers)}", "grpc_listen": "127.0.0.1:0", **changes}
     settings = replace(QUICK, database_url=url, **own)
     async with database(settings) as found:
-        process = DmarcProcess(settings, found)
+        process = DmarcProcess(settings, found, step=step)
+        if revision is not None:
+            configure(process, revision)
         async with process.running(), rpc.serve(settings, services(process)) as server:
             await eventually(lambda: process.ready)
             yield RunningDmarc(process, server.port, url)
@@ -146,3 +154,16 @@ async def record(port: int, *batches: record_pb2.RecordRequest) -> list[bytes]:
         while isinstance(await call.read(), record_pb2.RecordResponse):
             pass
         return found
+
+
+def reporting_revision(*, signed: bool = True) -> rev.Revision:
+    """What `testkit.queue.a_revision` has; its gateway is at mx.home.example, and home.example has a DKIM key."""
+    made = a_revision()
+    key = rev.DkimKey("s1", "ed25519-sha256", rev.SecretRef("default", "dkim", "s1", "0" * 16, "k1"))
+    domains = tuple(replace(domain, dkim=(key,) if signed else ()) for domain in made.domains)
+    return replace(made, domains=domains)
+
+
+def configure(process: DmarcProcess, revision: rev.Revision) -> None:
+    """Swap a revision in."""
+    process.configure(Configuration(1, rev.checksum(rev.encode(revision)), revision, {}))

@@ -1,13 +1,21 @@
 """The dmarc process: its parts, in the order in which they need each other."""
 
 import asyncio
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from mailrail.core.revision.revision import Role
 from mailrail.kit.config_client import ConfigClient, Configuration
+from mailrail.kit.resolver import DnsResolver
 from mailrail.kit.run import end
+from mailrail_dmarc import metrics
+from mailrail_dmarc.aggregate import PeriodFixer, ReportMaker
+from mailrail_dmarc.queue_client import QueueClient
 from mailrail_dmarc.record import Recorder
+from mailrail_dmarc.reporting_gateway import reporting_gateway
+from mailrail_dmarc.schedule import ReportScheduler
+from mailrail_dmarc.send import ReportSender, Step, no_step
 from mailrail_dmarc.settings import DmarcSettings
 from mailrail_dmarc.store.connection import DmarcDatabase, database
 
@@ -15,10 +23,28 @@ from mailrail_dmarc.store.connection import DmarcDatabase, database
 class DmarcProcess:
     """One dmarc process."""
 
-    def __init__(self, settings: DmarcSettings, database: DmarcDatabase) -> None:
+    def __init__(self, settings: DmarcSettings, database: DmarcDatabase, *, step: Step = no_step) -> None:
+        """`step`: told of each step of sending before it is taken."""
         self.settings = settings
         self.database = database
         self.recorder = Recorder(settings, database)
+        resolver = DnsResolver(
+            "" if settings.resolver == "system" else settings.resolver,
+            timeout=settings.dns_timeout,
+            count=metrics.DNS.inc,
+            system_names=False,
+        )
+        self.maker = ReportMaker(settings, database)
+        self.sender = ReportSender(
+            settings,
+            database,
+            QueueClient(settings),
+            resolver,
+            self.maker,
+            holder=f"{settings.node_id}/{uuid.uuid4().hex[:12]}",
+            step=step,
+        )
+        self.scheduler = ReportScheduler(settings, database, PeriodFixer(settings, database), self.sender)
         self.configuration: Configuration | None = None
         """In force; None: none has come yet."""
         self.stopping = asyncio.Event()
@@ -32,6 +58,7 @@ class DmarcProcess:
     def configure(self, configuration: Configuration) -> None:
         """Take a revision."""
         self.configuration = configuration
+        self.scheduler.configure(reporting_gateway(configuration.revision, configuration.number))
 
     def check(self) -> None:
         """Raises what ended a part that is not to end."""
@@ -47,6 +74,8 @@ class DmarcProcess:
     async def running(self) -> AsyncIterator[None]:
         """All that goes on by itself, while the context lasts."""
         self._tasks = [asyncio.create_task(self.database.run(), name="database")]
+        if self.settings.schedule:
+            self._tasks.append(asyncio.create_task(self.scheduler.run(), name="scheduler"))
         try:
             yield
         finally:
