@@ -27,7 +27,7 @@ from mailrail.core.config.secret_uses import (
     PasswordSource,
 )
 from mailrail.core.config.state import StoredPiece
-from mailrail.core.dkim.rotation import KeyUse
+from mailrail.core.dkim.rotation import SigningUse
 from mailrail.core.mtasts.policy import Mode
 from mailrail.core.resources import (
     AnyResource,
@@ -457,7 +457,7 @@ def _domain(ref: ObjectRef, resource: MailDomain, created: str) -> DomainPiece:
 
 def _key(spec: DkimSelectorSpec) -> KeySource:
     where = spec.private_key_secret_ref
-    return KeySource(spec.name, where.name, where.key or f"{spec.name}.pem", KeyUse(spec.sign.lower()))
+    return KeySource(spec.name, where.name, where.key or f"{spec.name}.pem", SigningUse(spec.sign.lower()))
 
 
 def _mta_sts(spec: MtaStsSpec) -> MtaSts:

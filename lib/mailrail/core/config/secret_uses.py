@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import serialization
 from mailrail.core.config.diagnostics import Reason
 from mailrail.core.config.state import SecretUse
 from mailrail.core.dkim.key import write_key_record
-from mailrail.core.dkim.rotation import KeyUse
+from mailrail.core.dkim.rotation import SigningUse
 from mailrail.core.dkim.sign import SigningError, read_private_key
 from mailrail.core.revision.revision import ObjectRef, SecretRef
 from mailrail.core.revision.sealing import VALUE_LIMIT, Keyring
@@ -108,7 +108,7 @@ class KeySource:
     selector: str
     name: str
     key: str
-    sign: KeyUse
+    sign: SigningUse
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,7 +29,7 @@ class KeyStage(Enum):
     REMOVABLE = "removable"  # its record may go, and then the key
 
 
-class KeyUse(Enum):
+class SigningUse(Enum):
     """What the configuration says of a key."""
 
     AUTO = "auto"  # it signs when its time has come
@@ -44,7 +44,7 @@ class ConfiguredKey:
     selector: str
     key_type: str
     """`k=`."""
-    use: KeyUse
+    use: SigningUse
     seen: float | None
     """As in KeyTimes."""
 
@@ -137,9 +137,9 @@ def stages(keys: Iterable[ConfiguredKey], now: float) -> tuple[Mapping[str, KeyS
     for key in keys:
         by_type[key.key_type].append(key)
     for of_type in by_type.values():
-        always = [at for at, each in enumerate(of_type) if each.use is KeyUse.ALWAYS]
+        always = [at for at, each in enumerate(of_type) if each.use is SigningUse.ALWAYS]
         planned = plan(
-            (KeyTimes(each.selector, at, each.seen) for at, each in enumerate(of_type) if each.use is KeyUse.AUTO),
+            (KeyTimes(each.selector, at, each.seen) for at, each in enumerate(of_type) if each.use is SigningUse.AUTO),
             Rotation(every=_NEVER),
             now,
         )
@@ -153,7 +153,7 @@ def stages(keys: Iterable[ConfiguredKey], now: float) -> tuple[Mapping[str, KeyS
             published = (selector for selector, stage in made.items() if stage is KeyStage.WAITING)
             made[next(published, next(iter(made)))] = KeyStage.SIGNING
         for each in of_type:
-            if each.use is KeyUse.ALWAYS:
+            if each.use is SigningUse.ALWAYS:
                 found[each.selector] = KeyStage.SIGNING
             else:
                 found[each.selector] = made.get(each.selector, KeyStage.RETIRED)
