@@ -150,10 +150,10 @@ def _said(parameters: MailParameters, auth: str | None) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _home(domain: ObjectRef | None, account: ObjectRef | None, mailbox: str) -> bytes:
+def _home(domain: ObjectRef | None, account: ObjectRef | None, mailbox: str, reports: bool) -> bytes:
     """Fields of a recipient that say whose it is."""
     return types_pb2.EnvelopeRecipient(
-        domain=_ref(domain), mailbox_account=_ref(account), mailbox=mailbox
+        domain=_ref(domain), mailbox_account=_ref(account), mailbox=mailbox, reports=reports
     ).SerializeToString()
 
 
@@ -174,7 +174,7 @@ def _recipient(recipient: ExpandedRecipient) -> bytes:
     address = recipient.address.encode()
     rcpt_to = address if recipient.rcpt_to is recipient.address else recipient.rcpt_to.encode()
     fields = _ADDRESS + _VARINT[len(address)] + address + _RCPT_TO + _VARINT[len(rcpt_to)] + rcpt_to
-    fields += _home(recipient.domain, recipient.account, recipient.mailbox)
+    fields += _home(recipient.domain, recipient.account, recipient.mailbox, recipient.reports)
     if recipient.orcpt is not None:
         fields += _text(_ORCPT, recipient.orcpt)
     for word in recipient.notify:

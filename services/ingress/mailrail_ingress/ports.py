@@ -41,6 +41,7 @@ class ExpandedRecipient:
     domain: ObjectRef | None
     account: ObjectRef | None  # whose built-in mailbox takes it
     mailbox: str
+    reports: bool = False  # an address for reports
 
 
 @dataclass(frozen=True, slots=True, eq=False)

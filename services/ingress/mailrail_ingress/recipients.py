@@ -71,4 +71,5 @@ def _recipient(
         destination.domain,
         destination.account,
         destination.mailbox,
+        destination.reports,
     )

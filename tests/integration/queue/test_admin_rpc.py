@@ -16,6 +16,7 @@ from mailrail_queue.admin.administration import Administration
 from mailrail_queue.admin.base import AdminContext
 from mailrail_queue.app import NotConfigured
 from mailrail_queue.mailbox import store as mailbox
+from mailrail_queue.rpc import mailbox as mailbox_rpc
 from mailrail_queue.rpc.admin import QueueAdminServicer
 from mailrail_queue.rpc.answering import Rows
 from mailrail_queue.rpc.mailbox import MailboxServicer
@@ -223,6 +224,75 @@ async def test_a_mailbox_is_listed_read_flagged_and_emptied(service: Service) ->
     assert (await m.DeleteMessages(mailbox_pb2.DeleteMessagesRequest(ids=[newest.id]))).deleted == 1
     code, _ = await refused(anext(aiter(m.ReadMessage(mailbox_pb2.ReadMessageRequest(id=newest.id)))))
     assert code is grpc.StatusCode.NOT_FOUND
+
+
+async def put(service: Service, path: str, subject: bytes, **envelope: object) -> int:
+    """A message in a mailbox of the postmaster's; its id."""
+    (to,) = await service.rig.accept("admin@here.example", body=BODY.replace(b"hello", subject), **envelope)  # type: ignore[arg-type]
+    entry = mailbox.Entry("mail/postmaster", path, to.message_id, to.id, "admin@here.example", "bob@there.example")
+    await mailbox.put(service.rig.connection, [entry])
+    found = await service.mail.ListMessages(mailbox_pb2.ListMessagesRequest(account="mail/postmaster", path=path))
+    return found.messages[0].id
+
+
+async def test_messages_without_a_flag_are_listed(service: Service) -> None:
+    ids = [await put(service, "Postmaster", b"%d" % number) for number in range(3)]
+    await service.mail.SetFlags(mailbox_pb2.SetFlagsRequest(ids=ids[1:2], add=["$Taken"]))
+    listed = mailbox_pb2.ListMessagesRequest(account="postmaster", page_size=1, without_flag="$Taken")
+    first = await service.mail.ListMessages(listed)
+    listed.page_token = first.next_page_token
+    second = await service.mail.ListMessages(listed)
+    assert [m.id for m in (*first.messages, *second.messages)] == [ids[2], ids[0]]
+    assert second.next_page_token == ""
+    listed.without_flag = "$Other"
+    assert (await refused(service.mail.ListMessages(listed)))[0] is grpc.StatusCode.INVALID_ARGUMENT
+    assert (await refused(service.mail.ListMessages(mailbox_pb2.ListMessagesRequest(without_flag="a b"))))[0] is (
+        grpc.StatusCode.INVALID_ARGUMENT
+    )
+
+
+async def test_who_reads_reports_reads_no_other_mail_COR_1(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    """dmarc opens what strangers sent."""
+    m, other, report = (
+        service.mail,
+        await put(service, "Inbox", b"private"),
+        await put(service, "Postmaster/reports", b"report"),
+    )
+    monkeypatch.setattr(mailbox_rpc, "caller_roles", lambda context: frozenset({"dmarc"}))
+    boxes = await m.ListMailboxes(mailbox_pb2.ListMailboxesRequest())
+    assert [found.path for found in boxes.mailboxes] == ["Postmaster/reports"]
+    listed = mailbox_pb2.ListMessagesRequest(account="mail/postmaster", path="Postmaster/reports")
+    assert [found.id for found in (await m.ListMessages(listed)).messages] == [report]
+    assert [part async for part in m.ReadMessage(mailbox_pb2.ReadMessageRequest(id=report))]
+    assert (await m.SetFlags(mailbox_pb2.SetFlagsRequest(ids=[report], add=["$Taken"]))).changed == 1
+    for call in (
+        m.ListMessages(mailbox_pb2.ListMessagesRequest()),
+        m.ListMessages(mailbox_pb2.ListMessagesRequest(account="mail/postmaster", path="Inbox")),
+        m.ListMessages(mailbox_pb2.ListMessagesRequest(account="mail/alice", path="Postmaster/reports")),
+        m.SetFlags(mailbox_pb2.SetFlagsRequest(ids=[report, other], add=["$Taken"])),
+        m.DeleteMessages(mailbox_pb2.DeleteMessagesRequest(ids=[report])),
+    ):
+        code, text = await refused(call)
+        assert (code, "dmarc" in text) == (grpc.StatusCode.INVALID_ARGUMENT, True)
+    code, _ = await refused(anext(aiter(m.ReadMessage(mailbox_pb2.ReadMessageRequest(id=other, mark_seen=True)))))
+    assert code is grpc.StatusCode.NOT_FOUND
+    monkeypatch.undo()
+    (kept,) = (await m.ListMessages(mailbox_pb2.ListMessagesRequest(account="postmaster", path="Inbox"))).messages
+    assert list(kept.flags) == []
+
+
+async def test_what_our_queue_made_a_message_for_is_told_and_what_others_say_is_not(service: Service) -> None:
+    for origin, told in (
+        (types_pb2.ORIGIN_SYSTEM, types_pb2.PURPOSE_DMARC_REPORT),
+        (types_pb2.ORIGIN_MX, types_pb2.PURPOSE_UNSPECIFIED),
+    ):
+        number = await put(service, f"box {origin}", b"x", purpose=types_pb2.PURPOSE_DMARC_REPORT)
+        await service.rig.connection.execute(
+            "UPDATE message SET envelope = %s WHERE id = (SELECT message_id FROM mailbox_message WHERE id = %s)",
+            (types_pb2.Envelope(origin=origin, purpose=types_pb2.PURPOSE_DMARC_REPORT).SerializeToString(), number),
+        )
+        (found,) = (await service.mail.ListMessages(mailbox_pb2.ListMessagesRequest(path=f"box {origin}"))).messages
+        assert found.purpose == told
 
 
 @pytest.mark.parametrize("flag", ["", "\\Bogus", "two words", "x" * 65, "new\nline", "né"])

@@ -442,6 +442,7 @@ NOT_HOT: Final[dict[str, str]] = {
     "mailbox.store.LISTED": _READER,
     "mailbox.store.MAILBOXES": _READER,
     "mailbox.store.ONE": _READER,
+    "mailbox.store.PLACES": _READER,
     "mailbox.store.SET_FLAGS": _READER,
     "rpc.answering._SETTINGS": "settings of a session",
     "store.fencing.NOTE": "a part of others",

@@ -34,6 +34,7 @@ from mailrail.core.revision.revision import (
     MessageRate,
     MtaSts,
     ObjectRef,
+    ReportAddresses,
     Revision,
     Role,
     SecretRef,
@@ -589,6 +590,18 @@ def test_a_domain_says_which_mta_sts_policy_is_served_for_it(said: Content, comp
     made = build([gateway(), domain("example-org", "example.org", mtaSts=said), *basics()[2:]])
     assert [d.mta_sts for d in made.revision.domains] == [compiled]
     assert build(basics()).revision.domains[0].mta_sts is None
+
+
+def test_a_domain_says_which_of_its_addresses_take_reports() -> None:
+    made = build([gateway(), domain("example-org", "example.org", reports={"tls": "TLS"}), *basics()[2:]])
+    assert [d.reports for d in made.revision.domains] == [ReportAddresses("dmarc-reports", "tls")]
+    assert build(basics()).revision.domains[0].reports is None
+
+
+def test_an_alias_may_lead_to_a_report_address() -> None:
+    aliases = [{"localPart": "rua", "to": ["dmarc-reports"]}]
+    made = build([gateway(), domain("example-org", "example.org", aliases=aliases, reports={}), *basics()[2:]])
+    assert not [said for said in words(made) if "does not exist" in said]
 
 
 def test_a_listener_whose_port_and_offset_are_no_port_stays_shut_and_says_so() -> None:

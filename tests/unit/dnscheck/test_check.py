@@ -18,6 +18,7 @@ from mailrail.core.revision.revision import (
     Gateway,
     Match,
     ObjectRef,
+    ReportAddresses,
     Revision,
     RouteLevel,
     Rule,
@@ -354,3 +355,39 @@ def test_unknown_addresses_of_direct_delivery_are_said_and_not_guessed() -> None
 
 def test_a_domain_without_its_gateway_needs_nothing_yet() -> None:
     assert needs_of(replace(DOMAIN, gateway=_ref("MailGateway", "gone")), _revision(), ()) is None
+
+
+REPORTING = replace(NEEDS, dmarc_reports="d-r@example.org", tls_reports="t!r@example.org")
+
+
+def test_the_records_to_publish_name_the_addresses_that_take_reports() -> None:
+    verdict = judged(REPORTING, ZONE)
+    assert record(verdict, "DMARC").value == '"v=DMARC1; p=none; rua=mailto:d-r@example.org"'
+    assert record(verdict, "TLSRPT").value == '"v=TLSRPTv1; rua=mailto:t%21r@example.org"'  # TRPT-21
+    for purpose, address in (("DMARC", "d-r@example.org"), ("TLSRPT", "t!r@example.org")):
+        assert record(verdict, purpose).state is RecordState.MISMATCH
+        assert address in record(verdict, purpose).message
+
+
+def test_records_that_name_the_report_addresses_among_others_are_as_they_should_be() -> None:
+    zone = ZONE | {
+        ("TXT", "_dmarc.example.org"): ("v=DMARC1; p=reject; rua=mailto:x@else.example!10m, mailto:D-R@example.org",),
+        ("TXT", "_smtp._tls.example.org"): ("v=TLSRPTv1; rua=https://else.example/r,mailto:t%21r@example.org",),
+    }
+    verdict = judged(REPORTING, zone)
+    assert {record(verdict, purpose).state for purpose in ("DMARC", "TLSRPT")} == {RecordState.MATCH}
+
+
+def test_a_parents_dmarc_record_may_send_its_reports_elsewhere() -> None:
+    needs = replace(REPORTING, domain="sub.example.org")
+    assert record(judged(needs, ZONE), "DMARC").state is RecordState.MATCH
+
+
+def test_what_a_domain_needs_names_its_report_addresses() -> None:
+    gateway = Gateway(ObjectRef("MailGateway", "mail", "g"), HOST, (), ObjectRef("MailAccount", "mail", "p"))
+    ours = Domain(ObjectRef("MailDomain", "mail", "d"), "example.org", DomainDelivery.MAILBOX, gateway=gateway.ref)
+    for reports, named in ((None, ("", "")), (ReportAddresses("a", "b"), ("a@example.org", "b@example.org"))):
+        reporting = replace(ours, reports=reports)
+        needs = needs_of(reporting, Revision(gateways=(gateway,), domains=(reporting,)), ())
+        assert needs is not None
+        assert (needs.dmarc_reports, needs.tls_reports) == named

@@ -110,6 +110,14 @@ def test_what_cannot_leave_soon_is_stored_without_a_lease_LSE_06(
     assert found.deliveries == []
 
 
+def test_mail_to_a_report_address_goes_into_its_mailbox_however_the_domain_delivers() -> None:
+    reports = types_pb2.EnvelopeRecipient(address="tls@away.example", rcpt_to="tls@away.example", reports=True)
+    found = prepared(reports, "bob@away.example")
+    assert [row.site == "mailbox" for row in found.recipients] == [True, False]
+    stored = types_pb2.EnvelopeRecipient.FromString(found.recipients[0].envelope_recipient)
+    assert stored.reports  # it is asked again at each attempt
+
+
 def test_a_hold_rule_gives_its_reason_to_those_that_it_matches_alone() -> None:
     rules = HoldRules(3, (HoldRule(7, recipient_domain="held.example", comment="look"),))
     found = prepared("a@held.example", "b@away.example", under=replace(UNDER, holds=rules))

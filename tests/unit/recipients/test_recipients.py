@@ -15,6 +15,7 @@ from mailrail.core.revision.revision import (
     Gateway,
     ObjectRef,
     Recipients,
+    ReportAddresses,
     Revision,
 )
 from mailrail.core.route import recipients as recipients_module
@@ -454,3 +455,63 @@ def test_a_lookup_costs_the_same_with_ten_thousand_accounts() -> None:
     found = directory.resolve(parse_address("u9999@home.example"), authenticated=False)
     assert isinstance(found, Resolution)
     assert found.destinations[0].account == ref("MailAccount", "u9999")
+
+
+# --- addresses for reports ---
+
+
+REPORTS = ReportAddresses("dmarc-reports", "tls")
+_REPORTING = ("home", "send", "any", "verify", "listed")
+REPORTED = replace(
+    REVISION,
+    domains=(
+        *(
+            replace(d, reports=REPORTS)
+            if d.name.partition(".")[0] in ("home", "send", "any", "verify", "listed")
+            else d
+            for d in REVISION.domains
+        ),
+        domain("own.example", aliases=(Alias("tls", ("bob@home.example",)),), reports=REPORTS),
+        domain("alias.example", aliases=(Alias("rua", ("tls@home.example", "bob@home.example")),)),
+    ),
+    accounts=(*REVISION.accounts, account(ref("MailAccount", "own"), "dmarc-reports@own.example")),
+)
+
+
+def in_reported(address: str, *, captive: bool = False) -> Resolution | Reply:
+    return Directory(REPORTED, REPORTED.gateways[0]).resolve(
+        parse_address(address), authenticated=False, captive=captive
+    )
+
+
+@pytest.mark.parametrize("name", ["home", "send", "any", "verify", "listed", "own"])
+@pytest.mark.parametrize("local", ["dmarc-reports", "tls", "TLS"])
+def test_a_report_address_is_the_postmasters_mailbox_for_them_whatever_the_domain_does(name: str, local: str) -> None:
+    found = in_reported(f"{local}@{name}.example")
+    assert isinstance(found, Resolution)
+    (end,) = found.destinations
+    assert (found.how, str(end.address)) == (How.REPORTS, f"{local}@{name}.example")
+    assert (end.account, end.mailbox, end.reports, end.verify) == (ROOT, "Post/Master/reports", True, False)
+    assert end.domain is not None
+
+
+def test_only_the_address_itself_takes_reports_and_not_what_stands_before_a_separator() -> None:
+    assert in_reported("tls+x@home.example") is NO_SUCH_USER
+    assert in_reported("tls+x@send.example") is SEND_ONLY
+    assert in_reported("reports@send.example") is SEND_ONLY
+    assert in_reported("tls@whole.example") == resolve("tls@whole.example")
+
+
+def test_an_alias_may_lead_to_a_report_address() -> None:
+    found = in_reported("rua@alias.example")
+    assert isinstance(found, Resolution)
+    assert [(end.account, end.mailbox, end.reports) for end in found.destinations] == [
+        (ROOT, "Post/Master/reports", True),
+        (BOB, "Inbox", False),
+    ]
+
+
+def test_without_a_postmaster_there_is_no_report_address() -> None:
+    lost = replace(REPORTED, accounts=REVISION.accounts[:2])
+    found = Directory(lost, lost.gateways[0]).resolve(parse_address("tls@send.example"), authenticated=False)
+    assert found is SEND_ONLY

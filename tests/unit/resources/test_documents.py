@@ -76,6 +76,8 @@ GOOD: list[tuple[str, Any]] = [
     ),
     ("MailDomain", DOMAIN | {"aliases": [{"localPart": "müller", "to": ["müller.karl"]}]}),
     ("MailDomain", DOMAIN | {"mtaSts": {"mode": "Enforce"}}),
+    ("MailDomain", DOMAIN | {"reports": {}}),
+    ("MailDomain", DOMAIN | {"delivery": {"none": {}}, "reports": {"dmarc": "rua", "tls": "rua"}}),
     ("MailDomain", DOMAIN | {"mtaSts": {"mode": "Testing", "maxAgeSeconds": 31557600, "mx": ["*.a.org", "mx.b.org"]}}),
     ("MailAccount", ACCOUNT | {"addresses": ["alice", "a.b@example.org"], "limits": {"messagesPerDay": 0}}),
     ("MailAccount", {"domainRef": {"name": "d"}, "receive": ["@"], "sendAs": ["@", "news"]}),

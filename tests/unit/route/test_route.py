@@ -388,3 +388,14 @@ def test_ten_thousand_routes_look_up_as_many_keys_as_ten() -> None:
 def test_ten_thousand_routes_compile_and_the_last_is_found() -> None:
     table = RouteTable(revision(*(rule(i, RELAY, Match((f"d{i}.example", f".e{i}.org"))) for i in range(10_000))))
     assert table.evaluate(to("a.e9999.org"), 0).level is DecisionLevel.GLOBAL
+
+
+def test_reports_go_into_the_mailbox_however_their_domain_delivers_and_a_set_transport_comes_first() -> None:
+    relayed = Domain(ObjectRef("MailDomain", "mail", "r"), "relayed.example", DomainDelivery.TRANSPORT, RELAY)
+    table = RouteTable(revision(rule(0), domains=(relayed,)))
+    for name in ("relayed.example", "example.org"):
+        report = RoutingFacts(name, local=True, reports=True)
+        assert table.evaluate(report, 0).via is Via.MAILBOX
+        assert explain(table, report, 0).decision == table.evaluate(report, 0)
+        assert table.evaluate(replace(report, reports=False), 0).via is Via.TRANSPORT
+        assert table.evaluate(replace(report, transport=SOCKS), 0).transport == TRANSPORTS[1]

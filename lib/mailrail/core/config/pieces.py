@@ -63,6 +63,7 @@ from mailrail.core.revision.revision import (
     ObjectRef,
     Otherwise,
     Recipients,
+    ReportAddresses,
     RetrySchedule,
     Rule,
     Security,
@@ -436,6 +437,7 @@ def _domain(ref: ObjectRef, resource: MailDomain, created: str) -> DomainPiece:
         mta_sts=_mta_sts(spec.mta_sts) if spec.mta_sts is not None else None,
         security=_floor(spec.security),
         authentication=AuthenticationMode(spec.authentication.mode.lower()) if spec.authentication else None,
+        reports=ReportAddresses(folded(spec.reports.dmarc), folded(spec.reports.tls)) if spec.reports else None,
     )
     if transport is not None:
         part = replace(

@@ -4,6 +4,7 @@ No cycle reaches ingress, and no alias that leads to more addresses than ingress
 
 Resolution order, as ingress follows it: an account's address, then an alias, then both again for the part before a
 separator, then what the domain says of recipients it does not list, then an account that owns `@`, then its catch-all.
+A report address of the domain comes before all of them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,6 +23,7 @@ class End(Enum):
     """Where following an address ends."""
 
     ACCOUNT = auto()
+    REPORTS = auto()  # an address for reports
     FOREIGN = auto()  # not a domain that we receive for
     BEHIND = auto()  # the delivery transport's business
     POSTMASTER = auto()
@@ -52,6 +54,8 @@ class AddressBook:
         """The next step from an address: an alias or catch-all to follow, or an end."""
         local, _, name = address.rpartition("@")
         domain = self.domains.get(name)
+        if domain is not None and domain.reports is not None and folded(local) in domain.reports.locals:
+            return End.REPORTS
         if domain is None or domain.delivery is DomainDelivery.NONE:
             return End.FOREIGN
         local = folded(local)

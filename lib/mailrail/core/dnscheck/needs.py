@@ -36,6 +36,9 @@ class Needs:
     """Of keys whose records are not known here: each must be there, with a key."""
     notes: tuple[str, ...] = field(default=())
     """What cannot be checked, for people."""
+    dmarc_reports: str = ""
+    """The address for DMARC reports; empty: the domain has none, and the postmaster gets them. The same of the next."""
+    tls_reports: str = ""
     policy: Policy | None = None
     """The MTA-STS policy that we serve for it; None: none of ours."""
     policy_served: bool = True
@@ -79,6 +82,8 @@ def needs_of(domain: Domain, revision: Revision, addresses: Sequence[str]) -> Ne
         # What is removable may be gone already.
         tuple((key.selector, key.record) for key in domain.dkim if key.stage is not KeyStage.REMOVABLE),
         notes=tuple(notes),
+        dmarc_reports=f"{domain.reports.dmarc}@{domain.name}" if domain.reports is not None else "",
+        tls_reports=f"{domain.reports.tls}@{domain.name}" if domain.reports is not None else "",
         policy=own_policy(domain, gateway.hostname),
     )
 

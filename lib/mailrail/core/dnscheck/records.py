@@ -5,6 +5,8 @@ from ipaddress import ip_address
 from mailrail.core.dkim.zone import zone_data
 from mailrail.core.dnscheck.answers import DnsAnswer, DnsAnswers, Record, RecordState, judge, shown, tagged, tags
 from mailrail.core.dnscheck.needs import Egress, Needs
+from mailrail.core.reports.addresses import MailDestination, destinations, mailto
+from mailrail.core.smtp.address import parse_address
 
 
 def dkim(needs: Needs, answers: DnsAnswers) -> list[Record]:
@@ -39,7 +41,7 @@ def _some_key(name: str, answers: DnsAnswers) -> Record:
 def dmarc(needs: Needs, answers: DnsAnswers) -> list[Record]:
     """The record of the domain or of a parent. Raises Ask."""
     name = f"_dmarc.{needs.domain}"
-    value = f'"v=DMARC1; p=none; rua=mailto:postmaster@{needs.domain}"'
+    value = f'"v=DMARC1; p=none; rua={_mailto(needs, needs.dmarc_reports)}"'
     labels = needs.domain.split(".")
     failed = False
     for start in range(max(1, len(labels) - 1)):
@@ -50,7 +52,10 @@ def dmarc(needs: Needs, answers: DnsAnswers) -> list[Record]:
         if answer.values:
             policy = tags(answer.values[0]).get("p", "")
             there = start > 0 or policy in ("none", "quarantine", "reject")
-            return [judge("DMARC", "TXT", name, value, answer, there, f"p={shown([policy])} is not a policy")]
+            wrong = f"p={shown([policy])} is not a policy"
+            if there and start == 0 and not _named(needs.dmarc_reports, answer.values[0]):
+                there, wrong = False, f"its rua does not name {needs.dmarc_reports}, where reports are read"
+            return [judge("DMARC", "TXT", name, value, answer, there, wrong)]
     return [judge("DMARC", "TXT", name, value, DnsAnswer((), failed), False, "")]
 
 
@@ -88,8 +93,25 @@ def tls_reports(needs: Needs, answers: DnsAnswers) -> list[Record]:
     name = f"_smtp._tls.{needs.domain}"
     answer = tagged(answers.of("TXT", name), "v=TLSRPTv1")
     there = len(answer.values) == 1 and bool(tags(answer.values[0]).get("rua"))
-    value = f'"v=TLSRPTv1; rua=mailto:postmaster@{needs.domain}"'
-    return [judge("TLSRPT", "TXT", name, value, answer, there, "there must be one record with rua= (RFC 8460 3)")]
+    wrong = "there must be one record with rua= (RFC 8460 3)"
+    if there and not _named(needs.tls_reports, answer.values[0]):
+        there, wrong = False, f"its rua does not name {needs.tls_reports}, where reports are read"
+    value = f'"v=TLSRPTv1; rua={_mailto(needs, needs.tls_reports)}"'
+    return [judge("TLSRPT", "TXT", name, value, answer, there, wrong)]
+
+
+def _mailto(needs: Needs, address: str) -> str:
+    """The URI for reports: of the address that takes them, or of the postmaster."""
+    return mailto(parse_address(address or f"postmaster@{needs.domain}"))
+
+
+def _named(address: str, record: str) -> bool:
+    """Whether a record sends reports to the address of ours; True: there is none of ours."""
+    if not address:
+        return True
+    found = destinations(tags(record).get("rua", "").split(","), post=True).found
+    wanted = parse_address(address).key
+    return any(isinstance(one, MailDestination) and one.address.key == wanted for one in found)
 
 
 def ptr(egress: Egress, answers: DnsAnswers) -> Record:

@@ -133,6 +133,19 @@ class DkimSpec(Part):
     )
 
 
+class ReportsSpec(Part):
+    """Addresses of the domain that take the reports of others: on DMARC (RFC 9990) and on TLS (RFC 8460)."""
+
+    dmarc: LocalPart = Field(
+        default="dmarc-reports",
+        description="The part before the @ of the address for DMARC reports, for the `rua` of the record at _dmarc.",
+    )
+    tls: LocalPart = Field(
+        default="tls-reports",
+        description="The part before the @ of the address for TLS reports, for the `rua` of the record at _smtp._tls.",
+    )
+
+
 class MailDomainSpec(Part):
     """A domain that is ours."""
 
@@ -180,6 +193,12 @@ class MailDomainSpec(Part):
     )
     dkim: DkimSpec | None = Field(
         default=None, description="How mail from the domain is signed. Default: it is not signed."
+    )
+    reports: ReportsSpec | None = Field(
+        default=None,
+        description="Addresses of the domain that take the reports of others. Whatever becomes of other mail to the "
+        "domain, theirs goes into the mailbox reports below the postmaster's, and is read there. They come before "
+        "accounts and aliases. {}: dmarc-reports and tls-reports. Default: none.",
     )
     security: SecuritySpec | None = Field(
         default=None,

@@ -243,6 +243,11 @@ class Gateway:
     """REQUIRETLS (RFC 8689) is announced inside TLS."""
     authentication: SenderRules = field(default_factory=SenderRules)
 
+    @property
+    def reports_mailbox(self) -> str:
+        """Of the postmaster: takes mail to report addresses."""
+        return f"{self.postmaster_mailbox}/reports"
+
 
 # --- domains and accounts -----------------------------------------------------------------------------------------
 
@@ -304,6 +309,19 @@ class MtaSts:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportAddresses:
+    """Local parts, folded, of the addresses of a domain that take reports of others."""
+
+    dmarc: str
+    tls: str
+
+    @property
+    def locals(self) -> frozenset[str]:
+        """Both, which may be one."""
+        return frozenset((self.dmarc, self.tls))
+
+
+@dataclass(frozen=True, slots=True)
 class Domain:
     """A domain that is ours."""
 
@@ -332,6 +350,8 @@ class Domain:
     """Of mail that is submitted with a sender of the domain."""
     authentication: AuthenticationMode | None = None
     """Of mail to the domain; None: the gateway's."""
+    reports: ReportAddresses | None = None
+    """None: the domain has no report addresses."""
 
 
 @dataclass(frozen=True, slots=True)

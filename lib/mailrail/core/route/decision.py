@@ -86,6 +86,8 @@ class RoutingFacts:
     """An administrator set direct delivery on this message."""
     gateway: ObjectRef | None = None
     """The installation that accepted the message; None = the only one of the revision."""
+    reports: bool = False
+    """Of an address for reports, which the built-in mailbox takes, however its domain delivers."""
     lacking: tuple[LackingTransport, ...] = ()
     """Transports that were tried and cannot take the message: their rules are passed over (SOUT-18c)."""
 
@@ -132,5 +134,9 @@ def after(tried: Sequence[LackingTransport], decision: RouteDecision) -> RouteDe
     return replace(decision, reason=f"{decision.reason}; tried before: {'; '.join(map(str, dict.fromkeys(tried)))}")
 
 
+REPORTS = RouteDecision(
+    Via.MAILBOX, DecisionLevel.DELIVERY, "an address for reports: they go into the built-in mailbox and are read there"
+)
+"""Where mail to a report address of ours goes."""
 DIRECT = RouteDecision(Via.DIRECT, DecisionLevel.DEFAULT, "no route matches: direct delivery to the MX")
 """What remains when nothing else applies."""

@@ -1,8 +1,9 @@
 """Who a recipient address stands for, and who may send as whom: the configuration, indexed once per revision.
 
-Order: an account's address, then an alias, then both again for the part before a separator, then what the domain lists
-or, delivered by a transport, takes unseen; `postmaster` of a received domain always resolves; then an account that owns
-`@domain`, then the catch-all. Local parts compare without case (`folded`) and keep their spelling on the wire.
+Order: an address for reports, whatever becomes of other mail to the domain; an account's address, then an alias, then
+both again for the part before a separator, then what the domain lists or, delivered by a transport, takes unseen;
+`postmaster` of a received domain always resolves; then an account that owns `@domain`, then the catch-all. Local parts
+compare without case (`folded`) and keep their spelling on the wire.
 
 Aliases are followed to their ends here, once, at accept. The compiler refused cycles and aliases that lead to too many
 addresses; what it could not refuse is refused here. The list of recipients is whole or there is none.
@@ -46,6 +47,7 @@ class How(StrEnum):
     ANY = "any"
     POSTMASTER = "postmaster"
     CATCH_ALL = "catch-all"
+    REPORTS = "reports"
     FOREIGN = "foreign"
     CAPTIVE = "captive"
 
@@ -69,6 +71,8 @@ class Destination:
     mailbox: str = "Inbox"
     verify: bool = False
     """Exists only if the next hop says so (recipients: Verify)."""
+    reports: bool = False
+    """An address for reports: the mailbox of `account` takes it, however the domain delivers."""
 
 
 @dataclass(slots=True)
@@ -108,6 +112,8 @@ class _DomainIndex:
     listed: frozenset[str]
     catch_all: tuple[Address, ...] | Reply
     """One or none."""
+    reports: frozenset[str]
+    """Local parts of its report addresses."""
     everyone: ObjectRef | None = None
     """The account that owns `@domain`."""
 
@@ -128,6 +134,7 @@ class Directory:
                 {alias.local: _targets(alias.targets) for alias in domain.aliases},
                 frozenset(domain.listed),
                 _targets((domain.catch_all,)) if domain.catch_all else (),
+                domain.reports.locals if domain.reports is not None else frozenset(),
             )
         self._transports = {domain.ref: domain.transport for domain in revision.domains}
         self._accounts: dict[ObjectRef, Account] = {account.ref: account for account in revision.accounts}
@@ -181,6 +188,8 @@ class Directory:
         if not recipient.domain:  # SIN-09
             return self._resolution(How.POSTMASTER, self._postmaster_ends())
         index = self._domains.get(recipient.domain)
+        if index is not None and (reports := self._for_reports(recipient, index)) is not None:
+            return Resolution(How.REPORTS, (reports,))
         if index is None or index.domain.delivery is DomainDelivery.NONE:
             if not authenticated and not captive:
                 return RELAY_DENIED if index is None else SEND_ONLY
@@ -223,6 +232,8 @@ class Directory:
         """One step from an address: where it ends, the addresses that it stands for, or why they cannot be told; None
         when it does not exist."""
         index = self._domains.get(address.domain)
+        if index is not None and (reports := self._for_reports(address, index)) is not None:
+            return How.REPORTS, reports
         if index is None or index.domain.delivery is DomainDelivery.NONE:
             return How.FOREIGN, Destination(address, index.domain.ref if index is not None else None)
         domain = index.domain
@@ -252,6 +263,14 @@ class Directory:
         if index.everyone is not None:
             return How.CATCH_ALL, self._own(address, domain, index.everyone)
         return (How.CATCH_ALL, index.catch_all) if index.catch_all else None
+
+    def _for_reports(self, address: Address, index: _DomainIndex) -> Destination | None:
+        """The postmaster's mailbox for reports, if this is an address for them. It is one as it is written: what
+        stands behind a separator does not lead there (reference A12)."""
+        if not index.reports or self._postmaster is None or folded(address.local) not in index.reports:
+            return None
+        mailbox = self._gateway.reports_mailbox
+        return Destination(address, index.domain.ref, self._postmaster.ref, mailbox, reports=True)
 
     def _follow(self, targets: tuple[Address, ...]) -> "_Followed | Reply":
         """The ends that addresses lead to, each once, and those addresses of ours that do not exist.

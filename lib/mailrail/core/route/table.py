@@ -31,6 +31,7 @@ from mailrail.core.revision.revision import (
 )
 from mailrail.core.route.decision import (
     DIRECT,
+    REPORTS,
     DecisionLevel,
     LackingTransport,
     RouteDecision,
@@ -225,6 +226,8 @@ class RouteTable:
 
     def delivery_decision(self, envelope: RoutingFacts) -> RouteDecision | None:
         """Where a domain of ours wants its own recipients (design 4, Where to); None = the routes decide."""
+        if envelope.reports:
+            return REPORTS
         decision = self._delivery.get(envelope.recipient_domain)
         if decision is None and envelope.local and envelope.recipient_domain not in self.by_name:
             reason = (

@@ -97,7 +97,9 @@ def prepare(pending: PendingCommit, under: Conditions, ids: Ids, sites: Sites) -
     members: list[Member] = []
     for rcpt in commit.recipients:
         address = rcpt.address
-        facts = RecipientFacts(domain_of(address), from_domain, account, ours, rcpt.HasField("domain"), gateway)
+        facts = RecipientFacts(
+            domain_of(address), from_domain, account, ours, rcpt.HasField("domain"), gateway, reports=rcpt.reports
+        )
         plan = router.plan(facts, 0)
         hold_reason = None
         if rules and not plan.probe:

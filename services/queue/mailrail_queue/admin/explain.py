@@ -109,6 +109,7 @@ class Explainer:
             account is not None,
             first.domain is not None,
             f"{gateway.namespace}/{gateway.name}" if gateway is not None else None,
+            reports=first.reports,
         )
         unknown = None
         if first.domain is not None and first.domain.delivery.value == "mailbox" and first.account is None:

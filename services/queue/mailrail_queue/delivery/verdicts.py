@@ -32,6 +32,7 @@ def facts_of(waiting: Waiting) -> RecipientFacts:
         waiting.gateway,
         waiting.override_transport,
         waiting.lacking,
+        recipient_of(waiting.envelope_recipient, waiting.address).reports,
     )
 
 

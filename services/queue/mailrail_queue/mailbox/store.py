@@ -167,10 +167,15 @@ _SHOWN: Final = """m.id, b.account, b.path, m.received, m.flags, m.size, m.heade
     m.in_reply_to, m.header_references, m.recipient, m.reverse_path, m.dsn, m.note, m.message_id, m.prefix, (SELECT n.envelope FROM message n WHERE n.id = m.message_id)"""
 LISTED: Final[LiteralString] = f"""SELECT {_SHOWN} FROM mailbox b JOIN mailbox_message m ON m.mailbox_id = b.id
     WHERE (%(account)s = '' OR b.account = %(account)s) AND (%(path)s = '' OR b.path = %(path)s) AND m.id < %(before)s
+      AND (%(without)s = '' OR NOT m.flags @> ARRAY[%(without)s::text])
     ORDER BY m.id DESC LIMIT %(count)s"""
 ONE: Final[LiteralString] = (
     f"""SELECT {_SHOWN} FROM mailbox_message m JOIN mailbox b ON b.id = m.mailbox_id WHERE m.id = %(id)s"""
 )
+PLACES: Final[
+    LiteralString
+] = """SELECT DISTINCT b.account, b.path FROM mailbox_message m JOIN mailbox b ON b.id = m.mailbox_id
+    WHERE m.id = ANY(%(id)s)"""
 SET_FLAGS: Final[LiteralString] = """UPDATE mailbox_message m SET flags = ARRAY(
         SELECT DISTINCT f FROM unnest(m.flags || %(add)s::text[]) AS f WHERE NOT f = ANY(%(remove)s::text[]) ORDER BY f)
     WHERE m.id = ANY(%(id)s) RETURNING m.id"""
@@ -214,9 +219,12 @@ async def mailboxes(connection: Connection, account: str) -> list[tuple[str, str
     return [(r[0], r[1], r[2], r[3]) for r in await run(connection, MAILBOXES, {"account": account})]
 
 
-async def list_messages(connection: Connection, account: str, path: str, before: int, count: int) -> list[Listed]:
-    """Messages of an account (empty: of all), newest first, with ids below `before`; an empty path: of all mailboxes."""
-    parameters = {"account": account, "path": path, "before": before, "count": count}
+async def list_messages(
+    connection: Connection, account: str, path: str, before: int, count: int, without: str = ""
+) -> list[Listed]:
+    """Messages of an account (empty: of all), newest first, with ids below `before`; an empty path: of all mailboxes.
+    `without`: only those that have not this flag."""
+    parameters = {"account": account, "path": path, "before": before, "count": count, "without": without}
     return [Listed(*row) for row in await run(connection, LISTED, parameters)]
 
 
@@ -224,6 +232,11 @@ async def find_message(connection: Connection, number: int) -> Listed | None:
     """One message."""
     rows = await run(connection, ONE, {"id": number})
     return Listed(*rows[0]) if rows else None
+
+
+async def places(connection: Connection, ids: Sequence[int]) -> list[tuple[str, str]]:
+    """(account, path) of the mailboxes that these messages are in."""
+    return [(row[0], row[1]) for row in await run(connection, PLACES, {"id": c.bigints(ids)})]
 
 
 async def set_flags(connection: Connection, ids: Sequence[int], add: Sequence[str], remove: Sequence[str]) -> int:

@@ -380,7 +380,8 @@ class Notifier:
         facts = group.notices[0].recipient.facts
         account = self._postmaster(facts.gateway)[0]
         domain = domain_of(found.address)
-        plan = router.plan(RecipientFacts(domain, "", account, True, found.domain is not None, facts.gateway), 0)
+        ours = found.domain is not None
+        plan = router.plan(RecipientFacts(domain, "", account, True, ours, facts.gateway, reports=found.reports), 0)
         # DSN-11: never a notification about a notification.
         rcpt = types_pb2.EnvelopeRecipient(address=found.address, rcpt_to=dsn.recipient, notify=["NEVER"])
         if found.domain is not None:
@@ -388,6 +389,7 @@ class Notifier:
         if found.account is not None:
             rcpt.mailbox_account.CopyFrom(object_pb(found.account))
             rcpt.mailbox = found.mailbox
+            rcpt.reports = found.reports
         hold = first_match(rules, account=account, sender_domain="", recipient_domain=domain)
         return NewRecipient(
             id=0,
@@ -404,7 +406,7 @@ class Notifier:
             gateway=facts.gateway,
             account=account,
             from_domain="",
-            is_local=found.domain is not None,
+            is_local=ours,
             header_key=header_key(dsn.message_id),
             envelope_recipient=rcpt.SerializeToString(),
         )

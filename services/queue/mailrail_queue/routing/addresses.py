@@ -21,10 +21,13 @@ class Resolved:
 
     address: str
     domain: Domain | None
-    """The MailDomain that receives it; None for a foreign address, or a domain that we only send for."""
+    """The MailDomain that receives it; None for a foreign address, or a domain that we only send for and that has no
+    address for reports like it."""
     account: ObjectRef | None = None
     """With a built-in mailbox: whose."""
     mailbox: str = INBOX
+    reports: bool = False
+    """An address for reports."""
 
 
 class Addresses:
@@ -44,6 +47,10 @@ class Addresses:
         found = self.accounts.get(ObjectRef("MailAccount", namespace, rest)) if slash else None
         return found or self.logins.get(name)
 
+    def reports_mailboxes(self) -> set[tuple[str, str]]:
+        """(account, path) of the mailboxes that take mail to report addresses."""
+        return {(f"{g.postmaster.namespace}/{g.postmaster.name}", g.reports_mailbox) for g in self._gateways.values()}
+
     def resolve(self, address: str) -> tuple[Resolved, ...]:
         """The recipients that an address stands for, at least one. An address of ours that nobody has stands for
         itself, without an account: delivery finds that out.
@@ -60,7 +67,8 @@ class Addresses:
         return (Resolved(address, domain),)
 
     def _resolved(self, end: Destination) -> Resolved:
-        return Resolved(str(end.address), self._receiving(end.address.domain), end.account, end.mailbox)
+        domain = self._domains.get(end.address.domain) if end.reports else self._receiving(end.address.domain)
+        return Resolved(str(end.address), domain, end.account, end.mailbox, end.reports)
 
     def _receiving(self, name: str) -> Domain | None:
         domain = self._domains.get(name)

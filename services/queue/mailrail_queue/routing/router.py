@@ -66,6 +66,7 @@ class RecipientFacts(NamedTuple):
     gateway: str | None
     override_transport: str | None = None
     lacking: bytes | None = None  # LackingTransports
+    reports: bool = False  # an address for reports
 
     @property
     def is_probe(self) -> bool:
@@ -215,6 +216,7 @@ class Router:
             local=facts.is_local,
             transport=reference(TRANSPORT, facts.override_transport) if facts.override_transport else None,
             gateway=reference(GATEWAY, facts.gateway) if facts.gateway else None,
+            reports=facts.reports,
             lacking=lacking_of(facts.lacking),
         )
 

@@ -25,7 +25,7 @@ TRANSPORTS = "mailrail.queue.v1.TransportService"
 PROBES = "mailrail.queue.v1.ProbeService"
 CALLERS = {
     QUEUE_ADMIN: frozenset({"cli"}),
-    MAILBOX: frozenset({"cli"}),
+    MAILBOX: frozenset({"cli", "dmarc"}),
     TRANSPORTS: frozenset({"operator", "cli"}),
     PROBES: frozenset({"operator"}),
 }

@@ -4,7 +4,8 @@ import contextlib
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from mailrail.pb.queue.v1 import mailbox_pb2, mailbox_pb2_grpc
+from mailrail.kit.rpc import caller_roles
+from mailrail.pb.queue.v1 import mailbox_pb2, mailbox_pb2_grpc, types_pb2
 from mailrail_queue.admin.filters import BadRequest, NotFound, PageTokens, page_size
 from mailrail_queue.app import NotConfigured
 from mailrail_queue.mailbox import store as mailbox
@@ -16,6 +17,7 @@ from mailrail_queue.store.rows import envelope_of
 
 _KEYWORD_LIMIT = 64
 _MOST_IDS = 10_000
+_REPORTS_ALONE = "dmarc lists, reads and flags the mail in the mailboxes for reports, and nothing else"
 
 
 class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
@@ -33,6 +35,14 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
                 return f"{found.ref.namespace}/{found.ref.name}"
         return name
 
+    def _open_to(self, context: Context, account: str, path: str) -> bool:
+        """Whether the caller may look into a mailbox. Who opens strangers' archives sees no other mail (COR-1)."""
+        if "dmarc" not in caller_roles(context):
+            return True
+        with contextlib.suppress(NotConfigured):
+            return (account, path) in self._addresses().reports_mailboxes()
+        return False
+
     async def ListMailboxes(
         self, request: mailbox_pb2.ListMailboxesRequest, context: Context
     ) -> mailbox_pb2.ListMailboxesResponse:
@@ -40,6 +50,8 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
             answer = mailbox_pb2.ListMailboxesResponse()
             account = self._account(request.account) if request.account else ""
             for owner, path, messages, unseen in await mailbox.mailboxes(connection, account):
+                if not self._open_to(context, owner, path):
+                    continue
                 answer.mailboxes.add(account=account_pb(owner), path=path, messages=messages, unseen=unseen)
             return answer
 
@@ -51,9 +63,15 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
                 raise BadRequest(f"a mailbox path has at most {PATH_LIMIT} characters")
             size = page_size(request.page_size)
             account = self._account(request.account) if request.account else ""
-            tokens = PageTokens("mailbox", f"{account}\0{request.path}".encode())
+            if request.without_flag:
+                _check_flag(request.without_flag)
+            if not self._open_to(context, account, request.path):
+                raise BadRequest(_REPORTS_ALONE)
+            tokens = PageTokens("mailbox", f"{account}\0{request.path}\0{request.without_flag}".encode())
             before = _before(tokens.read(request.page_token))
-            found = await mailbox.list_messages(connection, account, request.path, before, size + 1)
+            found = await mailbox.list_messages(
+                connection, account, request.path, before, size + 1, request.without_flag
+            )
             answer = mailbox_pb2.ListMessagesResponse(messages=[_message(m) for m in found[:size]])
             if len(found) > size:
                 answer.next_page_token = tokens.make(str(found[size - 1].id))
@@ -65,7 +83,7 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
         async with answering(context, request):
             async with self._rows.use() as connection:
                 found = await mailbox.find_message(connection, request.id)
-                if found is None:
+                if found is None or not self._open_to(context, found.account, found.path):
                     raise NotFound(f"no message {request.id}")
                 if request.mark_seen and SEEN not in found.flags:
                     await mailbox.set_flags(connection, [found.id], [SEEN], [])
@@ -85,6 +103,9 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
             for flag in (*request.add, *request.remove):
                 _check_flag(flag)
             ids = _ids(request.ids)
+            for place in await mailbox.places(connection, ids):
+                if not self._open_to(context, *place):
+                    raise BadRequest(_REPORTS_ALONE)
             changed = await mailbox.set_flags(connection, ids, list(request.add), list(request.remove))
             return mailbox_pb2.SetFlagsResponse(changed=changed)
 
@@ -92,6 +113,8 @@ class MailboxServicer(mailbox_pb2_grpc.MailboxServiceServicer):
         self, request: mailbox_pb2.DeleteMessagesRequest, context: Context
     ) -> mailbox_pb2.DeleteMessagesResponse:
         async with answering(context, request), self._rows.change() as connection:
+            if not self._open_to(context, "", ""):
+                raise BadRequest(_REPORTS_ALONE)
             return mailbox_pb2.DeleteMessagesResponse(deleted=await mailbox.delete(connection, _ids(request.ids)))
 
 
@@ -123,6 +146,7 @@ def _before(place: str | None) -> int:
 
 
 def _message(found: Listed) -> mailbox_pb2.MailboxMessage:
+    envelope = envelope_of(found.envelope)
     answer = mailbox_pb2.MailboxMessage(
         id=found.id,
         account=account_pb(found.account),
@@ -138,7 +162,8 @@ def _message(found: Listed) -> mailbox_pb2.MailboxMessage:
         reverse_path=found.reverse_path,
         dsn=found.dsn,
         note=found.note,
-        tls_requirement=envelope_of(found.envelope).tls_requirement,
+        tls_requirement=envelope.tls_requirement,
+        purpose=envelope.purpose if envelope.origin == types_pb2.ORIGIN_SYSTEM else types_pb2.PURPOSE_UNSPECIFIED,
     )
     setattr(answer, "from", found.header_from)
     answer.received.FromDatetime(found.received)

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from mailrail.pb.queue.v1 import types_pb2 as mailrail_dot_queue_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmailrail/queue/v1/mailbox.proto\x12\x11mailrail.queue.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmailrail/queue/v1/types.proto\"\'\n\x14ListMailboxesRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"F\n\x15ListMailboxesResponse\x12-\n\tmailboxes\x18\x01 \x03(\x0b\x32\x1a.mailrail.queue.v1.Mailbox\"h\n\x07Mailbox\x12-\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1c.mailrail.queue.v1.ObjectRef\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x10\n\x08messages\x18\x03 \x01(\x04\x12\x0e\n\x06unseen\x18\x04 \x01(\x04\"[\n\x13ListMessagesRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\"d\n\x14ListMessagesResponse\x12\x33\n\x08messages\x18\x01 \x03(\x0b\x32!.mailrail.queue.v1.MailboxMessage\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8c\x03\n\x0eMailboxMessage\x12\n\n\x02id\x18\x01 \x01(\x04\x12-\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x1c.mailrail.queue.v1.ObjectRef\x12\x0c\n\x04path\x18\x03 \x01(\t\x12,\n\x08received\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x66lags\x18\x05 \x03(\t\x12\x0c\n\x04size\x18\x06 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x07 \x01(\t\x12\n\n\x02to\x18\x08 \x01(\t\x12\x0f\n\x07subject\x18\t \x01(\t\x12\x12\n\nmessage_id\x18\n \x01(\t\x12\x13\n\x0bin_reply_to\x18\x0b \x01(\t\x12\x12\n\nreferences\x18\x0c \x03(\t\x12\x11\n\trecipient\x18\r \x01(\t\x12\x14\n\x0creverse_path\x18\x0e \x01(\t\x12\x0b\n\x03\x64sn\x18\x0f \x01(\x08\x12\x0c\n\x04note\x18\x10 \x01(\t\x12:\n\x0ftls_requirement\x18\x11 \x01(\x0e\x32!.mailrail.queue.v1.TlsRequirement\"3\n\x12ReadMessageRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x11\n\tmark_seen\x18\x02 \x01(\x08\"h\n\x13ReadMessageResponse\x12\x37\n\x07message\x18\x01 \x01(\x0b\x32!.mailrail.queue.v1.MailboxMessageH\x00\x88\x01\x01\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x42\n\n\x08_message\";\n\x0fSetFlagsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\x04\x12\x0b\n\x03\x61\x64\x64\x18\x02 \x03(\t\x12\x0e\n\x06remove\x18\x03 \x03(\t\"#\n\x10SetFlagsResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x04\"$\n\x15\x44\x65leteMessagesRequest\x12\x0b\n\x03ids\x18\x01 \x03(\x04\")\n\x16\x44\x65leteMessagesResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x04\x32\xf1\x03\n\x0eMailboxService\x12\x62\n\rListMailboxes\x12\'.mailrail.queue.v1.ListMailboxesRequest\x1a(.mailrail.queue.v1.ListMailboxesResponse\x12_\n\x0cListMessages\x12&.mailrail.queue.v1.ListMessagesRequest\x1a\'.mailrail.queue.v1.ListMessagesResponse\x12^\n\x0bReadMessage\x12%.mailrail.queue.v1.ReadMessageRequest\x1a&.mailrail.queue.v1.ReadMessageResponse0\x01\x12S\n\x08SetFlags\x12\".mailrail.queue.v1.SetFlagsRequest\x1a#.mailrail.queue.v1.SetFlagsResponse\x12\x65\n\x0e\x44\x65leteMessages\x12(.mailrail.queue.v1.DeleteMessagesRequest\x1a).mailrail.queue.v1.DeleteMessagesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fmailrail/queue/v1/mailbox.proto\x12\x11mailrail.queue.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x1dmailrail/queue/v1/types.proto\"\'\n\x14ListMailboxesRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\"F\n\x15ListMailboxesResponse\x12-\n\tmailboxes\x18\x01 \x03(\x0b\x32\x1a.mailrail.queue.v1.Mailbox\"h\n\x07Mailbox\x12-\n\x07\x61\x63\x63ount\x18\x01 \x01(\x0b\x32\x1c.mailrail.queue.v1.ObjectRef\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x10\n\x08messages\x18\x03 \x01(\x04\x12\x0e\n\x06unseen\x18\x04 \x01(\x04\"q\n\x13ListMessagesRequest\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x11\n\tpage_size\x18\x03 \x01(\r\x12\x12\n\npage_token\x18\x04 \x01(\t\x12\x14\n\x0cwithout_flag\x18\x05 \x01(\t\"d\n\x14ListMessagesResponse\x12\x33\n\x08messages\x18\x01 \x03(\x0b\x32!.mailrail.queue.v1.MailboxMessage\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xb9\x03\n\x0eMailboxMessage\x12\n\n\x02id\x18\x01 \x01(\x04\x12-\n\x07\x61\x63\x63ount\x18\x02 \x01(\x0b\x32\x1c.mailrail.queue.v1.ObjectRef\x12\x0c\n\x04path\x18\x03 \x01(\t\x12,\n\x08received\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\r\n\x05\x66lags\x18\x05 \x03(\t\x12\x0c\n\x04size\x18\x06 \x01(\x04\x12\x0c\n\x04\x66rom\x18\x07 \x01(\t\x12\n\n\x02to\x18\x08 \x01(\t\x12\x0f\n\x07subject\x18\t \x01(\t\x12\x12\n\nmessage_id\x18\n \x01(\t\x12\x13\n\x0bin_reply_to\x18\x0b \x01(\t\x12\x12\n\nreferences\x18\x0c \x03(\t\x12\x11\n\trecipient\x18\r \x01(\t\x12\x14\n\x0creverse_path\x18\x0e \x01(\t\x12\x0b\n\x03\x64sn\x18\x0f \x01(\x08\x12\x0c\n\x04note\x18\x10 \x01(\t\x12+\n\x07purpose\x18\x12 \x01(\x0e\x32\x1a.mailrail.queue.v1.Purpose\x12:\n\x0ftls_requirement\x18\x11 \x01(\x0e\x32!.mailrail.queue.v1.TlsRequirement\"3\n\x12ReadMessageRequest\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x11\n\tmark_seen\x18\x02 \x01(\x08\"h\n\x13ReadMessageResponse\x12\x37\n\x07message\x18\x01 \x01(\x0b\x32!.mailrail.queue.v1.MailboxMessageH\x00\x88\x01\x01\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x42\n\n\x08_message\";\n\x0fSetFlagsRequest\x12\x0b\n\x03ids\x18\x01 \x03(\x04\x12\x0b\n\x03\x61\x64\x64\x18\x02 \x03(\t\x12\x0e\n\x06remove\x18\x03 \x03(\t\"#\n\x10SetFlagsResponse\x12\x0f\n\x07\x63hanged\x18\x01 \x01(\x04\"$\n\x15\x44\x65leteMessagesRequest\x12\x0b\n\x03ids\x18\x01 \x03(\x04\")\n\x16\x44\x65leteMessagesResponse\x12\x0f\n\x07\x64\x65leted\x18\x01 \x01(\x04\x32\xf1\x03\n\x0eMailboxService\x12\x62\n\rListMailboxes\x12\'.mailrail.queue.v1.ListMailboxesRequest\x1a(.mailrail.queue.v1.ListMailboxesResponse\x12_\n\x0cListMessages\x12&.mailrail.queue.v1.ListMessagesRequest\x1a\'.mailrail.queue.v1.ListMessagesResponse\x12^\n\x0bReadMessage\x12%.mailrail.queue.v1.ReadMessageRequest\x1a&.mailrail.queue.v1.ReadMessageResponse0\x01\x12S\n\x08SetFlags\x12\".mailrail.queue.v1.SetFlagsRequest\x1a#.mailrail.queue.v1.SetFlagsResponse\x12\x65\n\x0e\x44\x65leteMessages\x12(.mailrail.queue.v1.DeleteMessagesRequest\x1a).mailrail.queue.v1.DeleteMessagesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,23 +40,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MAILBOX']._serialized_start=231
   _globals['_MAILBOX']._serialized_end=335
   _globals['_LISTMESSAGESREQUEST']._serialized_start=337
-  _globals['_LISTMESSAGESREQUEST']._serialized_end=428
-  _globals['_LISTMESSAGESRESPONSE']._serialized_start=430
-  _globals['_LISTMESSAGESRESPONSE']._serialized_end=530
-  _globals['_MAILBOXMESSAGE']._serialized_start=533
-  _globals['_MAILBOXMESSAGE']._serialized_end=929
-  _globals['_READMESSAGEREQUEST']._serialized_start=931
-  _globals['_READMESSAGEREQUEST']._serialized_end=982
-  _globals['_READMESSAGERESPONSE']._serialized_start=984
-  _globals['_READMESSAGERESPONSE']._serialized_end=1088
-  _globals['_SETFLAGSREQUEST']._serialized_start=1090
-  _globals['_SETFLAGSREQUEST']._serialized_end=1149
-  _globals['_SETFLAGSRESPONSE']._serialized_start=1151
-  _globals['_SETFLAGSRESPONSE']._serialized_end=1186
-  _globals['_DELETEMESSAGESREQUEST']._serialized_start=1188
-  _globals['_DELETEMESSAGESREQUEST']._serialized_end=1224
-  _globals['_DELETEMESSAGESRESPONSE']._serialized_start=1226
-  _globals['_DELETEMESSAGESRESPONSE']._serialized_end=1267
-  _globals['_MAILBOXSERVICE']._serialized_start=1270
-  _globals['_MAILBOXSERVICE']._serialized_end=1767
+  _globals['_LISTMESSAGESREQUEST']._serialized_end=450
+  _globals['_LISTMESSAGESRESPONSE']._serialized_start=452
+  _globals['_LISTMESSAGESRESPONSE']._serialized_end=552
+  _globals['_MAILBOXMESSAGE']._serialized_start=555
+  _globals['_MAILBOXMESSAGE']._serialized_end=996
+  _globals['_READMESSAGEREQUEST']._serialized_start=998
+  _globals['_READMESSAGEREQUEST']._serialized_end=1049
+  _globals['_READMESSAGERESPONSE']._serialized_start=1051
+  _globals['_READMESSAGERESPONSE']._serialized_end=1155
+  _globals['_SETFLAGSREQUEST']._serialized_start=1157
+  _globals['_SETFLAGSREQUEST']._serialized_end=1216
+  _globals['_SETFLAGSRESPONSE']._serialized_start=1218
+  _globals['_SETFLAGSRESPONSE']._serialized_end=1253
+  _globals['_DELETEMESSAGESREQUEST']._serialized_start=1255
+  _globals['_DELETEMESSAGESREQUEST']._serialized_end=1291
+  _globals['_DELETEMESSAGESRESPONSE']._serialized_start=1293
+  _globals['_DELETEMESSAGESRESPONSE']._serialized_end=1334
+  _globals['_MAILBOXSERVICE']._serialized_start=1337
+  _globals['_MAILBOXSERVICE']._serialized_end=1834
 # @@protoc_insertion_point(module_scope)

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class MailboxServiceStub:
-    """Reading the built-in mailboxes.
+    """Reading the built-in mailboxes. The dmarc service lists, reads and flags those for reports, and nothing else.
     """
 
     def __init__(self, channel):
@@ -63,7 +63,7 @@ class MailboxServiceStub:
 
 
 class MailboxServiceServicer:
-    """Reading the built-in mailboxes.
+    """Reading the built-in mailboxes. The dmarc service lists, reads and flags those for reports, and nothing else.
     """
 
     def ListMailboxes(self, request, context):
@@ -138,7 +138,7 @@ def add_MailboxServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class MailboxService:
-    """Reading the built-in mailboxes.
+    """Reading the built-in mailboxes. The dmarc service lists, reads and flags those for reports, and nothing else.
     """
 
     @staticmethod

@@ -706,6 +706,7 @@ class EnvelopeRecipient(_message.Message):
     MAILBOX_FIELD_NUMBER: _builtins.int
     DOMAIN_FIELD_NUMBER: _builtins.int
     SIMULATE_FIELD_NUMBER: _builtins.int
+    REPORTS_FIELD_NUMBER: _builtins.int
     address: _builtins.str
     """local@domain; local part as given, domain lower-case A-labels"""
     original_recipient: _builtins.str
@@ -718,6 +719,8 @@ class EnvelopeRecipient(_message.Message):
     """`/` path, default "Inbox" """
     simulate: _builtins.str
     """Captive local mode: behave as this for tests: "temperror", "permerror" or an SMTP code (reference C). Empty otherwise."""
+    reports: _builtins.bool
+    """An address for reports: the built-in mailbox above takes it, whatever `delivery` of the domain says."""
     @_builtins.property
     def notify(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """NOTIFY keywords in upper case: NEVER | SUCCESS, FAILURE, DELAY"""
@@ -742,10 +745,11 @@ class EnvelopeRecipient(_message.Message):
         mailbox: _builtins.str = ...,
         domain: Global___ObjectRef | None = ...,
         simulate: _builtins.str = ...,
+        reports: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "_mailbox_account", b"_mailbox_account", "_original_recipient", b"_original_recipient", "domain", b"domain", "mailbox_account", b"mailbox_account", "original_recipient", b"original_recipient"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "_mailbox_account", b"_mailbox_account", "_original_recipient", b"_original_recipient", "address", b"address", "domain", b"domain", "expanded", b"expanded", "mailbox", b"mailbox", "mailbox_account", b"mailbox_account", "notify", b"notify", "original_recipient", b"original_recipient", "rcpt_to", b"rcpt_to", "simulate", b"simulate"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_domain", b"_domain", "_mailbox_account", b"_mailbox_account", "_original_recipient", b"_original_recipient", "address", b"address", "domain", b"domain", "expanded", b"expanded", "mailbox", b"mailbox", "mailbox_account", b"mailbox_account", "notify", b"notify", "original_recipient", b"original_recipient", "rcpt_to", b"rcpt_to", "reports", b"reports", "simulate", b"simulate"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__domain: _TypeAlias = _typing.Literal["domain"]  # noqa: Y015
     _WhichOneofArgType__domain: _TypeAlias = _typing.Literal["_domain", b"_domain"]  # noqa: Y015
