@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from grafana import config, configuration, ingress, operator, outbound, overview, queue, sites, slo
+from grafana import config, configuration, dmarc, ingress, operator, outbound, overview, queue, sites, slo
 from grafana.document import document
 
 CHART = Path(__file__).resolve().parent.parent / "deploy/helm/mailrail"
 FOLDER = CHART / "files/dashboards"
 DASHBOARDS = tuple(
-    m.DASHBOARD for m in (overview, slo, sites, configuration, ingress, queue, outbound, config, operator)
+    m.DASHBOARD for m in (overview, slo, sites, configuration, ingress, queue, outbound, dmarc, config, operator)
 )
 
 

@@ -15,6 +15,7 @@ from mailrail.cli import (
     cluster,
     configuration,
     dkim,
+    dmarc_received,
     inspect,
     mailbox,
     output,
@@ -53,6 +54,7 @@ app.add_typer(routes.app, name="routes")
 app.add_typer(tls.app, name="tls")
 app.add_typer(dkim.app, name="dkim")
 app.add_typer(auth.app, name="auth")
+app.add_typer(dmarc_received.app, name="dmarc")
 app.add_typer(cluster.app, name="cluster")
 
 

@@ -5,12 +5,14 @@ import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from mailrail.core.revision.revision import Role
+from mailrail.core.revision.revision import Revision, Role
+from mailrail.kit import rpc
 from mailrail.kit.config_client import ConfigClient, Configuration
 from mailrail.kit.resolver import DnsResolver
 from mailrail.kit.run import end
 from mailrail_dmarc import metrics
 from mailrail_dmarc.aggregate import PeriodFixer, ReportMaker
+from mailrail_dmarc.incoming import IncomingReports
 from mailrail_dmarc.queue_client import QueueClient
 from mailrail_dmarc.record import Recorder
 from mailrail_dmarc.reporting_gateway import reporting_gateway
@@ -45,10 +47,18 @@ class DmarcProcess:
             step=step,
         )
         self.scheduler = ReportScheduler(settings, database, PeriodFixer(settings, database), self.sender)
+        self.incoming = IncomingReports(
+            settings, database, lambda: rpc.channel(settings, settings.queue_target, "queue"), lambda: self.revision
+        )
         self.configuration: Configuration | None = None
         """In force; None: none has come yet."""
         self.stopping = asyncio.Event()
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def revision(self) -> Revision | None:
+        """In force; None: none has come yet."""
+        return self.configuration.revision if self.configuration is not None else None
 
     @property
     def ready(self) -> bool:
@@ -73,7 +83,10 @@ class DmarcProcess:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """All that goes on by itself, while the context lasts."""
-        self._tasks = [asyncio.create_task(self.database.run(), name="database")]
+        self._tasks = [
+            asyncio.create_task(self.database.run(), name="database"),
+            asyncio.create_task(self.incoming.run(), name="reports of others"),
+        ]
         if self.settings.schedule:
             self._tasks.append(asyncio.create_task(self.scheduler.run(), name="scheduler"))
         try:

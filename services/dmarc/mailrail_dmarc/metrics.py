@@ -35,3 +35,10 @@ DNS = Tally(
     "Look-ups that were not answered from memory, by type of record and result: answer, none, nxdomain, failed",
     ["type", "result"],
 )
+RECEIVED = Tally(
+    "mailrail_dmarc_received",
+    "Mails at report addresses that were read, by kind of report (dmarc, tls, unknown) and result: counted, again (the "
+    "report was counted before), refused (`mailrail dmarc refused` says why)",
+    ["kind", "result"],
+    known=[("dmarc", "counted"), ("tls", "counted"), ("dmarc", "again"), ("tls", "again"), ("unknown", "refused")],
+)

@@ -45,3 +45,15 @@ class DmarcSettings(DatabaseSettings):
     """The organization that reports name; empty: the host name of the gateway."""
     extra_contact: str = ""
     """How else to reach it; empty: the report does not say."""
+    read: bool = True
+    """Reports of others are read from the mailboxes for reports (`reports` of a MailDomain)."""
+    read_every: float = 30.0
+    """Seconds between looks whether there are new ones."""
+    read_any_sender: bool = False
+    """Reports count whose sender is not proven, too: anybody can make them up."""
+    received_per_hour: int = 1000
+    """Reports of one sender (the last two labels of its domain) that are read in an hour; further ones wait."""
+    received_days: int = 400
+    """Days for which reports of others are kept. The mails with them stay in their mailbox."""
+    received_rows: int = 2_000_000
+    """Records of all reports of others that are kept, some 400 octets each; of what comes beyond only the sums are."""

@@ -11,7 +11,7 @@ import pytest
 from testkit.observability import alerts, dashboards, records
 
 METRICS = Path(__file__).resolve().parents[3] / "docs/reference/metrics.md"
-NAMES = ("overview", "slo", "sites", "configuration", "ingress", "queue", "outbound", "config", "operator")
+NAMES = ("overview", "slo", "sites", "configuration", "ingress", "queue", "outbound", "dmarc", "config", "operator")
 NOT_SHOWN = {"mailrail_outbound_tlsrpt_rows", "mailrail_outbound_tlsrpt_rows_allowed"}
 """Room of an outbox that nobody reads yet: it fills, and nobody could do anything about it."""
 _SERIES = re.compile(r"\b((?:mailrail|process)_[a-z_]+|mailrail:[a-z0-9_:]+|ALERTS)(\{[^}]*\})?")

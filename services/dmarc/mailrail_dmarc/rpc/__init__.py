@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
-from mailrail.pb.dmarc.v1 import record_pb2_grpc
+from mailrail.pb.dmarc.v1 import received_pb2_grpc, record_pb2_grpc
 from mailrail_dmarc.app import DmarcProcess
+from mailrail_dmarc.rpc.received import ReceivedServicer
 from mailrail_dmarc.rpc.record import RecordServicer
 
 RECORD = "mailrail.dmarc.v1.RecordService"
-CALLERS = {RECORD: frozenset({"ingress", "outbound"})}
+RECEIVED = "mailrail.dmarc.v1.ReceivedService"
+CALLERS = {RECORD: frozenset({"ingress", "outbound"}), RECEIVED: frozenset({"cli"})}
 """Roles of certificates that may call each service."""
 
 Services = dict[str, tuple[Any, Callable[[Any, Any], None]]]
@@ -18,4 +20,5 @@ def services(process: DmarcProcess) -> Services:
     """The gRPC services in front of a process."""
     return {
         RECORD: (RecordServicer(process), record_pb2_grpc.add_RecordServiceServicer_to_server),
+        RECEIVED: (ReceivedServicer(process.database), received_pb2_grpc.add_ReceivedServiceServicer_to_server),
     }
