@@ -79,6 +79,13 @@ DASHBOARD = Dashboard(
                     "origin",
                     "result",
                 ),
+                split(
+                    "Signed with DKIM, by result",
+                    "Mail of accounts whose domain has keys. failed: no key could be read, or the header has too many "
+                    "fields; the message goes unsigned.",
+                    "mailrail_ingress_dkim_signed_total",
+                    "result",
+                ),
                 Panel(
                     "Size of accepted messages",
                     "Including the fields that we add.",

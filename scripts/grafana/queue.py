@@ -59,6 +59,13 @@ DASHBOARD = Dashboard(
                     "mailrail_queue_recipients_total",
                     "state",
                 ),
+                split(
+                    "Our own mail signed with DKIM, by result",
+                    "DSNs and reports. unsigned: no domain of ours at or above the host name of the gateway has a "
+                    "key that signs.",
+                    "mailrail_queue_dkim_signed_total",
+                    "result",
+                ),
                 each(
                     "Content waiting in memory",
                     "At most 64 MiB in each process; above that, mail is stored due.",

@@ -41,7 +41,7 @@ class ReportReader:
     """Reports count of senders that are not proven, too."""
     bounds: Bounds = BOUNDS
 
-    def sender(self, header: Header, *, by_us: bool = False) -> "ReportSender":
+    def sender(self, header: Header, *, by_us: bool = False) -> "SenderProof":
         """Who sent a mail, by what we found when it came in. `by_us`: our own queue made it, and nobody else.
 
         Raises ReportError if nothing proves who it was.
@@ -49,7 +49,7 @@ class ReportReader:
         authors = author_domains(header.named(b"from", 2))
         author = authors.domains[0] if len(authors.domains) == 1 and not authors.more else ""
         if by_us:
-            return ReportSender(author, author, (), trusted=True)
+            return SenderProof(author, author, (), trusted=True)
         found = self._own_results(header)
         passed = _passed(found, "dmarc", "from")
         signers = _passed(found, "dkim", "d")
@@ -57,7 +57,7 @@ class ReportReader:
         proven = author if author in passed else ""
         if not proven and not signers and not self.any_sender:
             raise ReportError(_unproven(found, author))
-        return ReportSender(proven, author, signers, trusted=self.any_sender)
+        return SenderProof(proven, author, signers, trusted=self.any_sender)
 
     def _own_results(self, header: Header) -> ResultsField | None:
         """Our own field: the first under a name of ours. None: there is none, or nothing in it can be read."""
@@ -71,7 +71,7 @@ class ReportReader:
                 return found
         return None
 
-    def read(self, mail: bytes, sender: "ReportSender", header: Header, now: float) -> "ReceivedReport":
+    def read(self, mail: bytes, sender: "SenderProof", header: Header, now: float) -> "ReceivedReport":
         """The report of a mail. `now`: when it came, in Unix seconds. Raises ReportError, which says why it does not
         count."""
         carried = carried_report(mail, self.bounds)
@@ -104,7 +104,7 @@ class ReportReader:
 
 
 @dataclass(frozen=True, slots=True)
-class ReportSender:
+class SenderProof:
     """Who sent a report. Domains are lower-case A-labels; empty: none."""
 
     proven: str
