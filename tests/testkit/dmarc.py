@@ -159,7 +159,7 @@ async def record(port: int, *batches: record_pb2.RecordRequest) -> list[bytes]:
 def reporting_revision(*, signed: bool = True) -> rev.Revision:
     """What `testkit.queue.a_revision` has; its gateway is at mx.home.example, and home.example has a DKIM key."""
     made = a_revision()
-    key = rev.DkimKey("s1", "ed25519-sha256", rev.SecretRef("default", "dkim", "s1", "0" * 16, "k1"))
+    key = rev.DkimKey("s1", "rsa-sha256", rev.SecretRef("default", "dkim", "s1", "0" * 16, "k1"))
     domains = tuple(replace(domain, dkim=(key,) if signed else ()) for domain in made.domains)
     return replace(made, domains=domains)
 

@@ -89,7 +89,7 @@ def _signer(revision: Revision, name: str) -> Domain | None:
     ours = {domain.name: domain for domain in revision.domains}
     labels = name.split(".")
     found = (ours.get(".".join(labels[at:])) for at in range(len(labels)))
-    return next((domain for domain in found if domain is not None and domain.dkim), None)
+    return next((domain for domain in found if domain is not None and any(key.signs for key in domain.dkim)), None)
 
 
 def _object(ref: ObjectRef) -> types_pb2.ObjectRef:

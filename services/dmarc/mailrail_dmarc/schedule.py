@@ -39,17 +39,18 @@ class ReportScheduler:
         self._database = database
         self._fixer = fixer
         self._sender = sender
-        self._gateway: ReportingGateway | None = None
+        self.gateway: ReportingGateway | None = None
+        """Who sends reports."""
         self._log = log.get_logger()
 
     def configure(self, gateway: ReportingGateway | None) -> None:
         """Who sends reports from now on."""
-        self._gateway = gateway
+        self.gateway = gateway
 
     @property
     def missing(self) -> str:
         """What keeps all reports from leaving, in words; empty: nothing (DAGG-10)."""
-        gateway = self._gateway
+        gateway = self.gateway
         if gateway is None:
             return "no configuration with a MailGateway has come yet"
         if gateway.signer is None:
@@ -77,7 +78,7 @@ class ReportScheduler:
                     if now - swept > _SWEEP:
                         await self._sweep()
                         swept = now
-                    if self._gateway is not None and self._settings.resolver and await self._send_one() is not None:
+                    if self.gateway is not None and self._settings.resolver and await self._send_one() is not None:
                         wait = pause(await self._open(), window=_WINDOW, longest=_LONGEST_PAUSE)
             except DATABASE_ERRORS as error:
                 metrics.REPORT_TROUBLE.inc("postgres")
@@ -100,7 +101,7 @@ class ReportScheduler:
         return done
 
     async def _send_one(self, domain: str = "") -> StoredReport | None:
-        gateway = self._gateway
+        gateway = self.gateway
         if gateway is None:
             return None
         ready = not self.missing

@@ -31,8 +31,9 @@ class DmarcSettings(DatabaseSettings):
     honour_sizes: bool = False
     """An address with a size limit in the record gets no larger report, as RFC 7489 wanted. Off: as RFC 9989 has it,
     the limit is ignored."""
-    most_octets: int = 25 * 1024 * 1024
-    """Of a packed report. A larger one is sent to nobody: few servers take such mail."""
+    most_octets: int = 700 * 1024
+    """Of a packed report, some 20,000 different records. A larger one is sent to nobody: its mail would not come to the
+    queue whole, and the queue could not sign it."""
     records: int = 5_000_000
     """Different records that are kept, some 500 octets each; what comes beyond is counted as dropped."""
     zone_records: int = 1_500_000

@@ -4,24 +4,36 @@ import asyncio
 import email
 import email.policy
 import gzip
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from email.message import EmailMessage
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from mailrail.core.dkim.key import write_key_record
+from mailrail.core.dmarc.evaluate import DmarcResult
 from mailrail.core.dmarc.report.facts import ReportedDisposition, ReportedPolicy
 from mailrail.core.dmarc.report.read import ReceivedAggregate, read_aggregate
+from mailrail.core.lookups import answered
+from mailrail.core.message_authentication.authenticate import authenticate
+from mailrail.core.message_authentication.content import hash_content
+from mailrail.core.message_authentication.verdict import AuthenticationRules, ClientIdentity
+from mailrail.core.smtp.address import parse_address
 from mailrail.pb.dmarc.v1 import record_pb2
 from mailrail.pb.queue.v1 import types_pb2
 from mailrail_dmarc.store.reports import MailState, ReportState
 
 from testkit.dmarc import NOON, RunningDmarc, batch, contact, evaluation, record, reporting_revision, running_dmarc
 from testkit.dns import DnsServer, Failure
+from testkit.dns_table import DnsTable
 from testkit.queue import RunningQueue, running_queue
+from testkit.signed_mail import rsa_key
 
 HOUR = int(NOON.timestamp()) // 3600
 MIDNIGHT = HOUR - HOUR % 24 + 24
@@ -122,6 +134,28 @@ async def test_a_report_is_mail_of_ours_in_the_envelope_of_a_report(database: st
         assert envelope.purpose == types_pb2.PURPOSE_DMARC_REPORT
         assert envelope.origin == types_pb2.ORIGIN_SYSTEM
         assert envelope.account.name == "alice"
+
+
+async def test_a_report_passes_DMARC_by_the_signature_of_the_queue_DAGG_10_DKIM_10b(
+    database: str, dns: DnsServer
+) -> None:
+    key, revision = rsa_key(), reporting_revision()
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    async with scene(database, dns) as here:
+        paths = {each.private_key.path: pem for domain in revision.domains for each in domain.dkim}
+        here.queue.queue.signer.configure(revision, paths)
+        await here.record(evaluation())
+        await here.send()
+        ((prefix, body, size),) = await here.queue.sql("SELECT prefix, body, size FROM message WHERE NOT barred")
+    content = bytes(prefix) + bytes(body)
+    assert size == len(content)
+    table = DnsTable()
+    table.add("_dmarc.home.example", "TXT", "v=DMARC1; p=reject")
+    table.add("s1._domainkey.home.example", "TXT", write_key_record(key.public_key()))
+    client = ClientIdentity(ip_address("192.0.2.1"), "mx.home.example", parse_address("postmaster@mx.home.example"))
+    asking = authenticate(client, hash_content(content, time.time()), AuthenticationRules("mx.else.test"))
+    verdict = answered(asking, table)
+    assert [each.result for each in verdict.dmarc.verdicts] == [DmarcResult.PASS]
 
 
 async def test_two_days_are_two_reports_and_a_third_day_waits_until_it_is_over_DAGG_02b(

@@ -19,7 +19,7 @@ from typing import Any, Final, LiteralString
 from uuid import UUID
 
 from mailrail.core.dmarc.report.facts import ReportedMessage, decode
-from mailrail.core.dmarc.report.period import HourPeriod, SeenHour
+from mailrail.core.dmarc.report.period import HourPeriod, SeenHour, next_period
 from mailrail_dmarc.store.connection import Connection, DmarcDatabase
 from mailrail_dmarc.store.evaluations import CONTACT_DAYS, ReportCause
 
@@ -34,6 +34,10 @@ _LAST: Final[LiteralString] = (
     "SELECT max(domain) FROM (SELECT domain FROM domain WHERE domain > %s ORDER BY domain LIMIT %s) d"
 )
 _LOCK: Final[LiteralString] = "SELECT covered FROM domain WHERE domain = %s FOR UPDATE"
+_COVERED: Final[LiteralString] = "SELECT covered FROM domain WHERE domain = %s"
+_POLICY: Final[LiteralString] = (
+    "SELECT policy FROM domain_hour WHERE domain = %s AND hour >= %s AND hour < %s ORDER BY seen DESC LIMIT 1"
+)
 _HOURS: Final[LiteralString] = (
     "SELECT hour, interval_hours FROM domain_hour WHERE domain = %s AND hour >= %s AND hour < %s ORDER BY hour"
 )
@@ -52,7 +56,7 @@ _FORGET_ROWS: Final[
     hours AS (DELETE FROM domain_hour WHERE domain = %(domain)s AND hour >= %(begin)s AND hour < %(end)s)
     UPDATE domain SET records = greatest(0, records - (SELECT count(*) FROM gone)) WHERE domain = %(domain)s"""
 
-_COLUMNS: Final[LiteralString] = (
+COLUMNS: Final[LiteralString] = (
     "domain, end_hour, begin_hour, submitter, policy, state, detail, messages, tries, created, finished"
 )
 _TAKE: Final[
@@ -60,7 +64,7 @@ _TAKE: Final[
 ] = f"""UPDATE report SET holder = %s, due = now() + make_interval(secs => %s), tries = tries + 1
     WHERE (domain, end_hour) = (SELECT domain, end_hour FROM report WHERE state = 0 AND due <= now() AND (%s = '' OR domain = %s)
         ORDER BY due, domain, end_hour LIMIT 1 FOR UPDATE SKIP LOCKED)
-    RETURNING {_COLUMNS}"""
+    RETURNING {COLUMNS}"""
 _HOLD: Final[LiteralString] = (
     "UPDATE report SET due = now() + make_interval(secs => %s) WHERE domain = %s AND end_hour = %s AND state = 0 AND holder = %s RETURNING true"
 )
@@ -177,7 +181,7 @@ class UncoveredDomain:
 
 
 def read_report(row: Sequence[object]) -> StoredReport:
-    """A row of `_COLUMNS`."""
+    """A row of `COLUMNS`."""
     domain, end, begin, submitter, policy, state, detail, messages, tries, created, finished = row
     assert isinstance(end, int)
     assert isinstance(begin, int)
@@ -223,6 +227,19 @@ async def hours(connection: Connection, domain: str, first: int, before: int) ->
     """In rising order."""
     cursor = await connection.execute(_HOURS, (domain, first, before))
     return [SeenHour(hour, interval) for hour, interval in await cursor.fetchall()]
+
+
+async def uncovered(connection: Connection, domain: str, before: int) -> tuple[HourPeriod, bytes] | None:
+    """The period that would be fixed next if all before that hour were reported now, with its policy; None: nothing is
+    counted."""
+    row = await (await connection.execute(_COVERED, (domain,))).fetchone()
+    if row is None:
+        return None
+    period = next_period(await hours(connection, domain, row[0], before), row[0], before)
+    if period is None:
+        return None
+    policy = await (await connection.execute(_POLICY, (domain, period.begin, period.end))).fetchone()
+    return (period, bytes(policy[0])) if policy is not None else None
 
 
 async def required(connection: Connection, domain: str, period: HourPeriod) -> bool:
