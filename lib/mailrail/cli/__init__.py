@@ -34,6 +34,10 @@ def main() -> None:
 
         sys.exit(serve(sys.argv[2]))
     _speak_any_locale()
+    if sys.argv[1:] in ([], ["-h"], ["--help"]):
+        from mailrail.cli.overview import overview  # CMD-04: whoever looks for a command waits for none of them
+
+        overview()(prog_name="mailrail")
     from mailrail.cli.app import app
 
     app(prog_name="mailrail")

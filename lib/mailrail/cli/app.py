@@ -28,6 +28,7 @@ from mailrail.cli import (
 from mailrail.cli.connection import PLACE
 from mailrail.cli.dnscheck import dnscheck
 from mailrail.cli.explain import explain
+from mailrail.cli.root import new_root
 from mailrail.cli.search import search
 from mailrail.cli.serve import SERVICES
 from mailrail.cli.serve import serve as run_service
@@ -35,14 +36,7 @@ from mailrail.cli.sink import sink
 from mailrail.cli.top import top
 from mailrail.local.state import default_state
 
-app = typer.Typer(
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Mail transport for Kubernetes and for your desk.",
-    epilog="Exit status: 0 done; 1 refused, not found or nothing matched; 2 wrong command; 3 a service does not "
-    "answer.",
-)
+app = new_root()
 queue.app.add_typer(queue_changes.app)
 queue.app.add_typer(queue_holds.app, name="holds")
 app.add_typer(queue.app, name="queue")
@@ -56,53 +50,6 @@ app.add_typer(dkim.app, name="dkim")
 app.add_typer(auth.app, name="auth")
 app.add_typer(dmarc_received.app, name="dmarc")
 app.add_typer(cluster.app, name="cluster")
-
-
-def _tell_version(wanted: bool) -> None:
-    if wanted:
-        print(f"mailrail {version_of('mailrail')}")
-        raise typer.Exit
-
-
-@app.callback()
-def place(
-    state: Annotated[
-        Path | None,
-        typer.Option(
-            "--state",
-            metavar="FOLDER",
-            envvar="MAILRAIL_STATE",
-            help="State folder of local mode.",
-            show_default="the user's data folder",
-        ),
-    ] = None,
-    server: Annotated[
-        str | None,
-        typer.Option(
-            "--server",
-            envvar="MAILRAIL_SERVER",
-            metavar="HOST:PORT",
-            help="HOST:PORT of a service, or one for each: queue=HOST:PORT,... Default: the local installation.",
-            show_default=False,
-        ),
-    ] = None,
-    tls_dir: Annotated[
-        Path | None,
-        typer.Option(
-            "--tls-dir",
-            metavar="FOLDER",
-            envvar="MAILRAIL_TLS_DIR",
-            help="Folder with tls.crt, tls.key and ca.crt, for --server.",
-            show_default=False,
-        ),
-    ] = None,
-    version: Annotated[
-        bool,
-        typer.Option("--version", "-V", is_eager=True, callback=_tell_version, help="Show the version."),
-    ] = False,
-) -> None:
-    """Which installation to use; holds for every subcommand."""
-    PLACE.state, PLACE.server, PLACE.tls_dir = state, server, tls_dir
 
 
 @app.command()

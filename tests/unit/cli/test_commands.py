@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from mailrail.cli import connection, output, queue, queue_changes, queue_holds
 from mailrail.cli.app import app
+from mailrail.cli.overview import overview
 from mailrail.cli.serve import SERVICES
 from mailrail.pb.queue.v1 import admin_pb2, types_pb2
 
@@ -223,6 +224,22 @@ def test_the_version_is_told_as_a_line_and_as_json() -> None:
 def test_the_version_is_told_where_every_command_has_it(option: str) -> None:
     done = CliRunner().invoke(app, [option])
     assert (done.exit_code, done.stdout) == (0, CliRunner().invoke(app, ["version"]).stdout)
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+def test_the_quick_help_is_the_help_of_the_command_CMD_04(arguments: list[str]) -> None:
+    quick, whole = (CliRunner().invoke(made, arguments, prog_name="mailrail") for made in (overview(), app))
+    assert quick.output == whole.output
+    assert quick.exit_code == whole.exit_code
+    assert "search" in quick.output
+
+
+def test_the_quick_help_loads_no_command_CMD_04() -> None:
+    code = "import sys, mailrail.cli.overview as o; o.overview(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = done.stdout.split()
+    assert "mailrail.cli.root" in loaded
+    assert not {"grpc", "google.protobuf", "pydantic", "cryptography", "asyncio", "dns"} & set(loaded)
 
 
 def test_every_command_that_reads_takes_json() -> None:
