@@ -16,6 +16,7 @@ from mailrail.cli import (
     configuration,
     dkim,
     dmarc_received,
+    dmarc_reports,
     inspect,
     mailbox,
     output,
@@ -48,6 +49,7 @@ app.add_typer(routes.app, name="routes")
 app.add_typer(tls.app, name="tls")
 app.add_typer(dkim.app, name="dkim")
 app.add_typer(auth.app, name="auth")
+dmarc_received.app.add_typer(dmarc_reports.app)
 app.add_typer(dmarc_received.app, name="dmarc")
 app.add_typer(cluster.app, name="cluster")
 

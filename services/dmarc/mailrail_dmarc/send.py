@@ -181,7 +181,7 @@ class ReportSender:
     ) -> _Later | _Done:
         if submitter is None:
             # DAGG-10: the receiver would take it for forged, and with reason.
-            text = "the From of reports has neither a signing key nor an SPF pass; see `mailrail dmarc status`"
+            text = "the From of reports has neither a signing key nor an SPF pass; see `mailrail dmarc sent`"
             return _Later("sender", text, _AGAIN_DNS)
         # Once an address has it, the report keeps its name, and so its id.
         report = replace(report, submitter=report.submitter or submitter.domain)
