@@ -22,6 +22,7 @@ import grpc
 from mailrail.core.revision.revision import (
     Account,
     Alias,
+    AuthenticationMode,
     Domain,
     DomainDelivery,
     Gateway,
@@ -31,6 +32,7 @@ from mailrail.core.revision.revision import (
     ObjectRef,
     Revision,
     SecretRef,
+    SenderRules,
     checksum,
     encode,
 )
@@ -46,6 +48,7 @@ from testkit.conditions import wait_until
 from testkit.processes import Program
 
 KEY = bytes(range(32))
+NOT_CHECKED = SenderRules(AuthenticationMode.DISABLED)
 PASSWORD = "correct horse"
 ALL_MECHANISMS = (
     "SCRAM-SHA-256-PLUS",
@@ -386,9 +389,15 @@ def account(
 
 
 def setup(
-    *, captive: bool = False, certificate: bytes | None = None, limits: GatewayLimits | None = None, **listener: Any
+    *,
+    captive: bool = False,
+    certificate: bytes | None = None,
+    limits: GatewayLimits | None = None,
+    authentication: SenderRules = NOT_CHECKED,
+    **listener: Any,
 ) -> Setup:
-    """`home.example` with ada and postmaster, an alias of one and of two, a tag separator, and the three listeners."""
+    """`home.example` with ada and postmaster, an alias of one and of two, a tag separator, and the three listeners.
+    Nobody asks the DNS who sent a message, unless `authentication` says so."""
     secrets: dict[str, bytes] = {}
     pem = certificate
     if pem is None:
@@ -418,6 +427,7 @@ def setup(
         ),
         POSTMASTER,
         limits=limits or GatewayLimits(),
+        authentication=authentication,
     )
     accounts = (
         account(ADA, ("ada@home.example", "ada@sending.example"), secrets),

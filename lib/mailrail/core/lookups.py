@@ -52,6 +52,8 @@ class LookupAnswer:
     text: str = ""  # of trouble: what was wrong, in words, for people
     late: bool = False  # of trouble: what the whole decision may take is used up, so each further answer is late, too
 
+    permanent: bool = False  # of trouble: the name server refuses the question, and will do so again (RFC 1035 4.1.1)
+
     @property
     def addresses(self) -> tuple[IPv4Address | IPv6Address, ...]:
         """The records of an A or AAAA question."""

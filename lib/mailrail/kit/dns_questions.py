@@ -16,6 +16,7 @@ from mailrail.core.lookups import NO_DATA, NO_NAME, Asking, DnsOutcome, DnsQuest
 from mailrail.kit.resolver import DnsResolver, LookupFailed, NoSuchDomain
 
 _T = TypeVar("_T")
+_PERMANENT: Final = frozenset({"FORMERR", "NOTIMP", "REFUSED"})
 _TEXT_SHOWN: Final = 300  # characters of what went wrong
 
 
@@ -67,7 +68,8 @@ async def _answer(question: DnsQuestion, resolver: DnsResolver) -> LookupAnswer:
     except NoSuchDomain:
         return NO_NAME
     except LookupFailed as error:
-        return LookupAnswer(DnsOutcome.TROUBLE, text=str(error)[:_TEXT_SHOWN])
+        text = str(error)[:_TEXT_SHOWN]
+        return LookupAnswer(DnsOutcome.TROUBLE, text=text, permanent=error.rcode in _PERMANENT)
     records = tuple(_record(question.kind, record) for record in found.records)
     return LookupAnswer(DnsOutcome.FOUND, records) if records else NO_DATA
 

@@ -12,6 +12,7 @@ from mailrail.kit.open_files import raise_limit
 from mailrail.kit.wheel import Wheel
 from mailrail_ingress import metrics
 from mailrail_ingress.active_config import ActiveConfig
+from mailrail_ingress.checks.authentication import DnsAuthenticator
 from mailrail_ingress.checks.domain_dns import DomainDns
 from mailrail_ingress.checks.next_hop import OutboundVerification
 from mailrail_ingress.dmarc_records import DmarcRecorder
@@ -43,6 +44,7 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
             fake_key=keyring(settings).derive(b"fake verifiers", b""),
             domains=DomainDns(settings) if settings.resolver else None,
             verification=verification,
+            authenticator=DnsAuthenticator(settings),
             probes=ProbeKeys(lambda: keyring(settings)).know,
             budget=budget,
             transactions=transactions,

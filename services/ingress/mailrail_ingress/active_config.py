@@ -7,17 +7,28 @@
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
 from mailrail.core.authres.foreign import authserv_ids
 from mailrail.core.dkim.signers import Signers
+from mailrail.core.dmarc.disposition import EnforcementRules
 from mailrail.core.ids import message_id
 from mailrail.core.message.header import (
     Received,
 )
-from mailrail.core.revision.revision import Account, Gateway, Listener, ListenerProtocol, ObjectRef, Revision
+from mailrail.core.message_authentication.verdict import AuthenticationRules
+from mailrail.core.revision.revision import (
+    Account,
+    AuthenticationMode,
+    Gateway,
+    Listener,
+    ListenerProtocol,
+    ObjectRef,
+    Revision,
+    SuffixMode,
+)
 from mailrail.core.route.recipients import (
     Directory,
     Resolution,
@@ -33,6 +44,7 @@ from mailrail_ingress import metrics
 from mailrail_ingress.accounts import Accounts
 from mailrail_ingress.held_octets import HeldOctets
 from mailrail_ingress.ports import (
+    Authenticator,
     EvaluationRecorder,
     MailDomains,
     OpenTransactions,
@@ -41,6 +53,7 @@ from mailrail_ingress.ports import (
     Queue,
     Verification,
 )
+from mailrail_ingress.recipients import AcceptedRecipient
 from mailrail_ingress.settings import IngressSettings
 from mailrail_ingress.throttle import Throttle
 from mailrail_ingress.tls import BadCertificate, ServerCertificate, load
@@ -90,6 +103,56 @@ class ListenerKey:
         return hash((self.gateway.name, self.listener))  # each connection asks for it
 
 
+_STRICTEST: Final = tuple(AuthenticationMode)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SenderChecks:
+    """What a gateway does about who sent the mail of strangers."""
+
+    mode: AuthenticationMode
+    modes: Mapping[ObjectRef, AuthenticationMode]
+    """Of the domains that have their own."""
+    rules: Mapping[AuthenticationMode, AuthenticationRules]
+    by_list: bool
+    """A list of public suffixes takes the place of the tree walk (DMRC-20b)."""
+
+    def rules_for(self, recipients: Iterable[AcceptedRecipient]) -> AuthenticationRules | None:
+        """What holds for a message to these, the strictest of their modes: else a stranger could choose one by a
+        recipient. None: nothing is checked."""
+        mode = self.mode
+        if self.modes:
+            found = {
+                self.modes.get(destination.domain, self.mode) if destination.domain is not None else self.mode
+                for one in recipients
+                for destination in one.resolution.destinations
+            }
+            mode = max(found, key=_STRICTEST.index, default=self.mode)
+        return self.rules.get(mode)
+
+
+def sender_checks(revision: Revision, gateway: Gateway) -> SenderChecks:
+    """Those of a gateway."""
+    said = gateway.authentication
+    rules = AuthenticationRules(
+        gateway.hostname,
+        EnforcementRules(
+            defer_on_temperror=said.defer_on_temperror,
+            trusted_sealers=frozenset(said.trusted_sealers),
+        ),
+        trusted_forwarders=said.trusted_forwarders,
+        refused_spf=frozenset(said.refused_spf),
+    )
+    watching = replace(rules, enforcement=replace(rules.enforcement, enforce=False))
+    modes = {domain.ref: domain.authentication for domain in revision.domains if domain.authentication is not None}
+    return SenderChecks(
+        said.mode,
+        modes,
+        {AuthenticationMode.ENFORCE: rules, AuthenticationMode.MONITOR: watching},
+        said.suffixes is SuffixMode.LIST,
+    )
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ListenerConfig:
     """What one listener offers under one revision, indexed and ready."""
@@ -113,6 +176,7 @@ class ListenerConfig:
     """What is counted of accepted connections."""
     authserv_ids: frozenset[str]
     """Under which the installation writes Authentication-Results; see `core.authres.foreign`."""
+    sender_checks: SenderChecks
     origins: dict[tuple[object, ...], MessageOrigin]
     """Where mail came from before; see SmtpSession."""
     signers: Signers
@@ -133,6 +197,7 @@ class ActiveConfig:
         probes: Callable[[Address], bool],
         domains: MailDomains | None = None,
         verification: Verification | None = None,
+        authenticator: Authenticator | None = None,
         budget: HeldOctets | None = None,
         transactions: OpenTransactions | None = None,
         evaluations: EvaluationRecorder | None = None,
@@ -145,6 +210,7 @@ class ActiveConfig:
         self.verification = verification
         self.evaluations = evaluations
         """Told of each message that was checked; None: nobody is."""
+        self.authenticator = authenticator
         self.probes = probes
         """Whether an address of the domain of probes is that of one."""
         self.clock = clock
@@ -179,10 +245,13 @@ class ActiveConfig:
         names = authserv_ids(gateway.hostname for gateway in revision.gateways)
         for gateway in gateways:
             directory = Directory(revision, gateway)
+            checks = sender_checks(revision, gateway)
+            if checks.by_list and self.authenticator is not None:
+                self.authenticator.prepare_list()
             for listener in gateway.listeners:
                 identity = self._identity(listener, secrets, identities)
                 config = self._listener_config(
-                    gateway, listener, directory, routes, accounts, identity, number, names, signers
+                    gateway, listener, directory, routes, accounts, identity, number, names, signers, checks
                 )
                 listeners[config.listener_key] = config
         self._identities = identities
@@ -223,6 +292,7 @@ class ActiveConfig:
         number: int,
         names: frozenset[str],
         signers: Signers,
+        checks: SenderChecks,
     ) -> ListenerConfig:
         bindings: dict[str, bytes] = {}
         if self.settings.bind_server_end_point and identity is not None and identity.end_point is not None:
@@ -265,6 +335,7 @@ class ActiveConfig:
             accepted=metrics.Mail(label),
             connections=metrics.Connections(listener.protocol.value),
             authserv_ids=names,
+            sender_checks=checks,
             origins={},
             signers=signers,
             missing=set(),

@@ -75,7 +75,9 @@ class IncomingContent:
         shorten: bool,
     ) -> None:
         """`uncommitted`: what MAIL declared of a large body; `lines` and `shorten`: see `ContentReader`."""
-        self.reader = ContentReader(self._edit if checks.message.signers else checks.edit, lines=lines, shorten=shorten)
+        listener = checks.body_listener if checks.message.evidence is not None else None
+        edit = self._edit if checks.message.signers else checks.edit
+        self.reader = ContentReader(edit, lines=lines, shorten=shorten, listener=listener)
         self._checks = checks
         self._signer: MessageSigner | None = None
         self.refusal: Reply | None = None

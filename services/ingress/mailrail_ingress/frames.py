@@ -12,10 +12,12 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message as Protobuf
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from mailrail.core.dsn.due import SenderAuthentication
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.parameters import NO_MAIL_PARAMETERS, BodyType, MailParameters, Return
 from mailrail.core.tlspolicy.decision import Requirement
 from mailrail.pb.queue.v1 import enqueue_pb2, types_pb2
+from mailrail_ingress.findings import findings_pb
 from mailrail_ingress.ports import ExpandedRecipient, Origin, Provenance, ReceivedMessage
 
 _BODY: Final = {
@@ -103,6 +105,14 @@ _DEFAULT: Final = Requirement.DEFAULT
 _REQUIREMENT: Final = {
     Requirement.REQUIRED: _key(types_pb2.Envelope, "tls_requirement") + _varint(types_pb2.TLS_REQUIREMENT_REQUIRED),
     Requirement.NO: _key(types_pb2.Envelope, "tls_requirement") + _varint(types_pb2.TLS_REQUIREMENT_NO),
+}
+_AUTHENTICATION: Final = _key(types_pb2.Envelope, "authentication")
+_SENDER: Final = {
+    SenderAuthentication.UNKNOWN: b"",
+    SenderAuthentication.YES: _key(types_pb2.Envelope, "sender_authentication")
+    + _varint(types_pb2.SENDER_AUTHENTICATION_YES),
+    SenderAuthentication.FORGED: _key(types_pb2.Envelope, "sender_authentication")
+    + _varint(types_pb2.SENDER_AUTHENTICATION_FORGED),
 }
 _SECONDS: Final = _key(Timestamp, "seconds")
 _NANOS: Final = _key(Timestamp, "nanos")
@@ -206,6 +216,9 @@ def commit_frame(message: ReceivedMessage, valid_until: int = 0) -> tuple[bytes,
         envelope += _UNDOTTED
     if message.requirement is not _DEFAULT:
         envelope += _REQUIREMENT[message.requirement]  # of the message, so each copy of an alias has it (RTLS-10)
+    envelope += _SENDER[message.sender_authentication]
+    if message.findings is not None:
+        envelope += _octets(_AUTHENTICATION, findings_pb(message.findings).SerializeToString())
     whole = int(message.received)
     received = _seconds(whole) + _NANOS + _varint(int((message.received - whole) * 1_000_000) * 1000)
     envelope += _octets(_RECEIVED, received)

@@ -4,6 +4,13 @@ from itertools import product
 
 from prometheus_client import Gauge
 
+from mailrail.core.arc.chain import ArcOutcome
+from mailrail.core.dkim.verify import DkimOutcome
+from mailrail.core.dmarc.disposition import DmarcAction
+from mailrail.core.dmarc.evaluate import DmarcResult
+from mailrail.core.message_authentication.iprev import IprevResult
+from mailrail.core.message_authentication.verdict import MessageVerdict
+from mailrail.core.spf.result import SpfResult
 from mailrail.kit.metrics import Level, SnapshotGauge, Spread, Tally
 
 _PROTOCOLS = ("mx", "submission", "submissions")
@@ -147,6 +154,50 @@ EVALUATIONS_DROPPED = Tally(
 HELD = Gauge("mailrail_ingress_held_bytes", "Octets of mail held for the queue, over all connections")
 QUEUE_STREAM = Gauge("mailrail_ingress_queue_stream_up", "1 while a stream to the queue is open, else 0")
 QUEUE_PENDING = Gauge("mailrail_ingress_queue_pending", "Commits sent to the queue and not answered yet")
+AUTHENTICATION = Tally(
+    "mailrail_ingress_authentication_results",
+    "Results of the checks who sent a stranger's message, by method and result, in the words of RFC 8601: iprev, spf ("
+    "of MAIL FROM), dkim (each signature; none without any), arc and dmarc (of the message)",
+    ["method", "result"],
+    known=[
+        *product(("iprev",), (each.value for each in IprevResult)),
+        *product(("spf",), (each.value for each in SpfResult)),
+        *product(("dkim",), ("none", *(each.value for each in DkimOutcome if each != "none"))),
+        *product(("arc",), (each.value for each in ArcOutcome)),
+        *product(("dmarc",), (each.value for each in DmarcResult)),
+    ],
+)
+AUTHENTICATED = Tally(
+    "mailrail_ingress_authenticated_messages",
+    "Messages for which it was asked who sent them, by what followed: accept, quarantine (into Junk), reject (5yz), "
+    "defer (4yz), busy (too many were being checked), error (a fault of ours; the log has it)",
+    ["action"],
+    known=product((*(each.value for each in DmarcAction), "busy", "error")),
+)
+AUTHENTICATION_SECONDS = Spread(
+    "mailrail_ingress_authentication_seconds",
+    "Seconds from the end of a message until the DNS had said who sent it",
+    buckets=(0.001, 0.01, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 40),
+)
+AUTHENTICATING = Gauge(
+    "mailrail_ingress_authentications_open",
+    "Messages for which the DNS is being asked who sent them; MAILRAIL_INGRESS_AUTHENTICATIONS is the limit",
+)
+
+
+def count_verdict(verdict: MessageVerdict, seconds: float) -> None:
+    """Count what was found about who sent a message."""
+    dmarc = verdict.dmarc.result
+    AUTHENTICATION.inc("iprev", verdict.iprev.result.value)
+    AUTHENTICATION.inc("spf", verdict.spf.result.value)
+    for each in verdict.evaluated_dkim:
+        AUTHENTICATION.inc("dkim", each.outcome.value)
+    if not verdict.dkim:
+        AUTHENTICATION.inc("dkim", "none")
+    AUTHENTICATION.inc("arc", verdict.arc.outcome.value)
+    AUTHENTICATION.inc("dmarc", dmarc.value if dmarc is not None else "none")
+    AUTHENTICATED.inc(verdict.action.value)
+    AUTHENTICATION_SECONDS.observe(seconds)
 
 
 class Mail:

@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Final, Protocol
 
-from mailrail.core.message_authentication.verdict import MessageVerdict
+from mailrail.core.dsn.due import SenderAuthentication
+from mailrail.core.message_authentication.content import HashedContent
+from mailrail.core.message_authentication.findings import AuthenticationFindings
+from mailrail.core.message_authentication.verdict import AuthenticationRules, ClientIdentity, MessageVerdict
 from mailrail.core.revision.revision import ObjectRef
 from mailrail.core.smtp.address import Address
 from mailrail.core.smtp.line_facts import UNKNOWN, LineFacts
@@ -75,6 +78,8 @@ class ReceivedMessage:
     size: int  # octets of prefix and body
     lines: LineFacts = UNKNOWN  # of the body alone
     requirement: Requirement = Requirement.DEFAULT  # what it demands of TLS on its way (RTLS-06)
+    sender_authentication: SenderAuthentication = SenderAuthentication.UNKNOWN  # whom a DSN may answer (DSN-26)
+    findings: AuthenticationFindings | None = None  # about who sent it
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,4 +191,25 @@ class EvaluationRecorder(Protocol):
 
     def record(self, verdict: MessageVerdict, recipients: Iterable[RecordedRecipients], *, refused: bool) -> None:
         """Take one that reached the end of its content. It never waits and never raises."""
+        ...
+
+
+class Authenticator(Protocol):
+    """Finds out who sent a message."""
+
+    def prepare_list(self) -> None:
+        """The list of public suffixes is going to be needed."""
+        ...
+
+    def authenticate(
+        self,
+        client: ClientIdentity,
+        content: HashedContent,
+        rules: AuthenticationRules,
+        done: Callable[[MessageVerdict | None], None],
+        *,
+        by_list: bool,
+    ) -> None:
+        """Call `done` once, with None where there is no room to check it now. `by_list`: go by a list of public
+        suffixes."""
         ...

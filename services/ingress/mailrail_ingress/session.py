@@ -12,8 +12,12 @@ from functools import partial
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final, get_args
 
+from mailrail.core.dmarc.disposition import DmarcAction
+from mailrail.core.dsn.due import SenderAuthentication
 from mailrail.core.limits import INLINE_LIMIT
 from mailrail.core.message.header import Received, with_keyword
+from mailrail.core.message_authentication.findings import findings_of
+from mailrail.core.message_authentication.verdict import ClientIdentity
 from mailrail.core.probe import SIZE_LIMIT, in_probe_domain
 from mailrail.core.route.decision import RoutingFacts
 from mailrail.core.route.recipients import (
@@ -47,10 +51,20 @@ from mailrail.core.tlspolicy.decision import Requirement
 from mailrail_ingress import metrics
 from mailrail_ingress.active_config import QUEUE_AWAY, ActiveConfig, ListenerConfig, MessageOrigin
 from mailrail_ingress.authentication import Authentication
+from mailrail_ingress.checks import authentication
 from mailrail_ingress.checks.content import ContentChecks
-from mailrail_ingress.checks.verdicts import CheckedMessage
+from mailrail_ingress.checks.verdicts import CheckedMessage, SenderEvidence
 from mailrail_ingress.content import IncomingContent, has_capacity
-from mailrail_ingress.ports import NO_ROOM, CommitAnswer, DomainFacts, Origin, Provenance, ReceivedMessage, Wire
+from mailrail_ingress.ports import (
+    NO_ROOM,
+    CommitAnswer,
+    DomainFacts,
+    Origin,
+    Provenance,
+    ReceivedMessage,
+    RecordedRecipients,
+    Wire,
+)
 from mailrail_ingress.recipients import AcceptedRecipient, recipients_of
 from mailrail_ingress.session_facts import SessionFacts
 from mailrail_ingress.transaction import MailTransaction
@@ -68,6 +82,8 @@ _SENDER_FACTS: Final = {
 }
 NOT_OF_A_PROBE: Final = Reply.of(550, "5.1.1", "a probe goes to its own address alone")
 NULL_MX_RECIPIENT: Final = Reply.of(556, "5.1.10", "the recipient's domain accepts no mail (null MX)")
+JUNK: Final = "Junk"
+"""The built-in mailbox for what is quarantined (RFC 6154 2)."""
 _MX: Final = Origin.MX
 _DEFAULT: Final = Requirement.DEFAULT
 _REQUIRED: Final = Requirement.REQUIRED
@@ -379,6 +395,7 @@ class SmtpSession:
                 binary,
                 signers=facts.config.signers if facts.account is not None else None,
                 requirement=_REQUIRED if transaction.parameters.require_tls else _DEFAULT,
+                evidence=self._evidence(transaction),
             )
         )
         transaction.content = IncomingContent(
@@ -391,6 +408,29 @@ class SmtpSession:
             shorten=facts.account is not None,
         )
         self._protocol.accept()
+
+    def _evidence(self, transaction: MailTransaction) -> SenderEvidence | None:
+        """By what it is judged who sent the message; None: nobody asks.
+
+        SPF-17: whoever logs in is known, and so is a probe. This machine's own programs, and a proxy on it that hides
+        its clients, come from the loopback; where it tells the real client, that one is asked about.
+        """
+        facts, authenticator = self._facts, self._active_config.authenticator
+        config = facts.config
+        if (
+            authenticator is None
+            or config.origin is not _MX
+            or config.listener.accept_any_recipient
+            or facts.account is not None
+            or transaction.probe
+            or facts.client.is_loopback
+        ):
+            return None
+        rules = config.sender_checks.rules_for(transaction.recipients)
+        if rules is None:
+            return None
+        client = ClientIdentity(facts.client, self._protocol.hello or "", transaction.sender)
+        return SenderEvidence(authenticator, client, rules, config.sender_checks.by_list)
 
     def _on_content(self, event: Content) -> None:
         transaction = self._transaction
@@ -423,6 +463,7 @@ class SmtpSession:
             return  # the client has left, and the content is dropped
         if checks.refusal is not None:
             content.refuse(checks.refusal)
+        self._record(transaction, checks, refused=content.refusal is not None)
         if content.refusal is not None:
             self._finish_refused(transaction, content.refusal)
         else:
@@ -431,16 +472,28 @@ class SmtpSession:
             self._active_config.queue.commit(message, partial(self._on_answer, transaction, message))
         self._wire.pump()
 
+    def _record(self, transaction: MailTransaction, checks: ContentChecks, *, refused: bool) -> None:
+        """Tell what DMARC said of the message, for reports: also of one that is refused (DMRC-17b, SPF-14b)."""
+        verdict, recorder = checks.message.verdict, self._active_config.evaluations
+        if verdict is None or recorder is None:
+            return
+        directory = self._facts.config.directory
+        domains = dict.fromkeys(one.address.domain for one in transaction.recipients)
+        ours = [RecordedRecipients(domain) for domain in domains if directory.is_ours(domain)]
+        recorder.record(verdict, ours, refused=refused)
+
     def _finish_refused(self, transaction: MailTransaction, reply: Reply) -> None:
         self._replace_transaction(None)
         self._count(transaction, "refused" if reply.permanent else "deferred")
         check = transaction.checks.refused_by if transaction.checks is not None else ""
+        verdict = transaction.checks.message.verdict if transaction.checks is not None else None
         self._facts.log(
             "message refused",
             id=transaction.name,
             sender=str(transaction.sender or ""),
             reply=str(reply),
             **({"check": check} if check else {}),
+            **({} if verdict is None else authentication.told(verdict)),
         )
         self._protocol.finish(reply)
 
@@ -497,6 +550,13 @@ class SmtpSession:
             smtputf8=parameters.smtputf8, require_tls=parameters.require_tls, probe=transaction.probe
         )
         recipients = recipients_of(transaction.recipients)
+        verdict, sender = checks.message.verdict, SenderAuthentication.UNKNOWN
+        if verdict is not None and checks.enforces:
+            sender = verdict.sender
+            if verdict.action is DmarcAction.QUARANTINE:
+                for recipient in recipients:
+                    if recipient.account is not None:
+                        recipient.mailbox = JUNK
         for_one = recipients[0].rcpt_to if len(transaction.recipients) == 1 else None
         prefix = checks.added + origin.received.field(transaction.name, for_one, transaction.ended)
         if reader.needs_separator:
@@ -517,6 +577,8 @@ class SmtpSession:
             len(prefix) + reader.size,
             lines,
             checks.message.requirement,
+            sender,
+            findings_of(verdict) if verdict is not None else None,
         )
 
     def _trusted_auth(self, auth: str | None) -> str | None:
@@ -548,6 +610,7 @@ class SmtpSession:
             if message.requirement is not _DEFAULT:
                 metrics.TLS_REQUIREMENTS.inc(config.label, message.requirement.value)
         if active_config.log_messages and not probe:
+            verdict = transaction.checks.message.verdict if transaction.checks is not None else None
             self._facts.log(
                 "message accepted" if refusal is None else "message refused",
                 id=transaction.name,
@@ -558,6 +621,7 @@ class SmtpSession:
                 heard=heard,
                 **({} if message.requirement is _DEFAULT else {"tls_requirement": message.requirement.value}),
                 **({} if refusal is None else {"reply": str(refusal)}),
+                **({} if verdict is None else authentication.told(verdict)),
             )
         if heard:
             self._replace_transaction(None)

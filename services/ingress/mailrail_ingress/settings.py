@@ -30,9 +30,17 @@ class IngressSettings(ServiceSettings):
     """LISTENER=REAL pairs: a listener on the first port is opened on the second, so that a gateway may say 25 where the
     process may not open it; other ports are what they are."""
     resolver: str = ""
-    """HOST:PORT of the DNS server that sender domains are looked up at, or `system`; empty: they are not looked up."""
+    """HOST:PORT of the DNS server that sender domains are looked up at, or `system`; empty: they are not looked up. Who
+    sent a message is asked there, too; where it is empty, of the system's name servers."""
     dns_timeout: float = 5.0
-    """Seconds for all queries about one sender domain together; past them the sender is asked to come back (451)."""
+    """Seconds for all queries about one sender domain together; past them the sender is asked to come back (451). And
+    for each question about who sent a message, of which an unanswered one refuses nothing by itself."""
+    authentications: int = 1000
+    """Messages at a time for which the DNS is asked who sent them, 40 s each at most; one client has a tenth of these.
+    Further ones are answered 451 4.3.2. Their bodies count as `held_octets`."""
+    lookups: int = 500
+    """Questions to the DNS at a time about who sent messages; each takes a socket or two. Half of them are for names
+    that have answered before."""
     answer_timeout: float = 240.0
     """Seconds that a message which is whole waits for the queue's answer; it is stored within them or not at all. Then
     451, or before, as soon as a queue says that it never will be (ACC-04). Postgres may take minutes to fail over; RFC

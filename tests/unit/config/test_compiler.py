@@ -555,7 +555,7 @@ def test_a_gateway_says_what_is_done_about_who_sent_a_message(said: Content, com
 
 
 @pytest.mark.parametrize(("said", "compiled"), [("TreeWalk", SuffixMode.WALK), ("PublicSuffixList", SuffixMode.LIST)])
-def test_a_gateway_chooses_how_an_organization_is_found(said: str, compiled: SuffixMode) -> None:
+def test_a_gateway_chooses_how_an_organization_is_found_DMRC_20b(said: str, compiled: SuffixMode) -> None:
     [made] = build([gateway(authentication={"discoveryMethod": said}), *basics()[1:]]).revision.gateways
     assert made.authentication.suffixes is compiled
 

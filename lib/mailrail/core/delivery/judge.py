@@ -14,6 +14,7 @@ from mailrail.core.smtp.reply import EnhancedCode
 
 EXPIRED = EnhancedCode(4, 4, 7)
 """Delivery time expired (RFC 3463 3.5); final with class 4, as RFC 3464 2.3.4 allows (DSN-17)."""
+_FORGED = int(SenderAuthentication.FORGED)
 INTERRUPTIONS_FORGIVEN = 10
 """Interrupted attempts of a recipient that do not count (LSE-04); those beyond do."""
 
@@ -50,7 +51,8 @@ class Judgement:
     will_retry_until: float | None = None
     """With `DsnKind.DELAYED`: the time of the last attempt to come."""
     tell_postmaster: bool = False
-    """A failed message with null sender: no mail is made, a copy goes to the postmaster's mailbox (DSN-10, DSN-24)."""
+    """A failed message with a null sender, or a forged one: no mail is made, a copy goes to the postmaster's mailbox
+    (DSN-10, DSN-24, DSN-26b)."""
 
     @property
     def final(self) -> bool:
@@ -81,7 +83,9 @@ def judge(verdict: Verdict, standing: Standing, schedule: RetrySchedule, *, now:
     if last:
         status = verdict.status if verdict.outcome is Outcome.FAILED else EXPIRED
         dsn = DsnKind.FAILED if is_due(DsnKind.FAILED) else None
-        return Judgement(Outcome.FAILED, status, None, dsn, tell_postmaster=standing.null_sender)
+        # DSN-26b: nor may a forged sender be answered.
+        unanswerable = standing.null_sender or standing.sender_authentication == _FORGED
+        return Judgement(Outcome.FAILED, status, None, dsn, tell_postmaster=unanswerable)
     delayed = (
         not standing.delayed_dsn_decided
         and not standing.quiet

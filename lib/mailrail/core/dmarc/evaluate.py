@@ -240,11 +240,11 @@ def _lack(check: IdentifierCheck) -> str:
 
 
 def _in_trouble(author: str, method: Discovery, trouble: RecordAt) -> DmarcVerdict:
-    """DMRC-13a."""
+    """DMRC-13a; DMRC-13b: an error that lasts has a result of its own, and its policy is applied no more."""
     name = record_name(trouble.domain)
     return DmarcVerdict(
         author,
-        DmarcResult.TEMPERROR,
+        DmarcResult.PERMERROR if trouble.permanent else DmarcResult.TEMPERROR,
         f"the DNS did not answer about {name}: {clean(trouble.trouble or '', _TEXT)}",
         f"Whoever runs the DNS of {trouble.domain}: see that its servers answer for {name}.",
         method,

@@ -23,6 +23,8 @@ class RecordAt:
     """The single valid one."""
     trouble: str | None = None
     """What went wrong, in words; None: the DNS answered."""
+    permanent: bool = False
+    """Of trouble: to ask again would not help."""
 
 
 def ask(question: DnsQuestion) -> Asking[LookupAnswer]:
@@ -37,7 +39,7 @@ def record_at(domain: str) -> Asking[RecordAt]:
     """What is published at one domain (DMRC-02)."""
     answer = yield from ask(DnsQuestion(record_name(domain), "TXT"))
     if answer.outcome is DnsOutcome.TROUBLE:
-        return RecordAt(domain, None, answer.text or "the DNS did not answer")
+        return RecordAt(domain, None, answer.text or "the DNS did not answer", answer.permanent)
     return RecordAt(domain, read_records(answer.texts))
 
 

@@ -36,6 +36,8 @@ _FROM_FIELD: Final = re.compile(rb"From[ \t]*:")
 
 Edit = Callable[[Header], bytes | None]
 """What to keep as header block (fields with their line ends), or None: the message is refused."""
+Listener = Callable[[], Callable[[bytes], None] | None]
+"""Asked once the header was edited: who is to see the body as it came, piece by piece; None: nobody."""
 
 
 class ContentFault(Enum):
@@ -55,10 +57,12 @@ class ContentReader:
         "_encoder",
         "_held",
         "_line",
+        "_listener",
         "_pending",
         "_pending_size",
         "_rewritten",
         "_searched",
+        "_see",
         "_shorten",
         "_stopped",
         "_target",
@@ -70,8 +74,12 @@ class ContentReader:
         "size",
     )
 
-    def __init__(self, edit: Edit, *, lines: bool = True, shorten: bool = False) -> None:
+    def __init__(
+        self, edit: Edit, *, lines: bool = True, shorten: bool = False, listener: Listener | None = None
+    ) -> None:
         """`lines` false: the body is binary and has none (RFC 3030 3). `shorten`: see the head of the module."""
+        self._listener = listener
+        self._see: Callable[[bytes], None] | None = None
         self._edit = edit
         self._line = 0 if lines else -1  # octets so far of the line that the last piece ended in
         self._shorten = shorten and lines
@@ -117,6 +125,7 @@ class ContentReader:
     def drop(self) -> None:
         """Nothing more is fed: forget what is held back."""
         self._stopped = True
+        self._see = None
         self._held = self._pending = self._encoder = None
 
     def feed(self, data: bytes) -> bytes:
@@ -132,6 +141,8 @@ class ContentReader:
             return b""
         held = self._held
         if held is None:
+            if self._see is not None:
+                self._see(data)
             return self._pass(data)
         if not held and 0 <= header_end(data) <= HEADER_LIMIT:
             return self._open(data)  # as with nearly every message, whose first piece brings the whole header
@@ -204,6 +215,10 @@ class ContentReader:
             self._stop(None)
             return b""
         at = len(header.block)
+        if self._listener is not None:
+            self._see = self._listener()
+            if self._see is not None:
+                self._see(content[at + 2 if content.startswith(b"\r\n", at) else at :])
         # A line that is no field ends the header, here and for everybody after us: fields below it were not judged, and
         # a more lenient reader must not find an author or results among them.
         separator = b"\r\n" if at < len(content) and not content.startswith(b"\r\n", at) else b""

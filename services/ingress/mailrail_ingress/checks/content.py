@@ -12,7 +12,7 @@ from typing import Final
 from mailrail.core.message.content_reader import ContentFault
 from mailrail.core.message.header import Field, Header, subject
 from mailrail.core.smtp.reply import Reply
-from mailrail_ingress.checks import header, limits, signing
+from mailrail_ingress.checks import authentication, header, limits, signing
 from mailrail_ingress.checks.verdicts import CheckedMessage, Edit, Pending, Refuse, Verdict
 
 
@@ -59,7 +59,9 @@ CHECKS: Final = (
     Check("message-id", Moment.HEADER, Whose.ALL, header.add_message_id),
     Check("qualified-addresses", Moment.HEADER, Whose.ACCOUNTS, header.qualify_addresses),
     Check("signer", Moment.HEADER, Whose.ACCOUNTS, signing.choose_signer),
-    # SPF, DKIM, ARC, DMARC and filters come here, at the end of the content.
+    Check("signatures", Moment.HEADER, Whose.STRANGERS, authentication.find_signatures),
+    Check("authentication", Moment.END, Whose.STRANGERS, authentication.judge),
+    # Filters come here, at the end of the content.
     Check("signature", Moment.END, Whose.ACCOUNTS, signing.sign),
 )
 """Every check, in order."""
@@ -83,6 +85,12 @@ class ContentChecks:
         """The name of the check that refused the message."""
         self.added: bytes = b""
         """Fields to put above the header."""
+
+    @property
+    def enforces(self) -> bool:
+        """Whether it matters who sent the message, beyond what is written into it."""
+        evidence = self.message.evidence
+        return evidence is not None and evidence.rules.enforcement.enforce
 
     def judge_fault(self, fault: ContentFault) -> None:
         """Refuse a message whose content has a fault."""
@@ -116,6 +124,13 @@ class ContentChecks:
         if added and block and not block.endswith(b"\n"):
             block += b"\r\n"  # BDAT may end inside a line
         return block + added
+
+    def body_listener(self) -> Callable[[bytes], None] | None:
+        """Who is to see the body as it came, once the header was judged."""
+        evidence = self.message.evidence
+        if evidence is None or evidence.hasher is None or not evidence.hasher.wants_body:
+            return None
+        return evidence.hasher.feed
 
     def judge_end(self, done: Callable[[], None]) -> None:
         """Judge the whole message; `done` is called once, at once unless a check takes its time."""

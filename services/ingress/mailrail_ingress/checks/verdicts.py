@@ -8,14 +8,30 @@ from mailrail.core.dkim.sign import MessageSigner
 from mailrail.core.dkim.signers import Signers
 from mailrail.core.message.content_reader import ContentFault
 from mailrail.core.message.header import Field, Header
+from mailrail.core.message_authentication.content import ContentHasher
+from mailrail.core.message_authentication.verdict import AuthenticationRules, ClientIdentity, MessageVerdict
 from mailrail.core.revision.revision import Account
 from mailrail.core.route.recipients import Directory
 from mailrail.core.smtp.address import Address
 from mailrail.core.smtp.reply import Reply
 from mailrail.core.tlspolicy.decision import Requirement
+from mailrail_ingress.ports import Authenticator
 from mailrail_ingress.recipients import AcceptedRecipient
 
 _NO_HEADER: Final = Header(b"")
+
+
+@dataclass(slots=True)
+class SenderEvidence:
+    """By what it is judged who sent a message."""
+
+    authenticator: Authenticator
+    client: ClientIdentity
+    rules: AuthenticationRules
+    by_list: bool
+    """A list of public suffixes takes the place of the tree walk."""
+    hasher: ContentHasher | None = None
+    """Of its content, from the header on."""
 
 
 @dataclass(slots=True)
@@ -51,6 +67,10 @@ class CheckedMessage:
     """Who signs this message; None: nobody."""
     requirement: Requirement = Requirement.DEFAULT
     """What it demands of TLS on its way: from MAIL, or from its header."""
+    evidence: SenderEvidence | None = None
+    """None: nobody asks who sent it."""
+    verdict: MessageVerdict | None = None
+    """What was found about that."""
 
 
 @dataclass(frozen=True, slots=True)
