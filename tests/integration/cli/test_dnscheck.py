@@ -43,7 +43,12 @@ LEAF = issue("mx", HOST)
 OTHER = issue("mx", HOST)
 POLICY = "version: STSv1\r\nmode: enforce\r\nmx: mx.example.org\r\nmax_age: 604800\r\n"
 GATEWAY = Gateway(ObjectRef("MailGateway", "mail", "mx"), HOST, (), ObjectRef("MailAccount", "mail", "postmaster"))
-KEY = DkimKey("s1", "ed25519-sha256", SecretRef("mail", "dkim", "private.pem", "d", "k"))
+KEY = DkimKey(
+    "s1",
+    "ed25519-sha256",
+    SecretRef("mail", "dkim", "private.pem", "d", "k"),
+    record="v=DKIM1; k=ed25519; p=QUJD",
+)
 OURS = Domain(
     ObjectRef("MailDomain", "mail", "org"),
     DOMAIN,
