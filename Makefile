@@ -65,10 +65,11 @@ test-cluster: $(STAMP) ## run the tests that need Kubernetes: KUBECONFIG names a
 	@MAILRAIL_TEST_CLUSTER=1 $(BIN)/python -m pytest tests/cluster -rfE $(ARGS)
 
 .PHONY: check
-check: $(STAMP) ## ruff, mypy --strict, import contracts, buf lint, generated files, rules, citations, released contract, changelog, subjects, names of tests
+check: $(STAMP) ## ruff, mypy --strict, what Windows lacks, import contracts, buf lint, generated files, rules, citations, released contract, changelog, subjects, names of tests
 	@echo "ruff check";          $(BIN)/ruff check .
 	@echo "ruff format --check"; $(BIN)/ruff format --check .
 	@echo "mypy --strict";       $(BIN)/mypy $(TYPED)
+	@echo "portable";            $(BIN)/python scripts/check_portable.py
 	@echo "lint-imports";        $(BIN)/lint-imports
 	@echo "buf lint";            $(BIN)/buf lint
 	@echo "generated files";     $(BIN)/python scripts/check_generated.py

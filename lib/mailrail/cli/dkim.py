@@ -25,6 +25,7 @@ from mailrail.core.dkim.signature import KeyName, read_key_name
 from mailrail.core.dkim.tags import TagError
 from mailrail.core.dkim.zone import RecordToPublish, to_publish
 from mailrail.core.resources.base import ObjectName
+from mailrail.kit.files import remove
 
 app = typer.Typer(no_args_is_help=True, help="Make DKIM keys for any signer, and check their records in the DNS.")
 
@@ -230,7 +231,7 @@ def _write(files: Sequence[tuple[Path, bytes]]) -> None:
     except OSError as error:
         for each in written:
             with contextlib.suppress(OSError):
-                each.unlink()
+                remove(each)
         if isinstance(error, FileExistsError):
             output.stop(f"{path} is there already: give another --selector or --folder; nothing was written")
         output.stop(f"{path} cannot be written: {error.strerror or error}; nothing was written")

@@ -89,7 +89,7 @@ def _print_decision(
 def _print_rules(found: admin_pb2.ExplainResponse) -> None:
     output.table(
         ("", "LEVEL", "RULE", "REASON"),
-        (("→" if r.matched else " ", r.level, a.rule(r) or r.rule, r.reason) for r in found.tried),
+        ((output.arrow() if r.matched else " ", r.level, a.rule(r) or r.rule, r.reason) for r in found.tried),
         none="",
         prose=1,
     )

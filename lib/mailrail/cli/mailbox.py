@@ -12,6 +12,7 @@ import typer
 from mailrail.cli import arguments as a
 from mailrail.cli import output
 from mailrail.cli.connection import TIMEOUT, ask, pages
+from mailrail.kit.files import write_whole
 from mailrail.pb.queue.v1 import mailbox_pb2, mailbox_pb2_grpc
 
 app = typer.Typer(no_args_is_help=True, help="Read the built-in mailboxes.")
@@ -115,7 +116,7 @@ def read(
 
     known, content = ask("queue", question)
     if raw:
-        sys.stdout.buffer.write(content)
+        write_whole(sys.stdout.buffer, content)
         sys.stdout.buffer.flush()
         return
     message = email.message_from_bytes(content, policy=email.policy.default)

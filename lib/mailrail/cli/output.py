@@ -142,6 +142,15 @@ def terminal_width() -> int | None:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
+def arrow() -> str:
+    """What points at a row: one column wide, also where the encoding of the output has no arrow."""
+    try:
+        "→".encode(sys.stdout.encoding or "ascii")
+    except (UnicodeError, LookupError):
+        return ">"
+    return "→"
+
+
 def print_json(value: Any) -> None:
     """JSON for programs: messages of the API as objects, names in snake_case, times in ISO 8601, ids as text."""
     # Where the encoding may lack a character, JSON's own escapes stand for all of them.

@@ -13,6 +13,7 @@ from mailrail.cli import arguments as a
 from mailrail.cli import output
 from mailrail.cli.connection import TIMEOUT, ask, pages
 from mailrail.cli.findings import print_findings
+from mailrail.kit.files import write_whole
 from mailrail.pb.queue.v1 import admin_pb2, admin_pb2_grpc, types_pb2
 
 app = typer.Typer(no_args_is_help=True, help="Show and change what is in the queue.")
@@ -383,7 +384,7 @@ def content(
         stub = admin_service(channel)
         request = admin_pb2.GetContentRequest(message_id=await _message_of(stub, message))
         async for part in stub.GetContent(request):
-            sys.stdout.buffer.write(part.data)
+            write_whole(sys.stdout.buffer, part.data)
         sys.stdout.buffer.flush()
 
     ask(SERVICE, question)

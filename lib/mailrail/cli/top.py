@@ -157,7 +157,7 @@ async def _ending() -> AsyncIterator["asyncio.Future[None]"]:
 @contextlib.contextmanager
 def _keys(loop: asyncio.AbstractEventLoop, typed: Callable[[bytes], None]) -> Iterator[None]:
     """Tell each key as it is pressed, and do not show it."""
-    if not sys.stdin.isatty():
+    if sys.platform == "win32" or not sys.stdin.isatty():  # there _poll_keys
         yield
         return
     import termios

@@ -31,6 +31,7 @@ from mailrail.core.revision.revision import (
 )
 from mailrail.core.revision.sealing import CannotOpen, Keyring
 from mailrail.kit import log, metrics, rpc
+from mailrail.kit.files import replace
 from mailrail.kit.settings import BadSettings, ServiceSettings
 from mailrail.pb.config.v1 import config_pb2, config_pb2_grpc
 
@@ -154,7 +155,7 @@ class ConfigClient:
                 sealed = {value.path: value.sealed for value in message.sealed}
                 await self._take(message.revision, message.checksum, message.body, sealed)
                 if self.current is not None and self.current.number == message.revision:
-                    self._store(message)
+                    await asyncio.to_thread(self._store, message)  # it may have to wait for a reader
 
     async def _take(self, number: int, digest: str, body: bytes, sealed: Mapping[str, bytes]) -> None:
         try:
@@ -252,7 +253,7 @@ class ConfigClient:
             file.parent.mkdir(parents=True, exist_ok=True)
             fresh = file.with_suffix(f".{hashlib.sha256(self._settings.node_id.encode()).hexdigest()[:8]}")
             fresh.write_bytes(data)
-            fresh.replace(file)  # closed before it is renamed
+            replace(fresh, file)  # closed before it is renamed
         except OSError as error:
             self._log.warning("cannot store the last good configuration", file=str(file), error=str(error))
 

@@ -7,12 +7,17 @@ from mailrail.kit import log
 
 OTHERS: Final = 100
 """Files besides connections: listening sockets, gRPC, the event loop, libraries."""
+_SELECT: Final = 512
+"""Sockets that select() of Python takes on Windows, where our event loop stands on it (kit/run.py). One more ends the
+loop."""
+WAY_OUT: Final = "lower" if sys.platform == "win32" else "raise nofile, or lower"
+"""What to do about a limit that is too low for a setting, whose name follows."""
 
 
 def raise_limit() -> int:
     """Raise the limit of open files as far as the system lets us; returns it."""
-    if sys.platform == "win32":  # which has no such limit
-        return sys.maxsize
+    if sys.platform == "win32":
+        return _SELECT
     import resource  # not for Windows
 
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -25,3 +30,8 @@ def raise_limit() -> int:
             log.get_logger().info("raised the limit of open files", before=soft, limit=hard)
             soft = hard
     return sys.maxsize if soft == resource.RLIM_INFINITY else soft
+
+
+def connections_in(limit: int) -> int:
+    """How many of so many files may be connections."""
+    return max(1, limit - OTHERS)

@@ -218,7 +218,7 @@ class DnsResolver:
         else:
             try:
                 self._resolver = dns.asyncresolver.Resolver()
-            except dns.resolver.NoResolverConfiguration:
+            except (dns.resolver.NoResolverConfiguration, OSError):  # OSError: a registry of Windows without its part
                 self._resolver = None
         if self._resolver is not None:
             self._resolver.lifetime = timeout

@@ -26,9 +26,9 @@ if sys.platform != "win32":  # it is not made for Windows
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
     """uvloop where it exists; on Windows the selector loop, since async psycopg refuses Proactor."""
-    if sys.platform == "win32":
-        return asyncio.SelectorEventLoop()
-    return uvloop.new_event_loop()
+    if sys.platform != "win32":
+        return uvloop.new_event_loop()
+    return asyncio.SelectorEventLoop()
 
 
 _CANCEL_AGAIN = 5.0  # seconds; what winds down takes less

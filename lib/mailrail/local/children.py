@@ -182,7 +182,7 @@ class Child:
         while chunk := read(_LINE_LIMIT):
             *lines, rest = (rest + chunk).split(b"\n")
             if lines:
-                self._output(self.name, lines)
+                self._output(self.name, [line.removesuffix(b"\r") for line in lines])
             if len(rest) > _LINE_LIMIT:
                 self._output(self.name, [rest])
                 rest = b""

@@ -27,6 +27,9 @@ LOCAL_TLS: Final = "local-tls"
 
 Stamp = tuple[int, int, int]
 Snapshot = dict[str, Stamp]
+_ABSENT: Final[Stamp] = (0, 0, 0)
+_CLOSED: Final[Stamp] = (0, 0, -1)
+"""Of a file that could not be read at the last reading, and still cannot be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,14 @@ def _stamp(path: str | Path) -> Stamp | None:
     return status.st_mtime_ns, status.st_size, status.st_ino
 
 
+def _readable(path: Path) -> bool:
+    try:
+        _content(path, 0)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 class Folder:
     """One folder of documents (or one file). Keeps parsed documents, so that a change costs what changed."""
 
@@ -73,6 +84,7 @@ class Folder:
         self._watched = watched
         self._certificate = (certificate, certificate_key)
         self._ca_files: frozenset[str] = frozenset()
+        self._closed: frozenset[str] = frozenset()
         self._cache: Cache = {}
 
     def exists(self) -> bool:
@@ -83,14 +95,21 @@ class Folder:
             return False
 
     def snapshot(self) -> Snapshot:
-        """Time, size and identity of every file that counts; two equal snapshots mean that nothing changed."""
+        """Time, size and identity of every file that counts; two equal snapshots mean that nothing changed.
+
+        A file that could not be read has another stamp once it can be: an editor that lets go of it, and a chmod,
+        change nothing else.
+        """
         found: Snapshot = {}
         for file in self._files():
-            found[file.path] = _stamp(file.path) or (0, 0, 0)
+            found[file.path] = _stamp(file.path) or _ABSENT
         extra = [self.path.parent / c if self.path.is_file() else self.path / c for c in self._ca_files]
         beside = sorted(self._watched.iterdir()) if self._watched is not None and self._watched.is_dir() else []
         for path in (*extra, *beside, *(p for p in self._certificate if p is not None)):
-            found[str(path)] = _stamp(path) or (0, 0, 0)
+            found[str(path)] = _stamp(path) or _ABSENT
+        for name in self._closed & found.keys():
+            if not _readable(Path(name)):
+                found[name] = _CLOSED
         return found
 
     def _files(self, unlisted: list[Unreadable] | None = None) -> Iterator[_File]:
@@ -136,35 +155,41 @@ class Folder:
         fresh: Cache = {}
         loaded: list[Loaded] = []
         unlisted: list[Unreadable] = []
+        closed: set[str] = set()
         for file in self._files(unlisted):
-            loaded.append(self._load(file, fresh))
+            loaded.append(self._load(file, fresh, closed))
         self._cache = fresh
         documents = tuple(d for one in loaded for d in one.documents)
         unreadable = (*(u for one in loaded for u in one.unreadable), *unlisted)
         self._ca_files = frozenset(_ca_files(documents))
-        files = {name: content for name in sorted(self._ca_files) if (content := self._ca_file(name)) is not None}
-        secret = self._local_tls()
+        files = {
+            name: content for name in sorted(self._ca_files) if (content := self._ca_file(name, closed)) is not None
+        }
+        secret = self._local_tls(closed)
+        self._closed = frozenset(closed)
         everything = (*documents, *((secret,) if secret is not None else ()))
         return Sources(everything, unreadable, files=files, now=int(time.time()))
 
-    def _load(self, file: _File, fresh: Cache) -> Loaded:
+    def _load(self, file: _File, fresh: Cache, closed: set[str]) -> Loaded:
         try:
             content = _content(Path(file.path), FILE_LIMIT)
         except OSError as error:
+            closed.add(file.path)
             reason = f"the file cannot be read: {error.strerror or error}"
             return Loaded(file.origin, (), (Unreadable(SourceLocation(file.origin, 1), reason),))
         one: Cache = _Both(self._cache, fresh)
         return load(content, file.origin, one)
 
-    def _ca_file(self, name: str) -> bytes | None:
+    def _ca_file(self, name: str, closed: set[str]) -> bytes | None:
         base = self.path.parent if self.path.is_file() else self.path
         try:
             content = _content(base / name, CA_FILE_LIMIT)
         except (OSError, ValueError):  # ValueError: a NUL in the name
+            closed.add(str(base / name))
             return None
         return content if len(content) <= CA_FILE_LIMIT else None
 
-    def _local_tls(self) -> Document | None:
+    def _local_tls(self, closed: set[str]) -> Document | None:
         """The certificate that local mode made, as a Secret like any other."""
         certificate, key = self._certificate
         if certificate is None or key is None:
@@ -172,6 +197,7 @@ class Folder:
         try:
             data = {"tls.crt": certificate.read_text("ascii"), "tls.key": key.read_text("ascii")}
         except (OSError, ValueError):
+            closed.update((str(certificate), str(key)))
             return None
         return Document(
             {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": LOCAL_TLS}, "stringData": data},

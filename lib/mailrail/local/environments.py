@@ -1,12 +1,17 @@
 """The settings that each child is started with."""
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from mailrail.local.options import POLICIES, SMTP, WATCHER, LocalOptions
 from mailrail.local.pki import Pki
+
+_FEW_SOCKETS: Final = {"connections": "250", "lookups": "50"}
+"""What a process on Windows has room for (kit/open_files.py)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,7 @@ class Environments:
                     "resolver": options.resolver or "",
                     "resolver_trust_ad": str(options.trust_ad).lower(),
                     "own_mx": options.address(SMTP),
+                    **(_FEW_SOCKETS if sys.platform == "win32" else {}),
                 }
             case _:
                 return {

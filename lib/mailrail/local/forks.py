@@ -101,6 +101,8 @@ class _Fork(Process):
     @classmethod
     def made(cls, module: str, modules: Mapping[str, Sequence[str]]) -> "_Fork":
         """Fork it. Raises OSError."""
+        if sys.platform == "win32":
+            raise OSError("Windows has no fork")
         stdin, leash = os.pipe()
         output, stdout = os.pipe()
         try:
@@ -137,7 +139,7 @@ class _Fork(Process):
         """The exit status, None while it runs."""
         if self._lock.acquire(blocking=False):  # else somebody waits for its end, which has not come
             try:
-                self._look(os.WNOHANG)
+                self._look(wait=False)
             finally:
                 self._lock.release()
         return self._status
@@ -145,14 +147,14 @@ class _Fork(Process):
     def wait(self) -> int:
         """The exit status, once it has ended; negative = the signal."""
         with self._lock:
-            self._look(0)
+            self._look(wait=True)
             assert self._status is not None
             return self._status
 
-    def _look(self, how: int) -> None:
-        if self._status is None:
+    def _look(self, *, wait: bool) -> None:
+        if sys.platform != "win32" and self._status is None:
             try:
-                pid, status = os.waitpid(self.pid, how)
+                pid, status = os.waitpid(self.pid, 0 if wait else os.WNOHANG)
             except ChildProcessError:  # SIGCHLD is ignored, so the kernel kept no status; Popen says 0, too
                 pid, status = self.pid, 0
             if pid:
@@ -160,7 +162,7 @@ class _Fork(Process):
 
     def kill(self) -> None:
         """End it at once."""
-        if self.poll() is None:
+        if sys.platform != "win32" and self.poll() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGKILL)
 
@@ -220,7 +222,8 @@ def _let_go(stdin: int, stdout: int) -> None:
     for one in signal.valid_signals():
         if callable(signal.getsignal(one)):
             signal.signal(one, signal.default_int_handler if one == signal.SIGINT else signal.SIG_DFL)
-    os.setsid()  # a Ctrl-C at the terminal reaches the supervisor alone, which decides
+    if sys.platform != "win32":
+        os.setsid()  # a Ctrl-C at the terminal reaches the supervisor alone, which decides
     atexit._clear()
     for number, target in ((stdin, 0), (stdout, 1), (stdout, 2)):
         os.dup2(number, target)

@@ -7,6 +7,7 @@ is the leash: when it ends, by a close or by the death of its holder, the progra
 guard's exit code is the program's; a program killed by signal N gives 128 + N.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -49,11 +50,18 @@ def main() -> int:
         _leash()
         if process.poll() is not None:
             return
+        deadline = time.monotonic() + specification["grace"]
         if specification["stop"] is not None:
-            subprocess.run(specification["stop"], check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+            with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+                subprocess.run(
+                    specification["stop"],
+                    check=False,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    timeout=specification["grace"],
+                )
         else:
             process.send_signal(signal.SIGINT)
-        deadline = time.monotonic() + specification["grace"]
         while process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         if process.poll() is None:

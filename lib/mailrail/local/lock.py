@@ -40,7 +40,7 @@ class FileLock:
                 raise LockHeld(self.path, _holder(note))
             time.sleep(0.05)
         self._fd = fd
-        with os.fdopen(os.open(note, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        with os.fdopen(os.open(note, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="ascii") as file:
             file.write(f"{os.getpid()}\n")
         return self
 
@@ -62,7 +62,7 @@ class FileLock:
 
 def _holder(note: Path) -> str:
     try:
-        return f"process {int(note.read_text())}"
+        return f"process {int(note.read_text(encoding='ascii'))}"
     except (OSError, ValueError):
         return "another process"
 

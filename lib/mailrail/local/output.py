@@ -6,6 +6,8 @@ import sys
 import threading
 from datetime import UTC, datetime
 
+from mailrail.kit.files import write_whole
+
 
 class Output:
     """Writes whole lines of the children, one at a time: prefixed for people, or JSON as it comes."""
@@ -23,7 +25,7 @@ class Output:
             prefix = f"{name:<8} | ".encode()
             block = b"".join(prefix + line.rstrip(b"\r") + b"\n" for line in lines)
         with self._lock, contextlib.suppress(OSError, ValueError):
-            self._stream.write(block)
+            write_whole(self._stream, block)
             self._stream.flush()
 
     def say(self, text: str) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 
 import platformdirs
 
+from mailrail.kit.files import remove, replace
 from mailrail.local.files import write_private
 
 CLIENT_FORMAT = 1
@@ -110,7 +111,7 @@ class StateFolder:
     def _check_format(self) -> None:
         file = self.folder / "format"
         try:
-            found = file.read_text().strip()
+            found = file.read_text(encoding="utf-8", errors="replace").strip()
         except FileNotFoundError:
             if any(part.exists() for part in (self.postgres, self.pki, self.client_file, self.cache)):
                 raise UnusableState(
@@ -150,12 +151,16 @@ class StateFolder:
             raise NoInstallation(f"{self.client_file} was written by another version; restart `mailrail local`")
         return client
 
+    def remove_client(self) -> None:
+        """Say that nobody can be reached any more. Raises OSError."""
+        remove(self.client_file)
+
     def write_pid(self, name: str, pid: int) -> None:
         """Note the process id of a child. Whoever reads meanwhile finds the one before or this one, never nothing."""
         unfinished = self.run / f".{name}.pid"
-        unfinished.write_text(f"{pid}\n")
-        unfinished.replace(self.run / f"{name}.pid")
+        unfinished.write_text(f"{pid}\n", encoding="ascii")
+        replace(unfinished, self.run / f"{name}.pid")
 
     def remove_pid(self, name: str) -> None:
         """Forget a child that has ended."""
-        (self.run / f"{name}.pid").unlink(missing_ok=True)
+        remove(self.run / f"{name}.pid")

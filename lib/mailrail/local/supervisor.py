@@ -16,7 +16,8 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,7 @@ from pathlib import Path
 import psycopg
 
 from mailrail.kit import malloc, migrations
+from mailrail.kit.files import show_no_boxes
 from mailrail.kit.run import new_event_loop
 from mailrail.local import example, pki
 from mailrail.local.children import Child
@@ -80,6 +82,7 @@ class Supervisor:
     def run(self) -> None:
         """Start everything, say `ready`, run until told to stop, stop everything. Raises CannotRun."""
         malloc.tune()
+        show_no_boxes()
         missing = [s for s in (*SERVICES, *LATER) if find_spec(f"mailrail_{s}") is None]
         if missing:
             raise CannotRun(f"not installed: {', '.join(missing)}; install the whole of Mailrail (`make install`)")
@@ -321,21 +324,31 @@ class Supervisor:
         self._stop.set()
         if self._children:
             self.output.say("stopping after the mail under way; press Ctrl-C again to stop at once")
-        self.state.client_file.unlink(missing_ok=True)
+        self._whatever_happens(self.state.remove_client)
         # First the watcher, so that the configuration stays; then ingress, so that no new mail comes in.
         for name in (WATCHER, "ingress", *LATER, "outbound", "queue", "config"):
             for child in (c for c in self._children if c.name == name):
-                if not child.stop(15.0, self._hurry.is_set) and not self._hurry.is_set():
-                    self.output.warn(f"{name} did not stop in time and was killed; no accepted mail is lost")
-                self.state.remove_pid(name)
-        self._forks.stop()
+                self._whatever_happens(partial(self._stop_child, child))
+        self._whatever_happens(self._forks.stop)
         if self._metrics is not None:
-            self._metrics.stop()
+            self._whatever_happens(self._metrics.stop)
         if self._postgres is not None:
-            self._postgres.stop()
-            self.state.remove_pid("postgres")
+            self._whatever_happens(self._postgres.stop)
+            self._whatever_happens(partial(self.state.remove_pid, "postgres"))
         if self._children:
             self.output.say("stopped")
+
+    def _stop_child(self, child: Child) -> None:
+        if not child.stop(15.0, self._hurry.is_set) and not self._hurry.is_set():
+            self.output.warn(f"{child.name} did not stop in time and was killed; no accepted mail is lost")
+        self.state.remove_pid(child.name)
+
+    def _whatever_happens(self, step: Callable[[], object]) -> None:
+        """Do a step of the stop. A file that cannot be removed must not keep the next step from being done."""
+        try:
+            step()
+        except OSError as error:
+            self.output.warn(f"while stopping: {error}; the next start puts that right")
 
 
 def _within(child: str) -> tuple[str, ...]:

@@ -142,7 +142,7 @@ class Keeper:
         except OSError as error:
             if file is not None:
                 with contextlib.suppress(OSError):
-                    file.unlink()  # it was refused, so it will come again
+                    file.unlink()  # windows: nobody knows its name yet. It was refused, so it will come again
             self._complain(f"cannot write a message, so it was refused: {error.strerror or error}")
             raise CannotKeep(NO_ROOM) from error
         self.taken += 1

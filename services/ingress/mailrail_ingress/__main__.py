@@ -8,7 +8,7 @@ from typing import Any
 from mailrail.core.revision.revision import Role
 from mailrail.kit import log, rpc, run
 from mailrail.kit.config_client import ConfigClient, Configuration, keyring
-from mailrail.kit.open_files import raise_limit
+from mailrail.kit.open_files import connections_in, raise_limit
 from mailrail.kit.wheel import Wheel
 from mailrail_ingress import metrics
 from mailrail_ingress.active_config import ActiveConfig
@@ -51,9 +51,9 @@ async def start(settings: IngressSettings, stop: asyncio.Event) -> None:
             evaluations=evaluations,
         )
         metrics.UPLOADING.set_function(lambda: active_config.uncommitted.octets(active_config.monotonic()))
-        sessions = Sessions(active_config, Wheel(asyncio.get_running_loop()))
-        listeners = Listeners(settings, active_config, sessions)
         files = raise_limit()
+        sessions = Sessions(active_config, Wheel(asyncio.get_running_loop()), connections_in(files))
+        listeners = Listeners(settings, active_config, sessions)
 
         def swap(configuration: Configuration) -> None:
             active_config.configure(configuration.revision, configuration.number, configuration.secrets)

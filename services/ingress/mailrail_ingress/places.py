@@ -3,6 +3,7 @@
 What is decided is in core/admission.py. Here is counted, and remembered which addresses have delivered mail.
 """
 
+import sys
 from collections.abc import Callable, Collection
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_network
@@ -65,9 +66,15 @@ class Places:
     """The places of a process. While it is under stress, a `kit.wheel.Timed`."""
 
     def __init__(
-        self, occupants: Collection[Occupant], handshakes: Handshakes, wheel: Wheel, clock: Callable[[], float]
+        self,
+        occupants: Collection[Occupant],
+        handshakes: Handshakes,
+        wheel: Wheel,
+        clock: Callable[[], float],
+        room: int = sys.maxsize,
     ) -> None:
-        """`occupants`: those of which one may have to go. `clock`: that of the wheel's loop."""
+        """`occupants`: those of which one may have to go. `clock`: that of the wheel's loop. `room`: how many
+        connections the system lets the process have, whatever its gateways allow."""
         self.deadline = NEVER
         self.stress = False
         self.total = 0
@@ -75,6 +82,7 @@ class Places:
         self._handshakes = handshakes
         self._wheel = wheel
         self._clock = clock
+        self._room = room
         self._limit = 0
         self._by_client: dict[str, int] = {}
         self._by_network: dict[str, int] = {}
@@ -93,7 +101,7 @@ class Places:
         """Whether a newcomer gets a place."""
         return judge(
             worth,
-            limit=limits.connections,
+            limit=min(limits.connections, self._room),
             client_limit=limits.connections_per_ip,
             total=self.total,
             of_client=self._by_client.get(of.client, 0),
@@ -106,7 +114,7 @@ class Places:
         self.total += 1
         self._by_client[of.client] = self._by_client.get(of.client, 0) + 1
         self._by_network[of.network] = self._by_network.get(of.network, 0) + 1
-        self._limit = limits.connections
+        self._limit = min(limits.connections, self._room)
         self._weigh()
 
     def leave(self, of: ClientGroup, occupant: Occupant | None = None) -> None:

@@ -8,6 +8,7 @@ kernel ahead of time (Proactor on Windows) would need one each, and is not used 
 
 import asyncio
 import ssl
+import sys
 import time
 from collections.abc import Callable, Mapping
 from enum import Enum, auto
@@ -92,7 +93,8 @@ connections open would delay every stop otherwise."""
 class Sessions:
     """What the connections of a process share, and how many there are."""
 
-    def __init__(self, active_config: ActiveConfig, wheel: Wheel) -> None:
+    def __init__(self, active_config: ActiveConfig, wheel: Wheel, room: int = sys.maxsize) -> None:
+        """`room`: see Places."""
         self.active_config = active_config
         self.budget = active_config.budget
         self.wheel = wheel
@@ -106,7 +108,7 @@ class Sessions:
         self._trimmer = Trimmer(wheel, self.loop.time)
         self.stopping = False
         self._refused_until = 0.0
-        self.places = Places(self.open, self.handshakes, wheel, self.loop.time)
+        self.places = Places(self.open, self.handshakes, wheel, self.loop.time, room)
         often = active_config.settings.connections_per_minute
         self._rate = Rate(often, 60.0) if often else None
 

@@ -1,7 +1,9 @@
 """What is printed: bounded, harmless to a terminal, and JSON for programs."""
 
 import datetime
+import io
 import json
+import sys
 
 import pytest
 from google.protobuf.duration_pb2 import Duration
@@ -131,3 +133,11 @@ def test_json_escapes_what_a_terminal_hides_or_turns_around(capsys: pytest.Captu
     assert json.loads(said) == {"address": hidden, "name": "Grüße"}
     assert said.isprintable() or all(c.isprintable() or c == "\n" for c in said)
     assert "Grüße" in said
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("utf-8", "→"), ("cp1252", ">"), ("ascii", ">")])
+def test_an_arrow_is_one_column_wide_in_every_encoding(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, shown: str
+) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    assert output.arrow() == shown

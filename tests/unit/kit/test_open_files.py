@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from mailrail.kit.open_files import OTHERS, connections_in
+
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such limit")
 def test_the_limit_of_open_files_is_raised_to_what_the_system_allows() -> None:
@@ -17,3 +19,8 @@ def test_the_limit_of_open_files_is_raised_to_what_the_system_allows() -> None:
         "assert (limit, limit) == resource.getrlimit(resource.RLIMIT_NOFILE), limit\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_of_the_files_some_are_no_connections() -> None:
+    assert connections_in(1024) == 1024 - OTHERS
+    assert connections_in(10) == 1, "a process that cannot have one is of no use"

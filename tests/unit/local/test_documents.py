@@ -111,3 +111,28 @@ def test_each_mistake_is_said_once_and_so_is_that_it_was_mended() -> None:
         "refused: mail.d/a.yaml:3: is wrong",
         "mended: all resources are valid again",
     ]
+
+
+def test_a_file_that_could_not_be_read_is_read_once_it_can_be_though_nobody_saves_it_again_CFG_06(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = path / "team" / "50-routes.yaml"
+    read = documents._content
+
+    def refuse(file: Path, limit: int) -> bytes:
+        if file == closed:
+            raise PermissionError(13, "Permission denied", str(file))
+        return read(file, limit)
+
+    folder = Folder(path)
+    before = folder.snapshot()
+    with monkeypatch.context() as context:
+        context.setattr(documents, "_content", refuse)  # an editor holds it, or its mode is wrong
+        assert len(folder.read().unreadable) == 1
+        while_closed = folder.snapshot()
+        assert while_closed != before
+        folder.read()
+        assert folder.snapshot() == while_closed, "it is not read for ever"
+    assert folder.snapshot() != while_closed
+    assert folder.read().unreadable == ()
+    assert folder.snapshot() == before

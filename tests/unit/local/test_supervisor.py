@@ -17,7 +17,7 @@ import pytest
 
 from mailrail.kit import migrations
 from mailrail.kit.settings import ServiceSettings, load
-from mailrail.local import example, pki
+from mailrail.local import example, pki, state
 from mailrail.local.database import SupervisedPostgres
 from mailrail.local.environments import Environments
 from mailrail.local.folder import FolderSettings
@@ -194,6 +194,32 @@ def test_a_database_whose_role_may_make_no_schema_is_said_with_a_way_out(
     monkeypatch.setattr(migrations, "migrate", forbidden)
     with pytest.raises(CannotRun, match=r"permission denied for database mailrail\nIs --database-url right, and may"):
         _supervisor(tmp_path, port_offset=free_offset((SMTP, METRICS)), database_url=URL).run()
+
+
+def test_a_file_that_cannot_be_removed_keeps_nothing_from_being_stopped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "somebody has it open")
+
+    class Stopped:
+        name, stops = "queue", 0
+
+        def stop(self, *_: object) -> bool:
+            self.stops += 1
+            return True
+
+    supervisor = _supervisor(tmp_path)
+    monkeypatch.setattr(state, "remove", refuse)
+    child, postgres, metrics = Stopped(), Stopped(), Stopped()
+    monkeypatch.setattr(supervisor, "_children", [child])
+    monkeypatch.setattr(supervisor, "_postgres", postgres)
+    monkeypatch.setattr(supervisor, "_metrics", metrics)
+    supervisor._stop_everything()
+    assert (child.stops, postgres.stops, metrics.stops) == (1, 1, 1)
+    said = capsys.readouterr().err
+    assert "while stopping: [Errno 13] somebody has it open" in said
+    assert said.rstrip().endswith("stopped")
 
 
 def _written(monkeypatch: pytest.MonkeyPatch, log_format: str, tell: Callable[[Output], None]) -> list[str]:

