@@ -62,7 +62,7 @@ def windows_files(folder: Path) -> Iterator[None]:
     volume = _Volume(os.path.realpath(folder))
     with contextlib.ExitStack() as stack:
 
-        def put(module: Any, name: str, made: Callable[..., Any]) -> None:
+        def put(module: Any, name: str, made: object) -> None:
             stack.enter_context(mock.patch.object(module, name, made))
 
         for name in ("stat", "lstat", "listdir", "scandir", "mkdir", "chmod", "utime", "access", "readlink"):
