@@ -8,7 +8,7 @@ from typing import Any
 
 from mailrail.core.mtasts.answer import FetchFailed, FetchTrouble
 from mailrail.core.mtasts.policy import Policy
-from mailrail.core.mtasts.record import NoRecord
+from mailrail.core.policy_record import NoRecord
 from mailrail.kit.postgres import Login
 from mailrail_outbound.store import mta_sts
 from mailrail_outbound.store.connection import DomainDatabase

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from itertools import islice
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Final, Literal, TypeVar, cast
 
 Kind = Literal["A", "AAAA", "MX", "PTR", "TXT"]
 """The types of records that authentication of mail asks for."""
+NAME_LIMIT: Final = 253
+"""Octets of a name in the DNS without its final dot (RFC 1035 3.1)."""
 
 _T = TypeVar("_T")
 _A = TypeVar("_A")

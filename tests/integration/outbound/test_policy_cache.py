@@ -13,7 +13,8 @@ import pytest
 from mailrail.core.mtasts.answer import FetchFailed
 from mailrail.core.mtasts.cache import DnsTrouble, PolicyStep
 from mailrail.core.mtasts.policy import Mode, Policy
-from mailrail.core.mtasts.record import NoRecord, StsRecord
+from mailrail.core.mtasts.record import StsRecord
+from mailrail.core.policy_record import NoRecord
 from mailrail.kit import migrations
 from mailrail.local.postgres.server import EmbeddedPostgres
 from mailrail_outbound import metrics

@@ -21,7 +21,8 @@ from mailrail.core.mtasts.cache import (
     refresh_at,
 )
 from mailrail.core.mtasts.policy import Mode, Policy
-from mailrail.core.mtasts.record import NoRecord, StsRecord
+from mailrail.core.mtasts.record import StsRecord
+from mailrail.core.policy_record import NoRecord
 
 DAY = 86_400.0
 FETCHED = 1_767_225_600.0

@@ -4,14 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.mtasts.record import (
-    NoRecord,
-    StsRecord,
-    policy_domain,
-    policy_host,
-    read_records,
-    record_name,
-)
+from mailrail.core.mtasts.record import StsRecord, policy_domain, policy_host, read_records, record_name
+from mailrail.core.policy_record import NoRecord
 
 
 def test_two_records_count_as_none_STS_01() -> None:

@@ -161,3 +161,10 @@ def test_nothing_is_raised_whatever_strangers_write(uris: list[str], post: bool)
     for skipped in destinations(uris + [uri.replace("mailto:", "https://") for uri in uris], post=post).skipped:
         assert skipped.uri.isascii()
         assert skipped.uri.isprintable()
+
+
+@pytest.mark.parametrize("part", [";", "a;", "a;b@", ","])
+def test_many_commas_cost_no_more_than_their_number(part: str) -> None:
+    """Quadratic time would be minutes: the test would not end."""
+    found = destinations(["mailto:" + part * 150_000], post=False)
+    assert (found.found, len(found.skipped)) == ((), 1)

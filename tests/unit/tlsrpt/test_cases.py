@@ -12,7 +12,7 @@ import yaml
 
 from mailrail.core.mtasts.answer import FetchFailed, FetchTrouble
 from mailrail.core.mtasts.policy import Mode, Policy
-from mailrail.core.mtasts.record import NoRecord
+from mailrail.core.policy_record import NoRecord
 from mailrail.core.reports.addresses import MailDestination, PostDestination, mailto
 from mailrail.core.reports.incoming import ReportKind
 from mailrail.core.reports.names import Period, ReportName

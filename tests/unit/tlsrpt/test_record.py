@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mailrail.core.mtasts.record import NoRecord
+from mailrail.core.policy_record import NoRecord
 from mailrail.core.reports.addresses import MailDestination, PostDestination
 from mailrail.core.tlsrpt.record import TlsRptRecord, read_records, record_name
 

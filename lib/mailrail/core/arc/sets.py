@@ -21,7 +21,7 @@ from mailrail.core.dkim.signature import (
 )
 from mailrail.core.dkim.tags import TagError, read_tags
 from mailrail.core.message.header import Field, Header
-from mailrail.core.shown import shown
+from mailrail.core.shown import shown_octets
 
 SETS_LIMIT: Final = 50
 """ARC sets of a message (RFC 8617 4.2.1)."""
@@ -155,7 +155,7 @@ def _ordered(header: Header) -> list[UnreadSet]:
 
 def _checked(written: bytes) -> int:
     if not _INSTANCE.fullmatch(written) or int(written) > SETS_LIMIT:
-        raise TagError(f"its instance {shown(written)} is no number from 1 to {SETS_LIMIT}")
+        raise TagError(f"its instance {shown_octets(written)} is no number from 1 to {SETS_LIMIT}")
     return int(written)
 
 
@@ -185,7 +185,7 @@ def _seal(field: Field) -> SealField:
     try:
         validation = ChainValidation(written)
     except ValueError:
-        raise TagError(f"the tag cv= has {shown(written)}, which is neither none, pass nor fail") from None
+        raise TagError(f"the tag cv= has {shown_octets(written)}, which is neither none, pass nor fail") from None
     read_time(found, b"t")
     return SealField(field, read_signature(found), validation)
 

@@ -19,6 +19,7 @@ from mailrail.core.dane.demand import DaneDemand
 from mailrail.core.dane.names import is_named
 from mailrail.core.dane.reading import Link, public_key
 from mailrail.core.dane.tlsa import Matching, Selector, TlsaRecord, Usage
+from mailrail.core.lookups import NAME_LIMIT
 from mailrail.core.tlsrpt.result_type import NOT_YET_VALID, TLSA_MISMATCH, ResultType, TlsFault
 
 MOST_CERTIFICATES: Final = 20
@@ -29,7 +30,6 @@ MOST_SIGNATURES: Final = 32
 """Signatures that are verified for one chain; real ones have up to five. One takes up to 2 ms (binary curves)."""
 MOST_STEPS: Final = 1000
 """Certificates that are considered as somebody's issuer, each as often as the search comes by."""
-_LONGEST_NAME = 253  # octets of a host name
 _MOST_NAMES = 4  # of a certificate that are told
 
 _DIGESTS: Final[dict[int, str]] = {Matching.SHA256: "sha256", Matching.SHA512: "sha512"}
@@ -215,7 +215,7 @@ class _Search:
         forbidden = {each.value.lower() for each in excluded if isinstance(each, x509.DNSName)}
         # What a wildcard stands for counts as well: a host below one that is excluded is not let in by it.
         for name in (*self._leaf.dns_names, *_names_among(self._leaf, self._demand.names)):
-            if len(name) > _LONGEST_NAME:
+            if len(name) > NAME_LIMIT:
                 return "this server's certificate has names that no host can have"
             above = _above(name)
             if hosts and hosts.isdisjoint(above):

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat,
 from mailrail.core.dkim import tags
 from mailrail.core.dkim.signature import Algorithm
 from mailrail.core.dkim.tags import TagError
-from mailrail.core.shown import shown
+from mailrail.core.shown import shown_octets
 
 RSA_BITS: Final = (1024, 4096)
 """The shortest and the longest RSA key that is believed (DKIM-03; RFC 8301 3.2)."""
@@ -116,7 +116,7 @@ def _read_key_record(record: bytes) -> KeyRecord:
     elif kind == b"ed25519":
         key, bits = _ed25519(octets)
     else:
-        raise KeyRecordError(f"its key is of the type {shown(kind)}, which is neither rsa nor ed25519")
+        raise KeyRecordError(f"its key is of the type {shown_octets(kind)}, which is neither rsa nor ed25519")
     flags = tags.words(found.get(b"t", b""))
     return KeyRecord(
         key=key,

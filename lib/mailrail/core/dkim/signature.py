@@ -13,7 +13,8 @@ from typing import Final, TypeVar
 from mailrail.core.dkim import tags
 from mailrail.core.dkim.canonical import BodyForm, Canonicalization
 from mailrail.core.dkim.tags import TagError
-from mailrail.core.shown import shown
+from mailrail.core.lookups import NAME_LIMIT
+from mailrail.core.shown import shown_octets
 from mailrail.core.smtp.address import AddressError, domain_to_ascii
 
 CLOCK_SLACK: Final = 300
@@ -29,7 +30,6 @@ _FIELD_NAME = re.compile(rb"[!-9<-~]+")  # without colon and semicolon (RFC 6376
 # Real selectors have underscores.
 _SELECTOR = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?(?:\.[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?)*")
 _QUOTED_OCTET = re.compile(rb"=([0-9A-F]{2})")
-_KEY_NAME_LIMIT: Final = 253  # octets of a name without its final dot (RFC 1035 3.1)
 
 _T = TypeVar("_T")
 
@@ -130,7 +130,7 @@ def read_algorithm(value: bytes) -> Algorithm:
     except ValueError:
         if value == b"rsa-sha1":
             raise TagError("it is made with SHA-1, which proves nothing any more (RFC 8301 3.1)") from None
-        raise TagError(f"its algorithm {shown(value)} is neither rsa-sha256 nor ed25519-sha256") from None
+        raise TagError(f"its algorithm {shown_octets(value)} is neither rsa-sha256 nor ed25519-sha256") from None
 
 
 def read_domain(value: bytes, name: str = "d") -> str:
@@ -138,7 +138,7 @@ def read_domain(value: bytes, name: str = "d") -> str:
     try:
         return domain_to_ascii(value.decode("utf-8"), in_address=True)
     except (UnicodeDecodeError, AddressError) as error:
-        raise TagError(f"the tag {name}= has {shown(value)}, which is no domain") from error
+        raise TagError(f"the tag {name}= has {shown_octets(value)}, which is no domain") from error
 
 
 def read_selector(value: bytes) -> str:
@@ -148,16 +148,16 @@ def read_selector(value: bytes) -> str:
         if not text.isascii():
             return domain_to_ascii(text)
     except (UnicodeDecodeError, AddressError) as error:
-        raise TagError(f"the tag s= has {shown(value)}, which is no selector") from error
+        raise TagError(f"the tag s= has {shown_octets(value)}, which is no selector") from error
     if not _SELECTOR.fullmatch(text) or any(len(label) > 63 for label in text.split(".")):
-        raise TagError(f"the tag s= has {shown(value)}, which is no selector")
+        raise TagError(f"the tag s= has {shown_octets(value)}, which is no selector")
     return text.lower()
 
 
 def read_key_name(found: Mapping[bytes, bytes]) -> KeyName:
     """`d=` and `s=`: where the key is."""
     name = KeyName(read_domain(required(found, b"d")), read_selector(required(found, b"s")))
-    if len(str(name)) > _KEY_NAME_LIMIT:
+    if len(str(name)) > NAME_LIMIT:
         raise TagError("the name of its key is longer than a name in the DNS may be")
     return name
 
@@ -177,7 +177,7 @@ def read_time(found: Mapping[bytes, bytes], name: bytes) -> int | None:
     if value is None:
         return None
     if not _TIME.fullmatch(value):
-        raise TagError(f"the tag {name.decode()}= has {shown(value)}, which is no time in seconds")
+        raise TagError(f"the tag {name.decode()}= has {shown_octets(value)}, which is no time in seconds")
     return int(value)
 
 
@@ -197,7 +197,7 @@ def _canonicalizations(value: bytes) -> tuple[Canonicalization, Canonicalization
         # RFC 6376 3.5: simple where one is not named.
         return Canonicalization(header), Canonicalization(body) if slash else Canonicalization.SIMPLE
     except ValueError:
-        raise TagError(f"the tag c= has {shown(value)}, which is no canonicalization") from None
+        raise TagError(f"the tag c= has {shown_octets(value)}, which is no canonicalization") from None
 
 
 def _names(value: bytes) -> tuple[bytes, ...]:
@@ -206,7 +206,7 @@ def _names(value: bytes) -> tuple[bytes, ...]:
         raise TagError(f"the tag h= has more than {SIGNED_FIELDS_LIMIT} names")
     for name in names:
         if not _FIELD_NAME.fullmatch(name):
-            raise TagError(f"the tag h= has {shown(name)}, which is no name of a field")
+            raise TagError(f"the tag h= has {shown_octets(name)}, which is no name of a field")
     return tuple(name.lower() for name in names)
 
 
@@ -220,7 +220,7 @@ def read_message_signature(found: Mapping[bytes, bytes]) -> MessageSignature:
     length = None
     if b"l" in found:
         if not _NUMBER.fullmatch(found[b"l"]):
-            raise TagError(f"the tag l= has {shown(found[b'l'])}, which is no number")
+            raise TagError(f"the tag l= has {shown_octets(found[b'l'])}, which is no number")
         length = int(found[b"l"])
     return MessageSignature(base, body_hash, header, BodyForm(body, length), _names(required(found, b"h")))
 
@@ -238,7 +238,7 @@ def _identity(found: Mapping[bytes, bytes], domain: str) -> tuple[str, str]:
         raise TagError(f"the tag i= has more than {_IDENTITY_SIZE} octets")
     local, at, host = _unquoted(written).rpartition(b"@")
     if not at:
-        raise TagError(f"the tag i= has {shown(written)}, which has no @")
+        raise TagError(f"the tag i= has {shown_octets(written)}, which has no @")
     of = read_domain(host, "i")
     # DKIM-04: i= is d= or below it.
     if of != domain and not of.endswith(f".{domain}"):
@@ -261,7 +261,7 @@ def _read(found: Mapping[bytes, bytes], now: float) -> DkimSignature:
     # DKIM-04: the version, the required tags, and From among the fields that are signed.
     version = required(found, b"v")
     if version != b"1":
-        raise TagError(f"its version is {shown(version)}, and only 1 is known")
+        raise TagError(f"its version is {shown_octets(version)}, and only 1 is known")
     message = read_message_signature(found)
     if b"from" not in message.signed:
         raise TagError("it does not cover From (RFC 6376 5.4)")

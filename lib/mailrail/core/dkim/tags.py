@@ -11,7 +11,7 @@ from binascii import Error as NotBase64
 from collections.abc import Mapping
 from typing import Final
 
-from mailrail.core.shown import shown
+from mailrail.core.shown import shown_octets
 
 TAGS_SIZE: Final = 16 * 1024
 """Octets of a list. A signature by RSA 4096 with a long `h=` has some 2 KiB."""
@@ -47,7 +47,7 @@ def read_tags(text: bytes) -> dict[bytes, bytes]:
         found = _TAG.match(text, at)
         if found is None:
             raise TagError(
-                f"{shown(text[at:].partition(b';')[0].strip(_BLANK_OCTETS))} is no tag of the form name=value"
+                f"{shown_octets(text[at:].partition(b';')[0].strip(_BLANK_OCTETS))} is no tag of the form name=value"
             )
         name, value = found[1], found[2].strip(_BLANK_OCTETS)
         if name in tags:

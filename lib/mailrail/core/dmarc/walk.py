@@ -4,14 +4,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from mailrail.core.dmarc.record import DmarcRecord, Psd, read_records, record_name
-from mailrail.core.lookups import NO_NAME, Asking, DnsOutcome, DnsQuestion, LookupAnswer
+from mailrail.core.lookups import NAME_LIMIT, NO_NAME, Asking, DnsOutcome, DnsQuestion, LookupAnswer
 
 QUERIES_LIMIT: Final = 8
 """Questions of one walk (DMRC-05)."""
 _TAIL: Final = QUERIES_LIMIT - 1
 """Labels of the second name that is asked, if the first has more of them."""
-_NAME_LIMIT: Final = 253
-"""Octets of a name without a dot at its end (RFC 1035 3.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +27,7 @@ class RecordAt:
 
 def ask(question: DnsQuestion) -> Asking[LookupAnswer]:
     """The answer to one question."""
-    if len(question.name) > _NAME_LIMIT:
+    if len(question.name) > NAME_LIMIT:
         return NO_NAME  # no such name can be in the DNS
     (answer,) = yield (question,)
     return answer

@@ -5,7 +5,8 @@ from enum import StrEnum
 from typing import Final
 
 from mailrail.core.lookups import Asking, DnsOutcome, DnsQuestion
-from mailrail.core.spf.macro import name_of, shown
+from mailrail.core.shown import shown_text
+from mailrail.core.spf.macro import name_of
 from mailrail.core.spf.record import IpAddress
 
 NAMES_LIMIT: Final = 10
@@ -48,12 +49,12 @@ def check_names(client: IpAddress) -> Asking[IprevVerdict]:
     answers = yield tuple(DnsQuestion(name, "A" if client.version == 4 else "AAAA") for name in names)
     for name, each in zip(names, answers, strict=True):
         if client in each.addresses:
-            reason = f"{client} has the name {shown(name)}, which leads back to it"
+            reason = f"{client} has the name {shown_text(name)}, which leads back to it"
             return IprevVerdict(IprevResult.PASS, client, reason, name)
     if any(each.outcome is DnsOutcome.TROUBLE for each in answers):
-        reason = f"the DNS did not say where {shown(names[0])} leads, which is a name of {client}"
+        reason = f"the DNS did not say where {shown_text(names[0])} leads, which is a name of {client}"
         return IprevVerdict(IprevResult.TEMPERROR, client, reason)
-    reason = f"{client} has the name {shown(names[0])}, which does not lead back to it"
+    reason = f"{client} has the name {shown_text(names[0])}, which does not lead back to it"
     if len(names) > 1:
-        reason = f"{client} has {len(names)} names, such as {shown(names[0])}, and none leads back to it"
+        reason = f"{client} has {len(names)} names, such as {shown_text(names[0])}, and none leads back to it"
     return IprevVerdict(IprevResult.FAIL, client, reason)

@@ -5,7 +5,7 @@ from enum import StrEnum
 from typing import Final
 
 from mailrail.core.mtasts.policy import BODY_LIMIT, Policy, PolicyError, parse_policy
-from mailrail.core.shown import shown
+from mailrail.core.shown import shown_octets
 
 _OK: Final = 200
 
@@ -41,7 +41,7 @@ def judge_answer(status: int, content_type: str | None, body: bytes) -> Policy |
         return FetchFailed(FetchTrouble.FETCH, f"it answered with status {status}, not 200{moved}")
     media_type = (content_type or "").partition(";")[0].strip().lower()
     if media_type != "text/plain":
-        said = shown(media_type.encode("utf-8", "replace")) if media_type else "missing"
+        said = shown_octets(media_type.encode("utf-8", "replace")) if media_type else "missing"
         return FetchFailed(FetchTrouble.FETCH, f"the media type of its answer is {said}, not text/plain")
     if len(body) > BODY_LIMIT:
         return FetchFailed(FetchTrouble.FETCH, f"its answer has more than {BODY_LIMIT} octets")

@@ -14,7 +14,8 @@ from typing import Final
 
 from mailrail.core.mtasts.answer import FetchFailed
 from mailrail.core.mtasts.policy import Mode, Policy
-from mailrail.core.mtasts.record import NoRecord, StsRecord
+from mailrail.core.mtasts.record import StsRecord
+from mailrail.core.policy_record import NoRecord
 
 FETCH_AGAIN: Final = 300.0
 """Seconds after a failed fetch before the policy of the same id is fetched again (STS-18a)."""

@@ -10,7 +10,7 @@ from enum import StrEnum
 from ipaddress import ip_address
 from typing import Final
 
-from mailrail.core.shown import shown
+from mailrail.core.shown import shown_octets
 from mailrail.core.smtp.address import AddressError, domain_to_ascii
 
 BODY_LIMIT: Final = 64 * 1024
@@ -87,15 +87,15 @@ def parse_policy(body: bytes) -> Policy:
         elif (pattern := mx_pattern(value)) is not None:
             mx[pattern] = None
         elif len(ignored) < _IGNORED_LIMIT:
-            ignored.append(shown(value))
+            ignored.append(shown_octets(value))
     if len(mx) > MAX_MX:
         raise PolicyError(f"it has {len(mx)} mx; more than {MAX_MX} are not read")
     if _required(found, b"version") != b"STSv1":
-        raise PolicyError(f"its version is {shown(found[b'version'])}, not STSv1")
+        raise PolicyError(f"its version is {shown_octets(found[b'version'])}, not STSv1")
     mode = _mode(_required(found, b"mode"))
     age = _required(found, b"max_age")
     if not _DIGITS.fullmatch(age):
-        raise PolicyError(f"its max_age {shown(age)} is not a number of seconds of 1 to 10 digits")
+        raise PolicyError(f"its max_age {shown_octets(age)} is not a number of seconds of 1 to 10 digits")
     if mode is not Mode.NONE and not mx:
         what = f"none of its mx is a host name or a pattern: {', '.join(ignored)}" if ignored else "it has no mx"
         raise PolicyError(f"{what}; with mode {mode} it must name at least one")
@@ -120,13 +120,13 @@ def _field(number: int, line: bytes) -> tuple[bytes, bytes]:
     key, colon, value = line.partition(b":")
     value = value.lstrip(b" \t")
     if not colon or not _KEY.fullmatch(key) or not value:
-        raise PolicyError(f"line {number} is no field of the form key: value: {shown(line)}")
+        raise PolicyError(f"line {number} is no field of the form key: value: {shown_octets(line)}")
     try:
         value.decode("utf-8")
     except UnicodeDecodeError:
-        raise PolicyError(f"line {number} is not UTF-8: {shown(line)}") from None
+        raise PolicyError(f"line {number} is not UTF-8: {shown_octets(line)}") from None
     if _CONTROLS.search(value):
-        raise PolicyError(f"line {number} has a control character: {shown(line)}")
+        raise PolicyError(f"line {number} has a control character: {shown_octets(line)}")
     return key, value
 
 
@@ -141,7 +141,9 @@ def _mode(value: bytes) -> Mode:
     try:
         return Mode(value.decode("utf-8"))
     except ValueError:
-        raise PolicyError(f"its mode {shown(value)} is none of enforce, testing and none, in small letters") from None
+        raise PolicyError(
+            f"its mode {shown_octets(value)} is none of enforce, testing and none, in small letters"
+        ) from None
 
 
 def mx_pattern(value: bytes) -> str | None:

@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from mailrail.core.shown import shown
+from mailrail.core.lookups import NAME_LIMIT
+from mailrail.core.policy_record import NoRecord, faulty, only_record
+from mailrail.core.shown import shown_octets
 
 RECORD_LABEL: Final = "_mta-sts"
 POLICY_LABEL: Final = "mta-sts"
 POLICY_PATH: Final = "/.well-known/mta-sts.txt"
-_LONGEST_NAME: Final = 253  # octets of a name without its final dot (RFC 1035 3.1)
-_RECORD_LIMIT: Final = 4096  # octets; the records of real domains have less than 100
 
-_VERSION: Final = b"v=STSv1;"
+_VERSION = re.compile(rb"v=STSv1;")
 _MEANT: Final = b"v=sts"
 _ID = re.compile(rb"[A-Za-z0-9]{1,32}")
 _NAME = re.compile(rb"[A-Za-z0-9][A-Za-z0-9_.-]{0,31}")
@@ -35,15 +35,6 @@ class StsRecord:
         return f"v=STSv1; id={self.id};"
 
 
-@dataclass(frozen=True, slots=True)
-class NoRecord:
-    """The DNS has answered, and by its answer the domain has no policy."""
-
-    reason: str
-    faulty: bool = False
-    """Somebody meant to publish one."""
-
-
 def policy_domain(next_hop: str) -> str | None:
     """The domain whose policy counts for mail to `next_hop`: the recipient's domain, or the domain of a smarthost.
 
@@ -51,7 +42,7 @@ def policy_domain(next_hop: str) -> str | None:
     and for a name that is too long to have a policy host.
     """
     name = next_hop.lower().removesuffix(".")
-    if not name or name.startswith("[") or len(RECORD_LABEL) + 1 + len(name) > _LONGEST_NAME:
+    if not name or name.startswith("[") or len(RECORD_LABEL) + 1 + len(name) > NAME_LIMIT:
         return None
     return name
 
@@ -72,36 +63,24 @@ def read_records(answer: Sequence[Sequence[bytes]]) -> StsRecord | NoRecord:
     STS-01: the strings of a record are joined without blanks; records that do not start with `v=STSv1;` are those of
     others; exactly one must remain, and be valid. Never raises.
     """
-    joined = [b"".join(strings) for strings in answer]
-    ours = [text for text in joined if text.startswith(_VERSION)]
-    if not ours:
-        faulty = any(text[: len(_MEANT)].lower() == _MEANT for text in joined)
-        return NoRecord("no TXT record starts with v=STSv1;" if joined else "there is no TXT record", faulty)
-    if len(ours) > 1:
-        return _faulty(f"{len(ours)} TXT records start with v=STSv1; where one may: they count as none")
-    return _read(ours[0])
+    found = only_record(answer, _VERSION, "v=STSv1;", _MEANT)
+    return found if isinstance(found, NoRecord) else _read(found)
 
 
 def _read(text: bytes) -> StsRecord | NoRecord:
-    if len(text) > _RECORD_LIMIT:
-        return _faulty(f"the record has {len(text)} octets; more than {_RECORD_LIMIT} are not read")
     # STS-02: fields in any order after the version, unknown ones are passed over, of two with a name the first counts.
     fields: dict[bytes, bytes] = {}
-    parts = [part.strip(b" \t") for part in text[len(_VERSION) :].split(b";")]
+    parts = [part.strip(b" \t") for part in text.split(b";")[1:]]
     if not parts[-1]:
         parts.pop()  # a semicolon may end the record
     for part in parts:
         name, equals, value = part.partition(b"=")
         if not equals or not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-            return _faulty(f"the record is not valid: {shown(part)} is no field of the form name=value")
+            return faulty(f"the record is not valid: {shown_octets(part)} is no field of the form name=value")
         fields.setdefault(name, value)
     found = fields.get(b"id")
     if found is None:
-        return _faulty("the record is not valid: it has no id")
+        return faulty("the record is not valid: it has no id")
     if not _ID.fullmatch(found):
-        return _faulty(f"the record is not valid: its id {shown(found)} is not 1 to 32 letters and digits")
+        return faulty(f"the record is not valid: its id {shown_octets(found)} is not 1 to 32 letters and digits")
     return StsRecord(found.decode("ascii"))
-
-
-def _faulty(reason: str) -> NoRecord:
-    return NoRecord(reason, faulty=True)

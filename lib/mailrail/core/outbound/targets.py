@@ -11,6 +11,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 
+from mailrail.core.lookups import NAME_LIMIT
 from mailrail.core.revision.revision import TlsMode
 from mailrail.core.smtp.answer import Trouble
 from mailrail.core.smtp.client import ClientProtocol
@@ -109,7 +110,7 @@ def may_be_dialled(address: str, private_networks: tuple[IPv4Network | IPv6Netwo
 
 def _plausible(host: str) -> bool:
     # SOUT-05: an address in place of a name is a common mistake that RFC 5321 5.1 does not let us follow.
-    if not host or len(host) > 253 or any(not label or len(label) > 63 for label in host.split(".")):
+    if not host or len(host) > NAME_LIMIT or any(not label or len(label) > 63 for label in host.split(".")):
         return False
     try:
         ip_address(host)

@@ -10,9 +10,10 @@ from ipaddress import IPv6Address
 from typing import Final, NoReturn, TypeVar
 
 from mailrail.core.lookups import Asking, DnsOutcome, DnsQuestion, LookupAnswer
+from mailrail.core.shown import shown_text
 from mailrail.core.smtp.address import AddressError, domain_to_ascii, plain_ip
 from mailrail.core.spf.explanation import explain, parse_explanation
-from mailrail.core.spf.macro import MacroString, SpfSyntaxError, expand, letters_of, name_of, shown
+from mailrail.core.spf.macro import MacroString, SpfSyntaxError, expand, letters_of, name_of
 from mailrail.core.spf.record import (
     IpAddress,
     SpfKind,
@@ -80,7 +81,7 @@ def check_host(
     domain = domain_of(identity.domain)
     if domain is None:
         # SPF-15; RFC 7208 4.3: an address literal, a name with one label or none at all is no domain to ask.
-        reason = f"{shown(identity.domain) or 'an empty text'} is not a domain name with a dot in it"
+        reason = f"{shown_text(identity.domain) or 'an empty text'} is not a domain name with a dot in it"
         return SpfVerdict(SpfResult.NONE, identity, "", reason)
     evaluation = _Evaluation(identity, domain, in_dns(client), helo, receiver or SpfReceiver())
     return (yield from evaluation.run())
@@ -135,7 +136,7 @@ class _Evaluation:
             self._domain,
             reason,
             term[:_TERM_SHOWN],
-            shown(record_domain),
+            shown_text(record_domain),
             local_part_counted=self._local_counted,
             steps=tuple(self._steps),
         )
@@ -143,7 +144,7 @@ class _Evaluation:
     def _in_words(self, found: _Found) -> str:
         whose = self._domain
         if found.domain != self._domain:
-            whose += f" (by the record of {shown(found.domain)})"
+            whose += f" (by the record of {shown_text(found.domain)})"
         if not found.term:
             return f"no term in the record of {whose} matches {self._client}"
         does = {
@@ -152,14 +153,14 @@ class _Evaluation:
             SpfResult.SOFTFAIL: "probably does not permit",
             SpfResult.NEUTRAL: "says neither yes nor no to",
         }[found.result]
-        return f"{whose} {does} {self._client}: {shown(found.term)} matches"
+        return f"{whose} {does} {self._client}: {shown_text(found.term)} matches"
 
     def _step(self, depth: int, domain: str, term: str, said: str) -> None:
         if len(self._steps) < _STEP_LIMIT:
-            self._steps.append(SpfStep(depth, shown(domain), term[:_TERM_SHOWN], said))
+            self._steps.append(SpfStep(depth, shown_text(domain), term[:_TERM_SHOWN], said))
         elif len(self._steps) == _STEP_LIMIT:
             self._steps.append(
-                SpfStep(depth, shown(domain), "", f"more than {_STEP_LIMIT} steps; the rest is left out")
+                SpfStep(depth, shown_text(domain), "", f"more than {_STEP_LIMIT} steps; the rest is left out")
             )
 
     # --- records ---
@@ -188,28 +189,28 @@ class _Evaluation:
             self._step(depth, domain, text, "leads nowhere: the local part is not ASCII")
             return _Found(SpfResult.NEUTRAL, domain)
         target = name_of(expanded)
-        self._step(depth, domain, text, f"goes on with {shown(expanded)}")
+        self._step(depth, domain, text, f"goes on with {shown_text(expanded)}")
         found = (yield from self._check(target, depth + 1)) if target is not None else "it is no name in the DNS"
         if isinstance(found, str):
             # SPF-08; RFC 7208 6.1. The exp= of this record does not count either way (6.2).
-            self._fault(f"{shown(text)} leads to no record: {found}", domain, text)
+            self._fault(f"{shown_text(text)} leads to no record: {found}", domain, text)
         return found
 
     def _record(self, domain: str, depth: int) -> _Asking[SpfRecord | str]:
         (answer,) = yield (DnsQuestion(domain, "TXT"),)
-        self._trust(answer, f"the TXT records of {shown(domain)}", domain)
+        self._trust(answer, f"the TXT records of {shown_text(domain)}", domain)
         texts = records_among(answer.texts)
         if not texts:
             if answer.outcome is DnsOutcome.NO_NAME:
-                return f"{shown(domain)} does not exist"
-            return f"{shown(domain)} has no SPF record"
+                return f"{shown_text(domain)} does not exist"
+            return f"{shown_text(domain)} has no SPF record"
         if len(texts) > 1:
-            self._fault(f"{shown(domain)} has {len(texts)} SPF records; there may be one", domain)  # SPF-01
+            self._fault(f"{shown_text(domain)} has {len(texts)} SPF records; there may be one", domain)  # SPF-01
         try:
             record = parse_record(texts[0])
         except SpfSyntaxError as error:
-            self._fault(f"the SPF record of {shown(domain)} is not valid: {error}", domain)
-        self._step(depth, domain, "", f"has the record {shown(texts[0].decode('ascii'), _RECORD_SHOWN)}")
+            self._fault(f"the SPF record of {shown_text(domain)} is not valid: {error}", domain)
+        self._step(depth, domain, "", f"has the record {shown_text(texts[0].decode('ascii'), _RECORD_SHOWN)}")
         return record
 
     # --- limits and faults ---
@@ -222,8 +223,9 @@ class _Evaluation:
     def _void(self, domain: str, term: str) -> None:
         self._voids += 1
         if self._voids > self._receiver.void_limit:  # SPF-04: terms, however many queries each of them needs
+            last = shown_text(term)
             self._fault(
-                f"more than {self._receiver.void_limit} terms ask for what is not there; {shown(term)} is the last",
+                f"more than {self._receiver.void_limit} terms ask for what is not there; {last} is the last",
                 domain,
                 term,
             )
@@ -240,7 +242,7 @@ class _Evaluation:
                 self._trouble(answer, "the names of the client's address", domain, term)
 
     def _trouble(self, answer: LookupAnswer, what: str, domain: str, term: str) -> NoReturn:
-        reason = f"the DNS gave no answer for {what}" + (f": {shown(answer.text)}" if answer.text else "")
+        reason = f"the DNS gave no answer for {what}" + (f": {shown_text(answer.text)}" if answer.text else "")
         raise _Ended(SpfResult.TEMPERROR, reason, domain, term)
 
     def _fault(self, reason: str, domain: str, term: str = "") -> NoReturn:
@@ -272,7 +274,7 @@ class _Evaluation:
                 return (yield from self._exchanged(mechanism, target, domain))
             case SpfKind.EXISTS:
                 (answer,) = yield (DnsQuestion(target, "A"),)  # SPF-12: for an IPv6 client, too (RFC 7208 5.7)
-                self._trust(answer, f"the A records of {shown(target)}", domain, mechanism.text)
+                self._trust(answer, f"the A records of {shown_text(target)}", domain, mechanism.text)
                 if not answer.records:
                     self._void(domain, mechanism.text)
                 return bool(answer.records)
@@ -283,7 +285,7 @@ class _Evaluation:
         """SPF-07. What ends the evaluation of the included record ends this one, too (RFC 7208 5.2)."""
         found = (yield from self._check(target, depth + 1)) if target is not None else "it is no name in the DNS"
         if isinstance(found, str):
-            self._fault(f"{shown(mechanism.text)} leads to no record: {found}", domain, mechanism.text)
+            self._fault(f"{shown_text(mechanism.text)} leads to no record: {found}", domain, mechanism.text)
         return found.result is SpfResult.PASS
 
     def _address_question(self, host: str) -> DnsQuestion:
@@ -294,19 +296,19 @@ class _Evaluation:
         if any(mechanism.covers(self._client, address) for answer in answers for address in answer.addresses):
             return True
         for answer in answers:
-            self._trust(answer, f"the addresses of {shown(target)}", domain, mechanism.text)
+            self._trust(answer, f"the addresses of {shown_text(target)}", domain, mechanism.text)
         if answers and not any(answer.records for answer in answers):
             self._void(domain, mechanism.text)
         return False
 
     def _exchanged(self, mechanism: SpfMechanism, target: str, domain: str) -> _Asking[bool]:
         (answer,) = yield (DnsQuestion(target, "MX"),)
-        self._trust(answer, f"the MX records of {shown(target)}", domain, mechanism.text)
+        self._trust(answer, f"the MX records of {shown_text(target)}", domain, mechanism.text)
         if not answer.hosts:
             self._void(domain, mechanism.text)
             return False
         if len(answer.hosts) > HOST_LIMIT:  # SPF-03
-            self._fault(f"{shown(target)} has more than {HOST_LIMIT} MX records", domain, mechanism.text)
+            self._fault(f"{shown_text(target)} has more than {HOST_LIMIT} MX records", domain, mechanism.text)
         hosts = dict.fromkeys(host for _, host in answer.hosts if name_of(host) == host)
         if not hosts:
             return False  # a null MX (RFC 7505): no host, and no fault

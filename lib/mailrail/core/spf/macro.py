@@ -10,15 +10,15 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.parse import quote
 
-NAME_LIMIT: Final = 253
-"""Octets of a name in the DNS without its final dot (RFC 1035 3.1, RFC 7208 7.3)."""
+from mailrail.core.lookups import NAME_LIMIT
+from mailrail.core.shown import shown_text
+
 LABEL_LIMIT: Final = 63
 """Octets of one label (RFC 1035 2.3.4)."""
 NAME_LETTERS: Final = frozenset("slodiphv")
 """Macro letters that names may be made of."""
 TEXT_LETTERS: Final = NAME_LETTERS | frozenset("crt")
 """Macro letters of an explanation (RFC 7208 7.2: `c`, `r` and `t` are for it alone)."""
-_SHOWN: Final = 100  # characters of a stranger's text in a sentence
 
 _PIECE = re.compile(r"%\{([A-Za-z])([0-9]*)([rR]?)([.\-+,/_=]*)\}|%([%_-])|([!-$&-~]+)")
 _PIECE_OF_TEXT = re.compile(_PIECE.pattern.replace("[!-$&-~]", "[ -$&-~]"))  # 6.2: an explain-string has blanks, too
@@ -50,12 +50,6 @@ MacroString = tuple[str | MacroExpand, ...]
 """Literal text, its `%%`, `%_` and `%-` replaced, and macros."""
 
 
-def shown(text: str, most: int = _SHOWN) -> str:
-    """A stranger's text for a sentence: one line of printable ASCII, of `most` characters."""
-    printable = "".join(c if " " <= c <= "~" else "?" for c in text[:most])
-    return printable + ("..." if len(text) > most else "")
-
-
 def parse_macro_string(text: str, letters: frozenset[str] = NAME_LETTERS, *, blanks: bool = False) -> MacroString:
     """A macro-string; with `blanks` an explain-string. Linear in its length. Raises SpfSyntaxError."""
     return tuple(_piece(found, letters) for found in _pieces(text, _PIECE_OF_TEXT if blanks else _PIECE))
@@ -66,7 +60,7 @@ def _pieces(text: str, pattern: re.Pattern[str]) -> Iterator[re.Match[str]]:
     while at < len(text):
         found = pattern.match(text, at)
         if found is None:
-            raise SpfSyntaxError(f"{shown(text[at:])} is no macro and no text")
+            raise SpfSyntaxError(f"{shown_text(text[at:])} is no macro and no text")
         at = found.end()
         yield found
 
@@ -76,10 +70,10 @@ def _piece(found: re.Match[str], letters: frozenset[str]) -> str | MacroExpand:
     if letter is None:
         return literal or _CODES[code]
     if letter.lower() not in letters:
-        raise SpfSyntaxError(f"{shown(found[0])} is not a macro that may stand here")
+        raise SpfSyntaxError(f"{shown_text(found[0])} is not a macro that may stand here")
     kept = digits.lstrip("0")
     if digits and not kept:
-        raise SpfSyntaxError(f"{shown(found[0])} keeps no part of its value")
+        raise SpfSyntaxError(f"{shown_text(found[0])} keeps no part of its value")
     return MacroExpand(letter.lower(), letter.isupper(), int(kept[:4] or 0), bool(reverse), delimiters or ".")
 
 
@@ -92,7 +86,7 @@ def parse_domain_spec(text: str) -> MacroString:
     if literal is not None:
         _, dot, top = literal.removesuffix(".").rpartition(".")
         if not dot or not _TOP_LABEL.fullmatch(top):
-            raise SpfSyntaxError(f"{shown(text)} is not a domain name with a dot in it")
+            raise SpfSyntaxError(f"{shown_text(text)} is not a domain name with a dot in it")
     return tuple(_piece(found, NAME_LETTERS) for found in pieces)
 
 

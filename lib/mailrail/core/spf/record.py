@@ -10,12 +10,12 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
+from mailrail.core.shown import shown_text
 from mailrail.core.spf.macro import (
     MacroString,
     SpfSyntaxError,
     parse_domain_spec,
     parse_macro_string,
-    shown,
 )
 from mailrail.core.spf.result import SpfResult
 
@@ -124,13 +124,13 @@ def _mechanism(term: str) -> SpfMechanism:
     try:
         kind = SpfKind(parts[2].lower() if parts is not None else "")
     except ValueError:
-        raise SpfSyntaxError(f"{shown(term)} is not a term of SPF") from None
+        raise SpfSyntaxError(f"{shown_text(term)} is not a term of SPF") from None
     assert parts is not None
     result, rest = _QUALIFIERS[parts[1]], parts[3]
     match kind:
         case SpfKind.ALL:
             if rest:
-                raise SpfSyntaxError(f"{shown(term)} is not valid: nothing may follow all")
+                raise SpfSyntaxError(f"{shown_text(term)} is not valid: nothing may follow all")
             return SpfMechanism(term, kind, result)
         case SpfKind.IP4 | SpfKind.IP6:
             return _network(term, kind, result, rest)
@@ -145,7 +145,7 @@ def _mechanism(term: str) -> SpfMechanism:
             return SpfMechanism(term, kind, result, _target(term, rest))
         case SpfKind.INCLUDE | SpfKind.EXISTS:
             if not rest:
-                raise SpfSyntaxError(f"{shown(term)} is not valid: it needs a domain")
+                raise SpfSyntaxError(f"{shown_text(term)} is not valid: it needs a domain")
             return SpfMechanism(term, kind, result, _target(term, rest))
 
 
@@ -153,7 +153,7 @@ def _target(term: str, rest: str) -> MacroString:
     if not rest:
         return ()
     if not rest.startswith(":"):
-        raise SpfSyntaxError(f"{shown(term)} is not a term of SPF")
+        raise SpfSyntaxError(f"{shown_text(term)} is not a term of SPF")
     return parse_domain_spec(rest[1:])
 
 
@@ -161,7 +161,7 @@ def _length(text: str | None, most: int, term: str) -> int:
     if text is None:
         return most
     if not _LENGTH.fullmatch(text) or int(text) > most:
-        raise SpfSyntaxError(f"{shown(term)} is not valid: the length of a prefix is 0 to {most}")
+        raise SpfSyntaxError(f"{shown_text(term)} is not valid: the length of a prefix is 0 to {most}")
     return int(text)
 
 
@@ -173,6 +173,6 @@ def _network(term: str, kind: SpfKind, result: SpfResult, rest: str) -> SpfMecha
             raise ValueError
         network = make(address)
     except ValueError:
-        raise SpfSyntaxError(f"{shown(term)} is not valid: {kind.value}: wants an address") from None
+        raise SpfSyntaxError(f"{shown_text(term)} is not valid: {kind.value}: wants an address") from None
     bits = _length(length if slash else None, most, term)
     return SpfMechanism(term, kind, result, network=network, length4=min(bits, 32), length6=bits)

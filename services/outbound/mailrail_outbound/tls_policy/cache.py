@@ -32,7 +32,8 @@ from mailrail.core.mtasts.cache import (
     next_step,
 )
 from mailrail.core.mtasts.policy import Policy
-from mailrail.core.mtasts.record import NoRecord, StsRecord
+from mailrail.core.mtasts.record import StsRecord
+from mailrail.core.policy_record import NoRecord
 from mailrail.kit import clock, log
 from mailrail.kit.run import end
 from mailrail_outbound import metrics

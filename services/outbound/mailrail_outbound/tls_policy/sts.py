@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from mailrail.core.mtasts.cache import DnsTrouble, PolicyStep, PolicyVerdict, failing_since
 from mailrail.core.mtasts.policy import Mode, Policy
-from mailrail.core.mtasts.record import NoRecord, StsRecord, policy_domain, read_records, record_name
+from mailrail.core.mtasts.record import StsRecord, policy_domain, read_records, record_name
+from mailrail.core.policy_record import NoRecord
 from mailrail.core.tlspolicy.facts import NO_STS, StsFacts, StsPolicy
 from mailrail.kit.resolver import DnsRecords, DnsResolver, LookupFailed, NoSuchDomain
 from mailrail_outbound.hosts import Steps

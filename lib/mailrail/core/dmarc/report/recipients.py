@@ -5,14 +5,11 @@ Without that, anybody could have the reports of the world sent to an address tha
 """
 
 from dataclasses import dataclass
-from typing import Final
 
 from mailrail.core.dmarc.discovery import Discoverer
 from mailrail.core.dmarc.record import DmarcRecord, read_records
-from mailrail.core.lookups import Asking, DnsOutcome, DnsQuestion, remembering, together
+from mailrail.core.lookups import NAME_LIMIT, Asking, DnsOutcome, DnsQuestion, remembering, together
 from mailrail.core.reports.addresses import DESTINATIONS_LIMIT, MailDestination, SkippedUri, destinations, mailto
-
-_LONGEST_NAME: Final = 253  # octets of a name without its final dot (RFC 1035 3.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +66,7 @@ def _consent(domain: str, host: str, discoverer: Discoverer) -> Asking[_Consent]
     if ours.domain is not None and ours.domain == theirs.domain:
         return _Consent()
     name = f"{domain}._report._dmarc.{host}"
-    if len(name) > _LONGEST_NAME:
+    if len(name) > NAME_LIMIT:
         return _Consent(f"{host} cannot confirm that it wants reports: the name of its record would be too long")
     (answer,) = yield (DnsQuestion(name, "TXT"),)
     if answer.outcome is DnsOutcome.TROUBLE:
