@@ -1,6 +1,6 @@
 """The dashboard `Mailrail / Ingress`."""
 
-from grafana.panels import LESS_IS_BAD, Dashboard, Panel, Query, Row, Unit, each, processes, rate, split
+from grafana.panels import LESS_IS_BAD, Dashboard, Panel, Query, Row, Unit, each, latency, processes, rate, split
 from grafana.shared import COMMIT
 
 DASHBOARD = Dashboard(
@@ -99,6 +99,29 @@ DASHBOARD = Dashboard(
                     "mailrail_ingress_tls_requirements_total",
                     "origin",
                     "requirement",
+                ),
+                split(
+                    "Who sent it: what followed, and what was found",
+                    "Of mail of strangers. busy: MAILRAIL_INGRESS_AUTHENTICATIONS messages were being checked.",
+                    "mailrail_ingress_authenticated_messages_total",
+                    "action",
+                ),
+                split(
+                    "Who sent it: results",
+                    "By method, in the words of RFC 8601.",
+                    "mailrail_ingress_authentication_results_total",
+                    "method",
+                    "result",
+                ),
+                latency(
+                    "Time to find out who sent a message",
+                    "From its end until the DNS had answered; 40 s at most.",
+                    "mailrail_ingress_authentication_seconds",
+                ),
+                each(
+                    "Messages whose sender is being asked about",
+                    "The limit of a process is MAILRAIL_INGRESS_AUTHENTICATIONS.",
+                    "mailrail_ingress_authentications_open",
                 ),
                 split(
                     "Recipients (RCPT), by result",
