@@ -18,7 +18,7 @@ _IN_USE: Final = (5, 32)
 """Errors of Windows for such a file: ERROR_ACCESS_DENIED (the target of a replacement) and ERROR_SHARING_VIOLATION."""
 
 
-class Stream(Protocol):
+class OctetWriter(Protocol):
     """A binary stream, raw or buffered."""
 
     def write(self, octets: memoryview, /) -> int | None:
@@ -51,7 +51,7 @@ def _patiently(act: Callable[[], object], patience: float) -> None:
         time.sleep(_PAUSE)
 
 
-def write_whole(stream: Stream, octets: bytes) -> None:
+def write_whole(stream: OctetWriter, octets: bytes) -> None:
     """Write all of it. A stream without a buffer (`python -u`, PYTHONUNBUFFERED) takes a part of a long text. Raises
     OSError."""
     left = memoryview(octets)
