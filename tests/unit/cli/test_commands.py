@@ -248,7 +248,7 @@ def test_every_command_that_reads_takes_json() -> None:
     without = {section.split("`")[0] for section in sections if "| `--json` |" not in section}
     assert without == {
         "local", "serve", "cluster database", "cluster keys", "cluster postgres", "cluster test",  # they run, and log
-        "queue content",  # octets
+        "queue content", "dmarc preview",  # octets, and the XML of a report
         "sendmail",  # the flags of sendmail
         "sink",  # prints JSON in any case
         "queue holds remove", "mailbox flag", "mailbox delete",  # they change, and end with a status
