@@ -122,7 +122,8 @@ def test_ctrl_c_ends_it_cleanly_with_everything_that_it_started() -> None:
         said = running.program.tail(2000)
         assert "Traceback" not in said
         assert "was killed" not in said
-        assert re.findall(r"(\w+) +\| .* stopped\b", said) == ["folder", "ingress", "outbound", "queue", "config"]
+        stopped = re.findall(r"(\w+) +\| .* stopped\b", said)
+        assert stopped == ["folder", "ingress", "dmarc", "outbound", "queue", "config"]
 
 
 def test_a_second_ctrl_c_does_not_wait_for_a_message_under_way() -> None:

@@ -44,7 +44,15 @@ LOGIN = "alice@example.org"
 PASSWORD = "correct horse battery"
 
 SERVICES = ("ingress", "queue", "outbound", "config")
-_PORTS = {"mx": 1025, "submission": 1587, "submissions": 1465, "console": 1080, "metrics": 1081, "policies": 1082}
+_PORTS = {
+    "mx": 1025,
+    "proxied": 1026,
+    "submission": 1587,
+    "submissions": 1465,
+    "console": 1080,
+    "metrics": 1081,
+    "policies": 1082,
+}
 _INTERNAL_PORTS = tuple(range(1083, 1110))
 
 Document = dict[str, Any]
@@ -234,6 +242,11 @@ class Rail:
     def mx(self) -> tuple[str, int]:
         """Address and port of SMTP, as strangers use it."""
         return self._where("mx")
+
+    @property
+    def proxied(self) -> tuple[str, int]:
+        """Address and port of SMTP behind a proxy, where a gateway has a listener at port 1026."""
+        return self._where("proxied")
 
     @property
     def submission(self) -> tuple[str, int]:

@@ -32,8 +32,9 @@ REPORT_TROUBLE = Tally(
 REPORTS_OPEN = Level("mailrail_dmarc_reports_open", "Reports whose period is over and that are not done")
 DNS = Tally(
     "mailrail_dmarc_dns_lookups",
-    "Look-ups that were not answered from memory, by type of record and result: answer, none, nxdomain, failed",
+    "Look-ups that were not answered from memory, by type of record (txt) and result: answer, none, nxdomain, failed",
     ["type", "result"],
+    known=[("txt", "answer"), ("txt", "none"), ("txt", "nxdomain"), ("txt", "failed")],
 )
 RECEIVED = Tally(
     "mailrail_dmarc_received",

@@ -1,14 +1,16 @@
 """Every query of every panel and alert, asked of a real Prometheus that scraped a real run (design 12).
 
-The run is all of local mode with mail that is delivered, retried, refused and bounced, logins that fail, a smarthost
-that is away and a service that rejects its configuration. The operator needs a Kubernetes API: its queries are asked in
-tests/cluster/test_dashboards.py, and here it is asserted that no others are left out.
+The run is all of local mode with mail of strangers that is checked, mail that is delivered, retried, refused and
+bounced, logins that fail, a smarthost that is away and a service that rejects its configuration. The operator needs a
+Kubernetes API: its queries are asked in tests/cluster/test_dashboards.py, and here it is asserted that no others are
+left out.
 """
 
 import asyncio
 import contextlib
 import json
 import smtplib
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -23,6 +25,7 @@ from mailrail.kit.settings import ServiceSettings
 from testkit.background import background
 from testkit.bundled_postgres import running
 from testkit.conditions import wait_until
+from testkit.dns import DnsServer
 from testkit.next_hop import NextHop
 from testkit.observability import OPERATOR, RULES, alerts, has_data, panel_queries, records
 from testkit.peers.prometheus import Prometheus
@@ -69,6 +72,17 @@ def strangers(rail: Rail, numbers: range) -> None:
     with smtplib.SMTP(*rail.mx, timeout=60) as client:
         client.starttls(context=unproven())
         client.ehlo()
+    for number in numbers:  # a proxy tells from where they come; who comes from the loopback is not asked about
+        with socket.create_connection(rail.proxied, timeout=60) as stream:
+            replies = stream.makefile("rb")
+            stream.sendall(b"PROXY TCP4 192.0.2.1 203.0.113.1 5000 25\r\n")
+            content = mail(number, "alice@example.org").encode() + b".\r\n"
+            said = (b"EHLO proxied.example\r\n", f"MAIL FROM:<{STRANGER}>\r\n".encode())
+            for octets in (b"", *said, b"RCPT TO:<alice@example.org>\r\n", b"DATA\r\n", content):
+                stream.sendall(octets)
+                while (line := replies.readline())[3:4] == b"-":
+                    pass
+                assert line[:1] in b"23", line
 
 
 def users(rail: Rail, numbers: range) -> None:
@@ -124,11 +138,17 @@ def wait_for(run: Run, what: str) -> None:
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
-    with NextHop() as hop:
+    with NextHop() as hop, DnsServer() as dns:
+        for name in (STRANGER.partition("@")[2], LOGIN.partition("@")[2]):  # senders' domains exist
+            dns.add(name, "MX", "10 mx.example.")
         hop.refuse("bad@taken.example", "550 5.1.1 nobody of that name")
+        mx = gateway(retry={"delaysSeconds": [1, 1, 2], "lifetimeSeconds": 600}, authentication={"mode": "Monitor"})
+        mx["spec"]["listeners"].append(
+            {"name": "proxied", "protocol": "MX", "port": 1026, "proxyProtocol": {"trustedCIDRs": ["127.0.0.0/8"]}}
+        )
         documents = [
             *(one for one in basics() if one["kind"] != "MailGateway"),
-            gateway(retry={"delaysSeconds": [1, 1, 2], "lifetimeSeconds": 600}),
+            mx,
             transport("hop", smtp={"host": hop.address, "port": hop.port}),
             transport("away", smtp={"host": loopback_address(), "port": free_port()}),
             transport("forbidden", fail={"code": 550, "text": "5.7.1 not from here"}),
@@ -144,7 +164,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
         bundled, folder = f"127.0.0.1:{free_port()}", tmp_path_factory.mktemp("bundled") / "data"
         labels = {"bundled": {"job": "mailrail", "service": "postgres"}}
         with (
-            Rail(documents) as rail,
+            Rail(documents, options=("--deliver", "--resolver", dns.endpoint)) as rail,
             running(folder, "secret", free_port(), metrics=bundled),
             Prometheus({"mailrail": rail.metrics, "bundled": bundled}, rules=rules, labels=labels) as prometheus,
         ):

@@ -244,12 +244,19 @@ async def test_the_loop_of_bounces_ends_at_zero_DSN_24(rig: Rig) -> None:
     assert copy.dsn
 
 
-async def test_forged_mail_that_fails_is_answered_by_nothing_DSN_26b(rig: Rig) -> None:
-    (bob,) = await rig.accept("bob@there.example", mail_from="victim@stranger.example", account=None, forged=True)
+@pytest.mark.parametrize("forged", [True, False])
+async def test_forged_mail_that_fails_is_told_to_the_postmaster_and_never_to_its_sender_DSN_26b(
+    rig: Rig, forged: bool
+) -> None:
+    (bob,) = await rig.accept("bob@there.example", mail_from="victim@stranger.example", account=None, forged=forged)
     judgement = rig.judged(bob, 550, "5.1.1")
-    assert (judgement.outcome, judgement.dsn, judgement.tell_postmaster) == (Outcome.FAILED, None, False)
+    told = None if forged else DsnKind.FAILED
+    assert (judgement.outcome, judgement.dsn, judgement.tell_postmaster) == (Outcome.FAILED, told, forged)
     await rig.fail(bob)
-    assert await dsns(rig) == []
+    await rig.fail(bob)  # again: nothing more
+    assert len(await dsns(rig)) == (not forged)
+    copies = await mailbox.list_messages(rig.connection, "mail/postmaster", "Postmaster", 2**62, 10)
+    assert [(copy.recipient, copy.dsn) for copy in copies] == ([("bob@there.example", False)] if forged else [])
 
 
 async def test_mail_of_strangers_is_answered_only_when_our_delivery_failed_DSN_26a(rig: Rig) -> None:

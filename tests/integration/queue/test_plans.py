@@ -446,6 +446,7 @@ NOT_HOT: Final[dict[str, str]] = {
     "mailbox.store.SET_FLAGS": _READER,
     "rpc.answering._SETTINGS": "settings of a session",
     "store.fencing.NOTE": "a part of others",
+    "store.accept.IN_HISTORY": "once a report that was being sent when its service ended",
     "store.blocks.RAISE_IDS": "once after the database went back",
     "store.corrupt.HOLD_CORRUPT_MESSAGE": "once for a message that cannot be read; by the message's id",
     "store.data_history._STAND": "two sequences",

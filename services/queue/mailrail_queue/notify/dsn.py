@@ -240,7 +240,7 @@ class Notifier:
         said = str(reply_of(notice.attempt) or " ".join(notice.attempt.reply.lines) or notice.judgement.status)
         count_dsn("postmaster")
         self._log.info(
-            "null-sender mail failed",
+            "mail whose sender gets no notification failed",
             message=recipient.message_id.hex(),
             recipient=recipient.id,
             status=str(notice.judgement.status),
