@@ -69,8 +69,8 @@ def dnscheck(
 
     Also fetches the MTA-STS policy, and looks at the certificates of the MX hosts (port 25). Of a domain that is not
     ours it says what a sender meets. Exit status 1 if something is missing or wrong, 3 if something could not be
-    asked. Of DKIM keys it is known whether they are there, and not whether they are those that sign: the condition
-    DNSConfigured of a MailDomain tells that.
+    asked. Of a domain of ours the records of its DKIM keys are compared with the keys; of others it is known only
+    whether there is one at a selector.
     """
     name = a.domain_name(domain)
     a.check_resolver(resolver, trust_ad=trust_ad)

@@ -177,11 +177,14 @@ def test_the_newer_form_says_what_the_older_one_cannot() -> None:
     assert texts(xml, "policy_published/np") == ["reject"]
     assert texts(xml, "policy_published/sp") == []
     assert texts(xml, "policy_published/testing") == ["y"]
-    assert texts(xml, "policy_published/discovery_method") == ["treewalk"]
     assert texts(xml, "record/row/policy_evaluated/disposition") == ["pass", "none", "none"]
     assert texts(xml, "record/row/policy_evaluated/reason/type") == ["policy_test_mode"]
-    by_list = replace(HEAD, policy=replace(POLICY, public_suffix_list=True))
-    assert texts(made(ROWS, head=by_list), "policy_published/discovery_method") == ["psl"]
+
+
+@pytest.mark.parametrize(("by_list", "method"), [(False, "treewalk"), (True, "psl")])
+def test_a_report_says_how_the_organization_was_found_DMRC_20c(by_list: bool, method: str) -> None:
+    head = replace(HEAD, policy=replace(POLICY, public_suffix_list=by_list))
+    assert texts(made(ROWS, head=head), "policy_published/discovery_method") == [method]
 
 
 def test_one_spf_result_at_most_has_the_scope_mfrom_and_every_signature_a_selector_DAGG_05() -> None:

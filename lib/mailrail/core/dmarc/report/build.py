@@ -124,6 +124,7 @@ def _policy(policy: ReportedPolicy, old: bool) -> str:
             ("np", policy.np.value if policy.np is not None else ""),
             ("fo", clean(policy.fo)),
             ("testing", "y" if policy.testing else "n"),
+            # DMRC-20c
             ("discovery_method", "psl" if policy.public_suffix_list else "treewalk"),
         ]
     return "<policy_published>" + "".join(_optional(*field) for field in fields) + "</policy_published>"

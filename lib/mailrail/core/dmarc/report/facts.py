@@ -72,7 +72,7 @@ class ReportedPolicy:
     testing: bool = False
     """`t=y`."""
     public_suffix_list: bool = False
-    """It was found by that list, and not by the tree walk (DMRC-20b)."""
+    """It was found by that list, and not by the tree walk (DMRC-20c)."""
 
 
 @dataclass(frozen=True, slots=True)
