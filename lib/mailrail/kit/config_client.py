@@ -91,6 +91,7 @@ class ConfigClient:
         self._keys = None if role in ROLES_WITHOUT_SECRETS else keyring(settings)
         self._arrived = asyncio.Event()
         self._changed = asyncio.Condition()
+        self._storing: asyncio.Task[None] | None = None
         self._rejected = 0
         self._error = ""
         self._version = version("mailrail")  # reading it takes a millisecond, and each report has it
@@ -123,6 +124,8 @@ class ConfigClient:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            if self._storing is not None:  # what was in force is there at the next start (CFG-07)
+                await self._storing
             await self._leave()
 
     async def _watch(self) -> None:
@@ -155,7 +158,9 @@ class ConfigClient:
                 sealed = {value.path: value.sealed for value in message.sealed}
                 await self._take(message.revision, message.checksum, message.body, sealed)
                 if self.current is not None and self.current.number == message.revision:
-                    await asyncio.to_thread(self._store, message)  # it may have to wait for a reader
+                    # In a thread, because it may have to wait for a reader; to its end, although this watch may end.
+                    self._storing = asyncio.create_task(asyncio.to_thread(self._store, message))
+                    await asyncio.shield(self._storing)
 
     async def _take(self, number: int, digest: str, body: bytes, sealed: Mapping[str, bytes]) -> None:
         try:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import os
 import signal
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -315,6 +316,25 @@ async def test_a_restarted_service_runs_its_kept_revision_while_config_is_down_C
     assert configuration.number == 1
     assert list(configuration.secrets.values()) == [b"looking-glass"]
     assert all(b"looking-glass" not in file.read_bytes() for file in cache.iterdir())
+
+
+async def test_a_service_that_ends_at_once_has_kept_the_revision_that_was_in_force_CFG_07(
+    database: str, keys_dir: Path, tmp_path: Path, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache, leaving = tmp_path / "cache", threading.Event()
+
+    def replace_late(unfinished: Path, path: Path) -> None:
+        assert leaving.wait(30)
+        unfinished.replace(path)
+
+    monkeypatch.setattr(config_client, "replace", replace_late)
+    async with config_service(database, port) as service:
+        await publisher(keys_dir, service.target).publish(sources())
+        client = consumer(keys_dir, f"127.0.0.1:{port}", Role.OUTBOUND, cache_dir=cache).client
+        async with client.running(), asyncio.timeout(60):
+            await client.wait_first()
+            asyncio.get_running_loop().call_later(0.5, leaving.set)  # after whoever waits for nothing is gone
+        assert (cache / "revision-outbound.pb").exists()
 
 
 async def test_a_look_at_head_that_fails_ends_no_process_and_the_next_one_is_served_CFG_07(
